@@ -1,0 +1,161 @@
+//! What an expression can see and ask for while it runs.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use crate::error::EvalError;
+use crate::types::{Class, FieldId, MapId, MemberId, MethodId};
+use crate::value::Value;
+
+/// A structure that expressions can look into. Everything takes `&self`: an object with
+/// methods that change it (`evt.SetMeta`) keeps its storage append-only inside, so that
+/// text handed out earlier stays valid.
+pub trait Object: fmt::Debug {
+    /// Its class.
+    fn class(&self) -> &'static Class;
+
+    /// The text in slot `field`; `None` when absent (which is not the same as empty).
+    fn slot(&self, field: FieldId) -> Option<&str> {
+        let _ = field;
+        None
+    }
+
+    /// The text under `key` in a string map, for keys computed at run time.
+    fn slot_named(&self, map: MapId, key: &str) -> Option<&str> {
+        let _ = (map, key);
+        None
+    }
+
+    /// The entries of a string map, sorted by key.
+    fn slots(&self, map: MapId) -> Vec<(&str, &str)> {
+        let _ = map;
+        Vec::new()
+    }
+
+    /// The value under `key` of a map that the object answers for (`Map::Object`).
+    fn entry(&self, map: MapId, key: &str) -> Option<Value<'_>> {
+        let _ = (map, key);
+        None
+    }
+
+    /// The keys of such a map, sorted.
+    fn entries(&self, map: MapId) -> Vec<&str> {
+        let _ = map;
+        Vec::new()
+    }
+
+    /// Stores `value` under `key` of such a map (`UnmarshalJSON`, `ParseKV`).
+    fn store(&self, map: MapId, key: &str, value: Stored) -> Result<(), EvalError> {
+        let _ = (map, key, value);
+        Err(EvalError::new("this map cannot be written"))
+    }
+
+    /// The value of a member.
+    fn member(&self, member: MemberId) -> Value<'_>;
+
+    /// Calls a method; arguments have the declared count and types.
+    fn call<'a>(&'a self, method: MethodId, args: &[Value<'a>]) -> Result<Value<'a>, EvalError> {
+        let _ = (method, args);
+        Err(EvalError::new("no such method"))
+    }
+}
+
+/// What the parsing helpers leave in `evt.Unmarshaled`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stored {
+    /// A JSON value.
+    Json(serde_json::Value),
+    /// Key-value pairs: missing keys read as `""`; merged into pairs already there.
+    Pairs(Vec<(String, String)>),
+}
+
+/// What helpers ask of the world. The defaults say "not available", as the reference does
+/// without a database or a data file.
+pub trait Host {
+    /// The current time: the only clock an expression can see.
+    fn now(&self) -> Timestamp;
+
+    /// The data files known by name.
+    fn files(&self) -> &crate::files::Files;
+
+    /// `GetFromStash`.
+    fn stash(&self, cache: &str, key: &str) -> Option<String> {
+        let _ = (cache, key);
+        None
+    }
+
+    /// The machine's name.
+    fn hostname(&self) -> String {
+        String::new()
+    }
+
+    /// Records of the geo databases for an address: `kind` is which helper asks.
+    fn geo(&self, kind: Geo, ip: std::net::IpAddr) -> Option<serde_json::Value> {
+        let _ = (kind, ip);
+        None
+    }
+
+    /// Addresses of a host name.
+    fn lookup_host(&self, name: &str) -> Vec<String> {
+        let _ = name;
+        Vec::new()
+    }
+
+    /// PTR names of an address, lower case, without the final dot.
+    fn lookup_addr(&self, ip: std::net::IpAddr) -> Vec<String> {
+        let _ = ip;
+        Vec::new()
+    }
+
+    /// Counts or times decisions that cover an address or prefix; `None` without a database.
+    fn decisions(&self, query: DecisionQuery, value: &str) -> Option<Result<i64, EvalError>> {
+        let _ = (query, value);
+        None
+    }
+
+    /// A message a rule wants logged (`LogInfo`), or a helper's warning.
+    fn log(&self, message: &str) {
+        let _ = message;
+    }
+}
+
+/// Which geo helper asks (`GeoIPEnrich`, `GeoIPASNEnrich`, `GeoIPRangeEnrich`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Geo {
+    /// The city or country record.
+    City,
+    /// The autonomous-system record.
+    Asn,
+    /// The network of the record, as text.
+    Range,
+}
+
+/// What a rule wants to know about decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecisionQuery {
+    /// How many there ever were.
+    Count,
+    /// How many since this long ago, in nanoseconds.
+    CountSince(i64),
+    /// How many hold now.
+    Active,
+    /// Nanoseconds left of the longest one that holds now.
+    TimeLeft,
+}
+
+/// One evaluation: the variables, in the order in which [`crate::Vars`] declared them, and the host.
+pub struct Env<'a> {
+    /// Values of the declared variables.
+    pub vars: &'a [Value<'a>],
+    /// The world outside.
+    pub host: &'a dyn Host,
+    /// Results shared between rules for the current event; `None` computes everything anew.
+    pub memo: Option<&'a crate::memo::Memo>,
+}
+
+impl fmt::Debug for Env<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Env").field("vars", &self.vars).finish_non_exhaustive()
+    }
+}
