@@ -8,6 +8,7 @@
 //!
 //! Public types: [`Compiler`], [`Program`], [`Value`], [`Env`], [`Object`], [`Host`], [`Class`].
 
+pub mod duration;
 mod env;
 mod error;
 pub mod files;

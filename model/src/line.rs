@@ -1,0 +1,36 @@
+//! Raw text as acquisition yields it.
+
+use std::sync::Arc;
+
+use compact_str::CompactString;
+use jiff::Timestamp;
+
+/// One line. Its text is valid UTF-8: acquisition has replaced each invalid byte by U+FFFD, and cut what is
+/// longer than [`MAX_LINE`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// The text, without the line terminator.
+    pub raw: Box<str>,
+    /// Where it came from; shared by the lines of a datasource.
+    pub origin: Arc<Origin>,
+    /// When it was read, or the record's own time where the datasource has one.
+    pub time: Timestamp,
+    /// Byte offset of its first byte in the file, or sequence number in the stream.
+    pub offset: u64,
+}
+
+/// What the lines of one file, unit or peer have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// File path, unit, peer address: `evt.Line.Src`.
+    pub src: CompactString,
+    /// Kind of datasource (`file`, `journalctl`): `evt.Line.Module`.
+    pub module: CompactString,
+    /// Labels from the acquisition configuration; `type` is what parsers filter on.
+    pub labels: Vec<(CompactString, CompactString)>,
+    /// Whether buckets follow the time in the log instead of the clock (`evt.ExpectMode`).
+    pub time_machine: bool,
+}
+
+/// Longest line in bytes; what is longer is cut and counted.
+pub const MAX_LINE: usize = 64 * 1024;
