@@ -66,6 +66,8 @@ pub enum Map<'a> {
     Any(Rc<[(Cow<'a, str>, Value<'a>)]>),
     /// Text to text; a missing key reads as `""`.
     Text(Rc<[(Cow<'a, str>, Cow<'a, str>)]>),
+    /// Text to text that belongs to someone else (parsed key-value pairs).
+    Pairs(&'a [(String, String)]),
     /// Text to lists of text (query parameters, headers).
     Texts(Rc<[(Cow<'a, str>, Rc<[Cow<'a, str>]>)]>),
     /// A JSON object.

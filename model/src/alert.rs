@@ -208,10 +208,12 @@ pub struct RuntimeAlert {
     pub alert: Alert,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_zero(value: &i64) -> bool {
     *value == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_zero_f32(value: &f32) -> bool {
     *value == 0.0
 }

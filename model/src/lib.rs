@@ -2,17 +2,24 @@
 //!
 //! Pure data and the rules that belong to it; no clock, no file, no socket.
 //!
-//! Public types: [`Line`], [`Alert`], [`Decision`], [`Delta`], [`Scope`], [`AllowSet`].
+//! Public types: [`Line`], [`Event`], [`Alert`], [`Decision`], [`Delta`], [`Scope`], [`AllowSet`].
 
 pub mod alert;
 pub mod allowlist;
+pub mod classes;
 pub mod decision;
 pub mod duration;
+pub mod event;
+pub mod fields;
 pub mod line;
+pub mod record;
 pub mod scope;
 
 pub use alert::{Alert, RuntimeAlert, Source};
 pub use allowlist::{AllowEntry, AllowSet};
 pub use decision::{Decision, Delta};
+pub use event::{Event, EventDump, EventKind, EventTime};
+pub use fields::FieldTable;
 pub use line::{Line, Origin};
+pub use record::Record;
 pub use scope::Scope;

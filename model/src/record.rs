@@ -1,0 +1,204 @@
+//! What a bucket keeps of an event.
+//!
+//! One record serves all scenarios that an event is poured into: its text is copied once, into one buffer.
+
+use std::sync::Arc;
+
+use expr::{Class, EvalError, FieldId, MapId, MemberId, Object, Stored, Value};
+use jiff::Timestamp;
+
+use crate::alert::{EventEvidence, RuntimeAlert};
+use crate::classes;
+use crate::event::{Event, EventKind, EventTime, stored_value};
+use crate::fields::{self, FieldTable};
+use crate::line::Origin;
+
+/// The lasting part of an event: its text fields, time and place in the log.
+#[derive(Clone, Debug)]
+pub struct Record {
+    table: Arc<FieldTable>,
+    text: Box<str>,
+    /// Sorted by field; offsets into `text`.
+    slots: Box<[(FieldId, u32, u32)]>,
+    /// Keys without a number, sorted by map and key.
+    extra: Box<[Extra]>,
+    unmarshaled: Box<[(String, Stored)]>,
+    overflow: Option<Box<RuntimeAlert>>,
+    origin: Arc<Origin>,
+    offset: u64,
+    raw: Box<str>,
+    time: Option<EventTime>,
+    read_at: Timestamp,
+    kind: EventKind,
+    time_machine: bool,
+    parsers: Arc<[Arc<str>]>,
+}
+
+/// A key without a number, its map and its text.
+type Extra = (MapId, Box<str>, Box<str>);
+
+/// How much of the line `cordon why` shows.
+const EVIDENCE: usize = 1024;
+
+impl Record {
+    /// A record of the fields of `event` for which `live` answers yes; `Meta` is always live.
+    /// `parsers` names the parsers that succeeded on it.
+    pub fn new(event: &Event, live: impl Fn(FieldId) -> bool, parsers: Arc<[Arc<str>]>) -> Self {
+        let table = Arc::clone(event.table());
+        let mut text = String::new();
+        let mut slots = Vec::new();
+        for field in event.touched() {
+            let (map, _) = table.name(field);
+            if map == fields::META || live(field) {
+                let value = event.get(field).unwrap_or("");
+                slots.push((field, text.len() as u32, value.len() as u32));
+                text.push_str(value);
+            }
+        }
+        slots.sort_unstable_by_key(|(field, _, _)| *field);
+        let extra = [fields::META, fields::PARSED, fields::ENRICHED].into_iter().flat_map(|map| {
+            let entries = event.entries_of(map).into_iter().filter(|(key, _)| table.number(map, key).is_none());
+            entries.map(|(key, value)| (map, key.into(), value.into())).collect::<Vec<Extra>>()
+        });
+        let extra = extra.collect();
+        let keys = event.unmarshaled_keys();
+        let unmarshaled =
+            keys.into_iter().filter_map(|key| Some((key.to_owned(), event.unmarshaled(key)?.clone()))).collect();
+        Self {
+            text: text.into(),
+            slots: slots.into(),
+            extra,
+            unmarshaled,
+            overflow: event.overflow().cloned().map(Box::new),
+            origin: Arc::clone(event.origin()),
+            offset: event.offset(),
+            raw: cut(event.raw(), EVIDENCE).into(),
+            time: event.time(),
+            read_at: event.read_at(),
+            kind: event.kind(),
+            time_machine: event.time_machine(),
+            parsers,
+            table,
+        }
+    }
+
+    /// The text of a field that was live.
+    pub fn get(&self, field: FieldId) -> Option<&str> {
+        let index = self.slots.binary_search_by_key(&field, |(field, _, _)| *field).ok()?;
+        let (_, start, len) = self.slots[index];
+        self.text.get(start as usize..(start + len) as usize)
+    }
+
+    /// All entries of a string map, sorted by key.
+    pub fn entries_of(&self, map: MapId) -> Vec<(&str, &str)> {
+        let slots = self.slots.iter().filter_map(|(field, _, _)| {
+            let (of, key) = self.table.name(*field);
+            (of == map).then(|| (key, self.get(*field).unwrap_or("")))
+        });
+        let extra = self.extra.iter().filter(|(of, _, _)| *of == map).map(|(_, key, value)| (&**key, &**value));
+        let mut entries: Vec<_> = slots.chain(extra).collect();
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        entries
+    }
+
+    /// The event's time.
+    pub fn time(&self) -> Option<EventTime> {
+        self.time
+    }
+
+    /// Kind of the event.
+    pub fn kind(&self) -> EventKind {
+        self.kind
+    }
+
+    /// Whether buckets follow the time in the log.
+    pub fn time_machine(&self) -> bool {
+        self.time_machine
+    }
+
+    /// The overflow that the event carried.
+    pub fn overflow(&self) -> Option<&RuntimeAlert> {
+        self.overflow.as_deref()
+    }
+
+    /// Where the line stands.
+    pub fn evidence(&self) -> EventEvidence {
+        EventEvidence {
+            source: self.origin.src.to_string(),
+            offset: self.offset,
+            raw: self.raw.to_string(),
+            parsers: self.parsers.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Bytes it occupies, for the byte budget.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.text.len() + self.raw.len() + self.slots.len() * 12 + self.extra.len() * 48
+    }
+}
+
+fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}
+
+impl Object for Record {
+    fn class(&self) -> &'static Class {
+        &classes::QUEUED_EVENT
+    }
+
+    fn slot(&self, field: FieldId) -> Option<&str> {
+        self.get(field)
+    }
+
+    fn slot_named(&self, map: MapId, key: &str) -> Option<&str> {
+        if let Some(field) = self.table.number(map, key) {
+            return self.get(field);
+        }
+        let found = self.extra.iter().find(|(of, name, _)| *of == map && **name == *key);
+        found.map(|(_, _, value)| &**value)
+    }
+
+    fn slots(&self, map: MapId) -> Vec<(&str, &str)> {
+        self.entries_of(map)
+    }
+
+    fn entry(&self, map: MapId, key: &str) -> Option<Value<'_>> {
+        match map {
+            fields::UNMARSHALED => {
+                self.unmarshaled.iter().find(|(name, _)| name == key).map(|(_, stored)| stored_value(stored))
+            }
+            fields::SOURCES => self.overflow.as_deref()?.sources.get(key).map(|source| Value::Object(source)),
+            _ => None,
+        }
+    }
+
+    fn entries(&self, map: MapId) -> Vec<&str> {
+        match (map, self.overflow.as_deref()) {
+            (fields::UNMARSHALED, _) => self.unmarshaled.iter().map(|(key, _)| key.as_str()).collect(),
+            (fields::SOURCES, Some(overflow)) => overflow.sources.keys().map(String::as_str).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn store(&self, _: MapId, _: &str, _: Stored) -> Result<(), EvalError> {
+        Err(EvalError::new("an event that a bucket holds cannot be written"))
+    }
+
+    fn member(&self, member: MemberId) -> Value<'_> {
+        match member {
+            classes::EVENT_TYPE => Value::Int(self.kind as i64),
+            classes::EVENT_EXPECT_MODE => Value::Int(self.time_machine.into()),
+            classes::EVENT_WHITELISTED => Value::Bool(false),
+            classes::EVENT_PROCESS | classes::EVENT_LINE_PROCESS => Value::Bool(true),
+            classes::EVENT_TIME => self.time.unwrap_or(EventTime::utc(classes::ZERO_TIME)).value(),
+            classes::EVENT_LINE_TIME => EventTime::utc(self.read_at).value(),
+            classes::EVENT_UNMARSHALED => Value::Map(expr::Map::Object(self, fields::UNMARSHALED)),
+            classes::EVENT_OVERFLOW => match self.overflow.as_deref() {
+                Some(overflow) => Value::Object(overflow),
+                None => Value::Object(classes::no_overflow()),
+            },
+            classes::EVENT_APPSEC => Value::Object(classes::no_appsec()),
+            _ => Value::Nil,
+        }
+    }
+}
