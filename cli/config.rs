@@ -1,0 +1,373 @@
+//! The configuration of the whole: `cordon.yaml`, read loosely, checked once. And `cordon config`.
+//!
+//! Every key has a default, so no file is needed. What a file says and a flag says: the flag wins.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_saphyr::Spanned;
+
+use crate::args::{Format, Global};
+use crate::output;
+
+/// Where the file is looked for when none is named.
+const DEFAULT_FILE: &str = "/etc/cordon/cordon.yaml";
+
+/// The configuration in force.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Config {
+    /// Folder of the database, the socket, the snapshots and the places in the logs.
+    pub(crate) state: PathBuf,
+    /// The local API.
+    pub(crate) api: Api,
+    /// Which logs are read.
+    pub(crate) acquisition: Acquisition,
+    /// Which parsers, scenarios and profiles are loaded.
+    pub(crate) rules: Rules,
+    /// Addresses and ranges that are never punished, beside the built-in ones.
+    pub(crate) allowlist: Vec<IpNet>,
+    /// What is done about decisions on this host.
+    pub(crate) enforcement: Enforcement,
+}
+
+/// The local API.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Api {
+    /// TCP address for other hosts; `None` leaves only the socket in the state folder.
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+/// Which logs are read.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Acquisition {
+    /// Whether the host's own logs (sshd, nginx, apache) are looked for.
+    pub(crate) discover: bool,
+    /// Files with datasources, or folders of such files.
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+/// Which rules are loaded.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Rules {
+    /// Whether the rules inside the binary are loaded.
+    pub(crate) shipped: bool,
+    /// Folders of further rules, in the hub's layout (`parsers/s01-parse/...`, `scenarios/...`).
+    pub(crate) folders: Vec<PathBuf>,
+    /// Profiles that replace the shipped ones.
+    pub(crate) profiles: Option<PathBuf>,
+}
+
+/// What is done about decisions on this host.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Enforcement {
+    /// Enforce, or only say what would be done.
+    pub(crate) mode: Mode,
+    /// Name of the nftables table.
+    pub(crate) table: String,
+}
+
+/// How decisions are carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    /// Packets are dropped.
+    Enforce,
+    /// Nothing is changed; what would be is logged.
+    DryRun,
+    /// This process does not look at decisions.
+    Off,
+}
+
+impl Mode {
+    const NAMES: [(&'static str, Mode); 3] =
+        [("enforce", Mode::Enforce), ("dry-run", Mode::DryRun), ("off", Mode::Off)];
+}
+
+impl Config {
+    /// The configuration that the arguments ask for: defaults, then the file, then flags.
+    pub(crate) fn load(global: &Global) -> anyhow::Result<Self> {
+        let default = Path::new(DEFAULT_FILE);
+        let mut config = match &global.config {
+            Some(path) => Self::read(path)?,
+            None if default.exists() => Self::read(default)?,
+            None => Self::default(),
+        };
+        if let Some(state) = &global.state {
+            config.state.clone_from(state);
+        }
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        Self::parse(path, &text)
+    }
+
+    /// The configuration in `text`; `path` is where it came from, for messages.
+    fn parse(path: &Path, text: &str) -> anyhow::Result<Self> {
+        let raw: RawConfig = match serde_saphyr::from_str::<Option<RawConfig>>(text) {
+            Ok(raw) => raw.unwrap_or_default(),
+            Err(error) => bail!(explain(path, &error)),
+        };
+        raw.check(path)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state: default_state(),
+            api: Api { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))) },
+            acquisition: Acquisition { discover: true, paths: Vec::new() },
+            rules: Rules { shipped: true, folders: Vec::new(), profiles: None },
+            allowlist: Vec::new(),
+            enforcement: Enforcement { mode: Mode::DryRun, table: "cordon".to_owned() },
+        }
+    }
+}
+
+/// `/var/lib/cordon` for root, else a folder of the user's own.
+fn default_state() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/cordon");
+    }
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home);
+    base.map_or_else(|| PathBuf::from("cordon-state"), |base| base.join("cordon"))
+}
+
+/// The file as written; every value as loose as YAML allows.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    state: Option<PathBuf>,
+    api: Option<RawApi>,
+    acquisition: Option<RawAcquisition>,
+    rules: Option<RawRules>,
+    allowlist: Option<Vec<Spanned<String>>>,
+    enforcement: Option<RawEnforcement>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawApi {
+    listen: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAcquisition {
+    discover: Option<bool>,
+    paths: Option<Vec<PathBuf>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRules {
+    shipped: Option<bool>,
+    folders: Option<Vec<PathBuf>>,
+    profiles: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEnforcement {
+    mode: Option<Spanned<String>>,
+    table: Option<Spanned<String>>,
+}
+
+impl RawConfig {
+    /// The checked configuration, or everything that is wrong with it at once.
+    fn check(self, path: &Path) -> anyhow::Result<Config> {
+        let mut config = Config::default();
+        let mut faults = Faults { path, text: String::new() };
+
+        if let Some(state) = self.state {
+            config.state = state;
+        }
+        if let Some(listen) = self.api.unwrap_or_default().listen {
+            match listen.value.as_str() {
+                "off" => config.api.listen = None,
+                text => match text.parse() {
+                    Ok(address) => config.api.listen = Some(address),
+                    Err(_) => faults.add(
+                        &listen,
+                        format_args!(
+                            "`{text}` is no address to listen on, expected one like `127.0.0.1:8080`, or `off`"
+                        ),
+                    ),
+                },
+            }
+        }
+        let acquisition = self.acquisition.unwrap_or_default();
+        config.acquisition.discover = acquisition.discover.unwrap_or(config.acquisition.discover);
+        config.acquisition.paths = acquisition.paths.unwrap_or_default();
+        let rules = self.rules.unwrap_or_default();
+        config.rules.shipped = rules.shipped.unwrap_or(config.rules.shipped);
+        config.rules.folders = rules.folders.unwrap_or_default();
+        config.rules.profiles = rules.profiles;
+        for entry in self.allowlist.unwrap_or_default() {
+            match model::scope::parse_net(&entry.value) {
+                Ok(net) => config.allowlist.push(net),
+                Err(error) => faults.add(&entry, format_args!("{error}")),
+            }
+        }
+        let enforcement = self.enforcement.unwrap_or_default();
+        if let Some(mode) = enforcement.mode {
+            match Mode::NAMES.iter().find(|(name, _)| *name == mode.value) {
+                Some((_, found)) => config.enforcement.mode = *found,
+                None => faults
+                    .add(&mode, format_args!("`{}` is no mode, expected `enforce`, `dry-run` or `off`", mode.value)),
+            }
+        }
+        if let Some(table) = enforcement.table {
+            let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if !table.value.is_empty() && table.value.len() <= 32 && table.value.chars().all(good) {
+                config.enforcement.table = table.value;
+            } else {
+                faults.add(
+                    &table,
+                    format_args!("`{}` is no table name, expected up to 32 letters, digits and `_`", table.value),
+                );
+            }
+        }
+
+        if faults.text.is_empty() { Ok(config) } else { bail!(faults.text) }
+    }
+}
+
+/// What is wrong with a file, one line each.
+struct Faults<'a> {
+    path: &'a Path,
+    text: String,
+}
+
+impl Faults<'_> {
+    fn add<T>(&mut self, at: &Spanned<T>, what: std::fmt::Arguments<'_>) {
+        let newline = if self.text.is_empty() { "" } else { "\n" };
+        // writing to a String cannot fail
+        let _ = write!(self.text, "{newline}{}:{}: {what}", self.path.display(), at.referenced.line());
+    }
+}
+
+/// A YAML error as file, line, what was found, and a hint when a key looks like a slip of the pen.
+fn explain(path: &Path, error: &serde_saphyr::Error) -> String {
+    let inner = error.without_snippet();
+    let place = match inner.location() {
+        Some(at) => format!("{}:{}", path.display(), at.line()),
+        None => path.display().to_string(),
+    };
+    match inner {
+        serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => {
+            let near = expected
+                .iter()
+                .max_by(|a, b| strsim::jaro_winkler(a, field).total_cmp(&strsim::jaro_winkler(b, field)));
+            let known = expected.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+            match near {
+                Some(near) if strsim::jaro_winkler(near, field) > 0.75 => {
+                    format!("{place}: unknown key `{field}`\nhint: did you mean `{near}`?")
+                }
+                _ => format!("{place}: unknown key `{field}`, expected one of {known}"),
+            }
+        }
+        other => format!("{place}: {}", plain(&other.render())),
+    }
+}
+
+/// The message without the place, which the reader already has, and without advice to programmers.
+fn plain(text: &str) -> &str {
+    let line = text.lines().next().unwrap_or(text);
+    let line = line.split_once(" at line ").map_or(line, |(message, _)| message);
+    line.split_once(", set DuplicateKeyPolicy").map_or(line, |(message, _)| message)
+}
+
+pub(crate) fn check(global: &Global) -> anyhow::Result<()> {
+    let config = Config::load(global)?;
+    match global.output {
+        Format::Json => output::json(&serde_json::json!({ "valid": true, "config": config })),
+        Format::Human | Format::Raw => output::line("the configuration is valid"),
+    }
+}
+
+pub(crate) fn show(global: &Global) -> anyhow::Result<()> {
+    let config = Config::load(global)?;
+    match global.output {
+        Format::Json => output::json(&config),
+        Format::Human | Format::Raw => {
+            let text = serde_saphyr::to_string(&config).context("cannot print as YAML")?;
+            output::line(text.trim_end())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("cordon.yaml"), text).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        for text in ["", "# nothing\n", "{}\n", "api:\n"] {
+            assert_eq!(parse(text).as_ref(), Ok(&Config::default()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_key_can_be_set() {
+        let config = parse(
+            "state: /srv/cordon\n\
+             api:\n  listen: '[::1]:9000'\n\
+             acquisition:\n  discover: false\n  paths: [/etc/cordon/acquisition.d]\n\
+             rules:\n  shipped: false\n  folders: [/etc/cordon/rules]\n  profiles: /etc/cordon/profiles.yaml\n\
+             allowlist:\n  - 192.0.2.7\n  - 2001:db8::/32\n\
+             enforcement:\n  mode: enforce\n  table: guard\n",
+        )
+        .expect("a valid file");
+        assert_eq!(config.state, Path::new("/srv/cordon"));
+        assert_eq!(config.api.listen.map(|address| address.to_string()).as_deref(), Some("[::1]:9000"));
+        assert_eq!(
+            config.allowlist.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["192.0.2.7/32", "2001:db8::/32"]
+        );
+        assert_eq!((config.enforcement.mode, config.enforcement.table.as_str()), (Mode::Enforce, "guard"));
+        assert!(!config.rules.shipped && !config.acquisition.discover);
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_place() {
+        // (text, message)
+        let cases = [
+            ("api:\n  lisen: off\n", "cordon.yaml:2: unknown key `lisen`\nhint: did you mean `listen`?"),
+            (
+                "zzz: 1\n",
+                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `allowlist`, `enforcement`",
+            ),
+            (
+                "api:\n  listen: 8080\n",
+                "cordon.yaml:2: `8080` is no address to listen on, expected one like `127.0.0.1:8080`, or `off`",
+            ),
+            (
+                "allowlist:\n  - 10.0.0.0/8\n  - office\nenforcement:\n  mode: on\n",
+                "cordon.yaml:3: `office` is not an IP address or a range, expected a form like `192.0.2.4` or `192.0.2.0/24`\n\
+                 cordon.yaml:5: `on` is no mode, expected `enforce`, `dry-run` or `off`",
+            ),
+            (
+                "enforcement:\n  table: a b\n",
+                "cordon.yaml:2: `a b` is no table name, expected up to 32 letters, digits and `_`",
+            ),
+            ("acquisition: 3\n", "cordon.yaml:1: expected mapping start"),
+            ("acquisition:\n  discover: maybe\n", "cordon.yaml:2: invalid boolean"),
+            ("state: a\nstate: b\n", "cordon.yaml:2: duplicate mapping key: state"),
+        ];
+        for (text, message) in cases {
+            assert_eq!(parse(text), Err(message.to_owned()), "{text}");
+        }
+    }
+}
