@@ -2,7 +2,7 @@
 //!
 //! Pure data and the rules that belong to it; no clock, no file, no socket.
 //!
-//! Public types: [`Line`], [`Event`], [`Alert`], [`Decision`], [`Delta`], [`Scope`], [`AllowSet`].
+//! Public types: [`Line`], [`Event`], [`Alert`], [`Decision`], [`Delta`], [`Scope`], [`AllowSet`], [`Yaml`].
 
 pub mod alert;
 pub mod allowlist;
@@ -14,6 +14,7 @@ pub mod fields;
 pub mod line;
 pub mod record;
 pub mod scope;
+pub mod yaml;
 
 pub use alert::{Alert, RuntimeAlert, Source};
 pub use allowlist::{AllowEntry, AllowSet};
@@ -23,3 +24,4 @@ pub use fields::FieldTable;
 pub use line::{Line, Origin};
 pub use record::Record;
 pub use scope::Scope;
+pub use yaml::{Fault, Yaml};
