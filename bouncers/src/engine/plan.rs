@@ -1,0 +1,276 @@
+//! What to change, as a value: the difference between what should be and what is.
+//!
+//! A plan can be printed, written as JSON and compared before anything is touched. Adding what is there prolongs
+//! it and removing what is absent is success, so a plan may be applied twice.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use compact_str::CompactString;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::ser::SerializeStruct;
+
+use crate::engine::desired::{Desired, Entry, Key};
+use crate::engine::rails::{Rails, Refusal};
+use crate::engine::span::{Family, Span};
+
+/// One entry as a target holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// When it ends.
+    pub until: Timestamp,
+    /// The addresses in it if the rails cut some out; `None` is the key's whole prefix.
+    pub pieces: Option<Box<[Span]>>,
+}
+
+/// What a target holds, or should hold.
+pub type Placement = HashMap<Key, Placed>;
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What it is about.
+    pub key: Key,
+    /// How it is now.
+    pub before: Option<Placed>,
+    /// How it will be.
+    pub after: Option<Placed>,
+    /// Who decided, and the scenario.
+    pub why: Option<(CompactString, CompactString)>,
+}
+
+impl Change {
+    /// `add`, `refresh` or `remove`.
+    pub fn op(&self) -> &'static str {
+        match (&self.before, &self.after) {
+            (None, _) => "add",
+            (Some(_), Some(_)) => "refresh",
+            (Some(_), None) => "remove",
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.op(), self.key)?;
+        if let Some(after) = &self.after {
+            write!(f, " until {}", after.until)?;
+        }
+        if let Some((origin, scenario)) = &self.why {
+            write!(f, " ({origin}: {scenario})")?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Change {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut json = serializer.serialize_struct("Change", 8)?;
+        json.serialize_field("op", self.op())?;
+        json.serialize_field("remediation", &self.key.remediation)?;
+        json.serialize_field("scope", &self.key.scope())?;
+        json.serialize_field("value", &self.key.value())?;
+        json.serialize_field("until", &self.after.as_ref().map(|after| after.until))?;
+        let pieces = self.after.as_ref().and_then(|after| after.pieces.as_deref()).zip(self.key.net());
+        let pieces =
+            pieces.map(|(pieces, net)| pieces.iter().map(|piece| piece.display(Family::of(net))).collect::<Vec<_>>());
+        json.serialize_field("pieces", &pieces)?;
+        json.serialize_field("origin", &self.why.as_ref().map(|(origin, _)| origin))?;
+        json.serialize_field("scenario", &self.why.as_ref().map(|(_, scenario)| scenario))?;
+        json.end()
+    }
+}
+
+/// Everything that has to change, in the order of the keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// The steps; they are applied together or not at all.
+    pub changes: Vec<Change>,
+}
+
+impl Plan {
+    /// Whether nothing has to change.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Notes in `applied` that the plan has been carried out.
+    pub fn commit(self, applied: &mut Placement) {
+        for change in self.changes {
+            match change.after {
+                Some(after) => applied.insert(change.key, after),
+                None => applied.remove(&change.key),
+            };
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.changes.iter().try_for_each(|change| writeln!(f, "{change}"))
+    }
+}
+
+/// What became of an entry on its way through the rails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is to be enforced like this.
+    Place(Placed),
+    /// A rail holds it back.
+    Refuse(Refusal),
+    /// The target cannot enforce this scope or remediation; another bouncer may.
+    Foreign,
+}
+
+/// What should become of `entry` at a target that enforces bans of addresses.
+pub fn judge(key: &Key, entry: &Entry, rails: &Rails, now: Timestamp) -> Verdict {
+    let Some(net) = key.net().filter(|_| key.remediation == "ban") else { return Verdict::Foreign };
+    match rails.place(net, now) {
+        Err(refusal) => Verdict::Refuse(refusal),
+        Ok(spans) => {
+            let pieces = (spans[..] != [Span::of(net)]).then(|| spans.into());
+            Verdict::Place(Placed { until: entry.until(), pieces })
+        }
+    }
+}
+
+/// Entries that the rails hold back, and why. Keys that were looked at and passed are not in it.
+pub type Refusals = BTreeMap<Key, Refusal>;
+
+/// The plan for `keys`: makes `applied` follow `desired` there, as far as the rails allow. `refused` is brought
+/// up to date for the same keys.
+pub fn diff<'a>(
+    keys: impl IntoIterator<Item = &'a Key>,
+    desired: &Desired,
+    applied: &Placement,
+    rails: &Rails,
+    refused: &mut Refusals,
+    now: Timestamp,
+) -> Plan {
+    let mut changes = Vec::new();
+    for key in keys {
+        let entry = desired.entry(key).filter(|entry| entry.until() > now);
+        let after = match entry.map(|entry| judge(key, entry, rails, now)) {
+            Some(Verdict::Place(placed)) => {
+                refused.remove(key);
+                Some(placed)
+            }
+            Some(Verdict::Refuse(refusal)) => {
+                refused.insert(key.clone(), refusal);
+                None
+            }
+            Some(Verdict::Foreign) | None => {
+                refused.remove(key);
+                None
+            }
+        };
+        let before = applied.get(key).cloned();
+        if before != after {
+            let why = entry.map(Entry::longest).map(|claim| (claim.origin.clone(), claim.scenario.clone()));
+            changes.push(Change { key: key.clone(), before, after, why });
+        }
+    }
+    changes.sort_by(|a, b| a.key.cmp(&b.key));
+    Plan { changes }
+}
+
+/// Everything that should be in place at `now`; `refused` becomes what the rails hold back.
+pub fn place_all(desired: &Desired, rails: &Rails, refused: &mut Refusals, now: Timestamp) -> Placement {
+    refused.clear();
+    let mut placement = Placement::with_capacity(desired.len());
+    for (key, entry) in desired.iter().filter(|(_, entry)| entry.until() > now) {
+        match judge(key, entry, rails, now) {
+            Verdict::Place(placed) => {
+                placement.insert(key.clone(), placed);
+            }
+            Verdict::Refuse(refusal) => {
+                refused.insert(key.clone(), refusal);
+            }
+            Verdict::Foreign => {}
+        }
+    }
+    placement
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{AllowEntry, AllowSet, Decision, Delta, Scope};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::desired::tests::{ban, second};
+    use crate::engine::rails::Limits;
+
+    fn rails() -> Rails {
+        let own = AllowEntry {
+            net: "192.0.2.7/32".parse().expect("a valid test prefix"),
+            list: "own addresses".into(),
+            comment: String::new(),
+            expires: None,
+        };
+        Rails::new(Limits::default(), &AllowSet::default(), &[own], second(0))
+    }
+
+    #[test]
+    fn a_plan_reads_as_what_will_happen() {
+        let mut desired = Desired::new(64, 100);
+        let (rails, now) = (rails(), second(0));
+        let (mut applied, mut refused) = (Placement::new(), Refusals::new());
+        let captcha = Decision { remediation: "captcha".into(), ..ban(4, "203.0.113.5", 60) };
+        let country = Decision { scope: Scope::Country, ..ban(5, "FR", 60) };
+        let add =
+            vec![ban(1, "203.0.113.9", 60), ban(2, "192.0.2.0/29", 60), ban(3, "192.0.2.7", 60), captcha, country];
+        let changed = desired.apply(&Delta { add, remove: vec![] }, now);
+        let plan = diff(&changed.keys, &desired, &applied, &rails, &mut refused, now);
+        insta::assert_snapshot!(plan, @r"
+        add ban Range 192.0.2.0/29 until 1970-01-01T00:01:00Z (cordon: test/scenario)
+        add ban Ip 203.0.113.9 until 1970-01-01T00:01:00Z (cordon: test/scenario)
+        ");
+        insta::assert_snapshot!(serde_json::to_string(&plan.changes[0]).expect("plain data"), @r#"{"op":"add","remediation":"ban","scope":"Range","value":"192.0.2.0/29","until":"1970-01-01T00:01:00Z","pieces":["192.0.2.0-192.0.2.6"],"origin":"cordon","scenario":"test/scenario"}"#);
+        assert_eq!(refused.len(), 1);
+        plan.commit(&mut applied);
+
+        let delta = Delta { add: vec![ban(6, "203.0.113.9", 90)], remove: vec![ban(2, "192.0.2.0/29", 60)] };
+        let changed = desired.apply(&delta, now);
+        let plan = diff(&changed.keys, &desired, &applied, &rails, &mut refused, now);
+        insta::assert_snapshot!(plan, @r"
+        remove ban Range 192.0.2.0/29
+        refresh ban Ip 203.0.113.9 until 1970-01-01T00:01:30Z (cordon: test/scenario)
+        ");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn what_is_applied_equals_what_is_desired(
+            // (decision, last octet, a range, seconds it lasts, lifted)
+            steps in proptest::collection::vec((1..12i64, 0..16u8, any::<bool>(), 1..9i64, any::<bool>()), 1..40)
+        ) {
+            let rails = rails();
+            let mut desired = Desired::new(64, 1000);
+            let (mut applied, mut refused) = (Placement::new(), Refusals::new());
+            for (at, (id, octet, range, seconds, lift)) in steps.into_iter().enumerate() {
+                let now = second(at as i64);
+                let value = if range { format!("192.0.2.{octet}/29") } else { format!("192.0.2.{octet}") };
+                let decision = ban(id, &value, at as i64 + seconds);
+                let (add, remove) = if lift { (vec![], vec![decision]) } else { (vec![decision], vec![]) };
+                let delta = Delta { add, remove };
+                let changed = desired.apply(&delta, now);
+                let plan = diff(&changed.keys, &desired, &applied, &rails, &mut refused, now);
+                let again = plan.clone();
+                plan.commit(&mut applied);
+                again.commit(&mut applied);
+                desired.expire(now);
+                applied.retain(|_, placed| placed.until > now);
+                let mut expected_refusals = Refusals::new();
+                prop_assert_eq!(&applied, &place_all(&desired, &rails, &mut expected_refusals, now));
+                let keys: Vec<Key> = desired.iter().map(|(key, _)| key.clone()).collect();
+                prop_assert!(diff(&keys, &desired, &applied, &rails, &mut refused, now).is_empty());
+                refused.retain(|key, _| desired.entry(key).is_some());
+                prop_assert_eq!(&refused, &expected_refusals);
+            }
+        }
+    }
+}
