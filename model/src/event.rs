@@ -14,12 +14,12 @@ use std::sync::Arc;
 use elsa::FrozenVec;
 use expr::{Class, EvalError, FieldId, MapId, MemberId, MethodId, Object, Stored, Value};
 use jiff::Timestamp;
-use jiff::tz::{Offset, TimeZone};
 
 use crate::alert::RuntimeAlert;
 use crate::classes;
 use crate::fields::{self, Constant, FieldTable};
 use crate::line::{Line, Origin};
+use crate::time::EventTime;
 
 /// What kind of event this is: `evt.Type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -31,30 +31,6 @@ pub enum EventKind {
     Overflow,
     /// A finding of a web application firewall.
     Appsec,
-}
-
-/// An instant and the offset it is shown with, in seconds east of UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventTime {
-    /// When.
-    pub instant: Timestamp,
-    /// Seconds east of UTC.
-    pub offset: i32,
-}
-
-impl EventTime {
-    /// An instant shown in UTC.
-    pub fn utc(instant: Timestamp) -> Self {
-        Self { instant, offset: 0 }
-    }
-
-    pub(crate) fn value(self) -> Value<'static> {
-        let zone = match self.offset {
-            0 => TimeZone::UTC,
-            offset => Offset::from_seconds(offset).map_or(TimeZone::UTC, TimeZone::fixed),
-        };
-        Value::Time(self.instant, zone)
-    }
 }
 
 /// A piece of text that an event can reach.

@@ -14,14 +14,16 @@ pub mod fields;
 pub mod line;
 pub mod record;
 pub mod scope;
+pub mod time;
 pub mod yaml;
 
 pub use alert::{Alert, RuntimeAlert, Source};
 pub use allowlist::{AllowEntry, AllowSet};
 pub use decision::{Decision, Delta};
-pub use event::{Event, EventDump, EventKind, EventTime};
+pub use event::{Event, EventDump, EventKind};
 pub use fields::FieldTable;
 pub use line::{Line, Origin};
 pub use record::Record;
 pub use scope::Scope;
+pub use time::EventTime;
 pub use yaml::{Fault, Yaml};

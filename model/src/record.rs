@@ -9,9 +9,10 @@ use jiff::Timestamp;
 
 use crate::alert::{EventEvidence, RuntimeAlert};
 use crate::classes;
-use crate::event::{Event, EventKind, EventTime, stored_value};
+use crate::event::{Event, EventKind, stored_value};
 use crate::fields::{self, FieldTable};
 use crate::line::Origin;
+use crate::time::EventTime;
 
 /// The lasting part of an event: its text fields, time and place in the log.
 #[derive(Clone, Debug)]
