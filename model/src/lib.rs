@@ -7,6 +7,7 @@
 pub mod alert;
 pub mod allowlist;
 pub mod classes;
+pub mod data;
 pub mod decision;
 pub mod duration;
 pub mod event;
@@ -19,6 +20,7 @@ pub mod yaml;
 
 pub use alert::{Alert, RuntimeAlert, Source};
 pub use allowlist::{AllowEntry, AllowSet};
+pub use data::{DataFile, DataKind};
 pub use decision::{Decision, Delta};
 pub use event::{Event, EventDump, EventKind};
 pub use fields::FieldTable;

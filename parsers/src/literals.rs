@@ -1,0 +1,193 @@
+//! Which texts a regex cannot do without.
+//!
+//! A line that contains none of them cannot match, so the matcher is neither run nor even built. The set is a
+//! necessary condition only: too small a set would be wrong, none at all is always right.
+
+use aho_corasick::AhoCorasick;
+use memchr::memmem;
+use regex_syntax::hir::{Class, Hir, HirKind};
+
+/// Most texts in one set.
+const MAX_LITERALS: usize = 64;
+/// Most texts while runs are multiplied out (`[Ww]ar`).
+const MAX_PRODUCT: usize = 16;
+/// Texts shorter than this occur everywhere.
+const MIN_LENGTH: usize = 2;
+
+/// A quick look for the texts of which every match contains at least one.
+#[derive(Debug)]
+pub enum Literals {
+    /// Nothing is known.
+    Anything,
+    /// This one.
+    One(Box<memmem::Finder<'static>>),
+    /// One of these.
+    Any(Box<AhoCorasick>),
+}
+
+impl Literals {
+    /// What every match of `hir` contains.
+    pub fn of(hir: &Hir) -> Self {
+        match required(hir) {
+            None => Self::Anything,
+            Some(set) if set.iter().any(|text| text.len() < MIN_LENGTH) => Self::Anything,
+            Some(set) => match &set[..] {
+                [one] => Self::One(Box::new(memmem::Finder::new(one).into_owned())),
+                many => AhoCorasick::new(many).map_or(Self::Anything, |finder| Self::Any(Box::new(finder))),
+            },
+        }
+    }
+
+    /// Whether `text` may match.
+    pub fn may_match(&self, text: &str) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::One(finder) => finder.find(text.as_bytes()).is_some(),
+            Self::Any(finder) => finder.is_match(text),
+        }
+    }
+}
+
+type Set = Vec<Vec<u8>>;
+
+/// Texts of which every match contains at least one; `None` when that cannot be said.
+pub fn required(hir: &Hir) -> Option<Set> {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => None,
+        HirKind::Literal(literal) => Some(vec![literal.0.to_vec()]),
+        HirKind::Class(class) => letters(class),
+        HirKind::Capture(capture) => required(&capture.sub),
+        HirKind::Repetition(repetition) if repetition.min > 0 => required(&repetition.sub),
+        HirKind::Repetition(_) => None,
+        HirKind::Alternation(branches) => {
+            let mut all = Set::new();
+            for branch in branches {
+                all.extend(required(branch)?);
+                if all.len() > MAX_LITERALS {
+                    return None;
+                }
+            }
+            all.sort_unstable();
+            all.dedup();
+            Some(all)
+        }
+        HirKind::Concat(_) => {
+            let mut runs = Runs::default();
+            runs.walk(hir);
+            runs.flush();
+            runs.best
+        }
+    }
+}
+
+/// The characters of a small class.
+fn letters(class: &Class) -> Option<Set> {
+    let Class::Unicode(class) = class else { return None };
+    let count: u32 = class.ranges().iter().map(|range| range.end() as u32 - range.start() as u32 + 1).sum();
+    if count == 0 || count > 4 {
+        return None;
+    }
+    let chars = class.ranges().iter().flat_map(|range| range.start()..=range.end());
+    Some(chars.map(|c| c.to_string().into_bytes()).collect())
+}
+
+/// Joins neighbours of a concatenation into longer texts and keeps the most telling set.
+#[derive(Default)]
+struct Runs {
+    current: Set,
+    best: Option<Set>,
+}
+
+impl Runs {
+    fn walk(&mut self, hir: &Hir) {
+        match hir.kind() {
+            HirKind::Concat(parts) => parts.iter().for_each(|part| self.walk(part)),
+            HirKind::Capture(capture) => self.walk(&capture.sub),
+            HirKind::Literal(literal) => self.append(&[literal.0.to_vec()]),
+            // a look-around takes no text, so what stands around it stays adjacent
+            HirKind::Look(_) | HirKind::Empty => {}
+            HirKind::Class(class) => match letters(class) {
+                Some(set) => self.append(&set),
+                None => self.flush(),
+            },
+            _ => {
+                self.flush();
+                if let Some(set) = required(hir) {
+                    self.offer(set);
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, set: &[Vec<u8>]) {
+        if self.current.is_empty() {
+            self.current = vec![Vec::new()];
+        }
+        if self.current.len() * set.len() > MAX_PRODUCT {
+            self.flush();
+            self.current = vec![Vec::new()];
+        }
+        let joined = self.current.iter().flat_map(|text| set.iter().map(move |next| [&text[..], next].concat()));
+        self.current = joined.collect();
+    }
+
+    fn flush(&mut self) {
+        let run = std::mem::take(&mut self.current);
+        if !run.is_empty() {
+            self.offer(run);
+        }
+    }
+
+    fn offer(&mut self, set: Set) {
+        let worth = |set: &Set| {
+            let shortest = set.iter().map(Vec::len).min().unwrap_or(0);
+            (shortest.min(8) * 4).saturating_sub(set.len())
+        };
+        if self.best.as_ref().is_none_or(|best| worth(best) < worth(&set)) {
+            self.best = Some(set);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(pattern: &str) -> Option<Vec<String>> {
+        let hir = regex_syntax::parse(pattern).expect(pattern);
+        required(&hir).map(|set| set.into_iter().map(|text| String::from_utf8(text).expect("UTF-8")).collect())
+    }
+
+    #[test]
+    fn the_most_telling_text_is_chosen() {
+        let cases: &[(&str, Option<&[&str]>)] = &[
+            ("Failed password for (.*) from (\\d+)", Some(&["Failed password for "])),
+            ("(a) (b) ([0-9]+)", Some(&["a b "])),
+            ("foo|ba(r|z)", Some(&["bar", "baz", "foo"])),
+            ("(?:error|warn)?x+", Some(&["x"])),
+            (".*", None),
+            ("foo|.*", None),
+            ("(abc)*", None),
+            ("(abc)+d", Some(&["abc"])),
+            ("[Ww]arn", Some(&["Warn", "warn"])),
+            ("[a-z]foo", Some(&["foo"])),
+            ("^foo$", Some(&["foo"])),
+        ];
+        for (pattern, texts) in cases {
+            let expected = texts.map(|texts| texts.iter().map(|text| (*text).to_owned()).collect());
+            assert_eq!(set(pattern), expected, "{pattern}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn no_match_is_hidden(pattern in "(\\(?[ab]{1,3}[*+?]?\\|?[abc.]{0,2}\\)?){1,4}", text in "[abc]{0,12}") {
+            if let (Ok(regex), Ok(hir)) = (regex::Regex::new(&pattern), regex_syntax::parse(&pattern)) {
+                prop_assert!(!regex.is_match(&text) || Literals::of(&hir).may_match(&text), "{pattern} {text}");
+            }
+        }
+    }
+}
