@@ -69,6 +69,11 @@ impl Epochs {
         Self { began }
     }
 
+    /// The epochs, oldest first, each with the last number given before it began.
+    pub fn began(&self) -> &[(u64, u64)] {
+        &self.began
+    }
+
     /// Begins `epoch`; `last` is the last number the store knows.
     pub fn begin(&mut self, epoch: u64, last: u64) {
         self.began.push((epoch, last));
@@ -127,6 +132,46 @@ impl Row {
         from_micros(self.until)
     }
 
+    /// The alert it belongs to.
+    pub fn alert_id(&self) -> i64 {
+        self.alert_id
+    }
+
+    /// The prefix it covers, if it is about addresses.
+    pub fn net(&self) -> Option<IpNet> {
+        net_of(&self.kind.scope, &self.value)
+    }
+
+    /// What kind of thing its value names.
+    pub fn scope(&self) -> &Scope {
+        &self.kind.scope
+    }
+
+    /// The address, prefix, name.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// What is done.
+    pub fn remediation(&self) -> &str {
+        &self.kind.remediation
+    }
+
+    /// Who decided.
+    pub fn origin(&self) -> &str {
+        &self.kind.origin
+    }
+
+    /// The scenario, or the reason of a manual decision.
+    pub fn scenario(&self) -> &str {
+        &self.kind.scenario
+    }
+
+    /// Recorded and shown, but never enforced.
+    pub fn simulated(&self) -> bool {
+        self.kind.simulated
+    }
+
     /// The decision as everybody else knows it.
     pub fn decision(&self) -> Decision {
         Decision {
@@ -142,11 +187,6 @@ impl Row {
             simulated: self.kind.simulated,
             alert_id: self.alert_id,
         }
-    }
-
-    /// The prefix it covers, if it is about addresses.
-    fn net(&self) -> Option<IpNet> {
-        net_of(&self.kind.scope, &self.value)
     }
 }
 
@@ -189,28 +229,58 @@ pub struct Query {
     pub simulated: bool,
 }
 
+/// What a query looks at.
+struct Traits<'a> {
+    scope: &'a Scope,
+    value: &'a str,
+    remediation: &'a str,
+    origin: &'a str,
+    scenario: &'a str,
+    simulated: bool,
+}
+
 impl Query {
-    fn matches(&self, row: &Row) -> bool {
-        let (kind, value) = (&row.kind, &row.value);
-        let scope_in = |list: &Option<Vec<Scope>>| list.as_ref().is_none_or(|list| list.contains(&kind.scope));
-        let simple = (self.simulated || !kind.simulated)
+    /// Whether the query wants `decision`, live or over.
+    pub fn wants(&self, decision: &Decision) -> bool {
+        let traits = Traits {
+            scope: &decision.scope,
+            value: &decision.value,
+            remediation: &decision.remediation,
+            origin: &decision.origin,
+            scenario: &decision.scenario,
+            simulated: decision.simulated,
+        };
+        self.matches(&traits) && self.uuids.as_ref().is_none_or(|uuids| uuids.contains(&decision.uuid))
+    }
+
+    /// Whether the query wants the live decision `row`.
+    pub fn wants_row(&self, row: &Row) -> bool {
+        let kind = &row.kind;
+        let traits = Traits {
+            scope: &kind.scope,
+            value: &row.value,
+            remediation: &kind.remediation,
+            origin: &kind.origin,
+            scenario: &kind.scenario,
+            simulated: kind.simulated,
+        };
+        self.matches(&traits) && self.uuids.as_ref().is_none_or(|uuids| uuids.contains(&row.uuid.to_string()))
+    }
+
+    fn matches(&self, traits: &Traits<'_>) -> bool {
+        let scope_in = |list: &Option<Vec<Scope>>| list.as_ref().is_none_or(|list| list.contains(traits.scope));
+        let simple = (self.simulated || !traits.simulated)
             && scope_in(&self.scopes)
             && scope_in(&self.scope)
-            && self.value.as_deref().is_none_or(|wanted| wanted == value)
-            && self.remediation.as_deref().is_none_or(|wanted| wanted == kind.remediation)
-            && self.origins.as_ref().is_none_or(|list| list.iter().any(|origin| *origin == kind.origin))
-            && self.scenario.as_deref().is_none_or(|wanted| wanted == kind.scenario);
+            && self.value.as_deref().is_none_or(|wanted| wanted == traits.value)
+            && self.remediation.as_deref().is_none_or(|wanted| wanted == traits.remediation)
+            && self.origins.as_ref().is_none_or(|list| list.iter().any(|origin| origin == traits.origin))
+            && self.scenario.as_deref().is_none_or(|wanted| wanted == traits.scenario);
         if !simple {
             return false;
         }
-        if let Some(uuids) = &self.uuids {
-            let own = row.uuid.to_string();
-            if !uuids.contains(&own) {
-                return false;
-            }
-        }
         if !(self.scenarios_containing.is_empty() && self.scenarios_not_containing.is_empty()) {
-            let scenario = kind.scenario.to_lowercase();
+            let scenario = traits.scenario.to_lowercase();
             let has = |words: &[String]| words.iter().any(|word| scenario.contains(word.as_str()));
             if !self.scenarios_containing.is_empty() && !has(&self.scenarios_containing)
                 || has(&self.scenarios_not_containing)
@@ -219,7 +289,7 @@ impl Query {
             }
         }
         self.net.is_none_or(|(net, reach)| {
-            row.net().is_some_and(|own| match reach {
+            net_of(traits.scope, traits.value).is_some_and(|own| match reach {
                 Reach::Covers => own.contains(&net),
                 Reach::Inside => net.contains(&own),
                 Reach::Touches => own.contains(&net) || net.contains(&own),
@@ -257,10 +327,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table. `last` is the last number given by this store, `floor` the last one of which the log to
-    /// be restored knows nothing.
-    pub fn new(epochs: Epochs, floor: u64, last: u64) -> Self {
-        Self { epochs, floor: floor.min(last), last, ..Self::default() }
+    /// Continues the sequence of a store whose decisions were restored. `last` is the last number given by it,
+    /// `floor` the last one of which the restored log knows nothing.
+    pub fn resume(&mut self, epochs: Epochs, floor: u64, last: u64) {
+        self.epochs = epochs;
+        self.last = last;
+        self.floor = self.floor.max(floor).min(last);
+        let forgotten = self.log.partition_point(|change| change.number <= self.floor);
+        self.log.drain(..forgotten);
     }
 
     /// Where the sequence of changes stands.
@@ -339,7 +413,7 @@ impl Table {
     /// The decisions that `query` wants and that hold at `now`, by ascending number.
     pub fn select(&self, query: &Query, now: Timestamp) -> Vec<Arc<Row>> {
         let now = to_micros(now);
-        let wanted = |row: &&Arc<Row>| row.until > now && query.matches(row);
+        let wanted = |row: &&Arc<Row>| row.until > now && query.wants_row(row);
         let Some(ids) = self.candidates(query) else {
             return self.rows.values().filter(wanted).cloned().collect();
         };
@@ -587,7 +661,9 @@ mod tests {
     fn table() -> Table {
         let mut epochs = Epochs::default();
         epochs.begin(7, 0);
-        Table::new(epochs, 0, 0)
+        let mut table = Table::default();
+        table.resume(epochs, 0, 0);
+        table
     }
 
     #[test]
@@ -664,7 +740,8 @@ mod tests {
     #[test]
     fn a_cursor_is_honoured_only_in_its_own_history() {
         let epochs = Epochs::new(vec![(1, 0), (2, 10), (3, 20)]);
-        let mut table = Table::new(epochs, 5, 20);
+        let mut table = Table::default();
+        table.resume(epochs, 5, 20);
         table.add(&decision(1, "Ip", "192.0.2.4", 60));
         // (who asks, epoch, number, answered with a delta)
         let cases = [

@@ -3,9 +3,19 @@
 //! [`decisions::Table`] is the one state: everything else fills it (profiles, people, imports) or reads it
 //! (bouncers, queries). Without the feature `server` only the reading side is built.
 //!
-//! Public types: [`Feed`], [`Update`], [`decisions::Table`].
+//! Public types: [`Feed`], [`Update`], [`decisions::Table`]; with `server`: [`server::service::Service`],
+//! [`store::Sqlite`], [`profiles::Profiles`].
 
 pub mod decisions;
 pub mod feed;
+#[cfg(feature = "server")]
+pub mod metrics;
+#[cfg(feature = "server")]
+pub mod profiles;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+pub mod store;
+pub mod wire;
 
 pub use feed::{Feed, FeedError, Update};

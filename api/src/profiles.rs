@@ -1,0 +1,320 @@
+//! Profiles: what follows from an alert.
+//!
+//! Pure: past decisions are asked through [`Lookup`]. The first profile that matches an alert decides; later ones
+//! are looked at only for their notifications (spec: scenarios 15).
+
+use std::path::Path;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use expr::files::Files;
+use expr::{Compiler, DecisionQuery, Env, EvalError, FieldId, Fields, Host, MapId, Program, Type, Value, Vars};
+use model::alert::DecisionBody;
+use model::yaml::{self, Fault, Keys, Text, Yaml};
+use model::{Alert, classes, duration};
+
+/// The profiles that hold when there is no file.
+pub const DEFAULT: &str = include_str!("default_profiles.yaml");
+
+/// How long a decision lasts whose profile does not say it.
+const DEFAULT_DURATION: &str = "4h";
+
+/// What profiles may ask about the world.
+pub trait Lookup {
+    /// The current time.
+    fn now(&self) -> Timestamp;
+
+    /// How many decisions were ever made that cover `net`; since `since` if it is given.
+    fn ever(&self, net: IpNet, since: Option<Timestamp>) -> i64;
+
+    /// How many decisions hold that cover `net`, and when the longest ends.
+    fn active(&self, net: IpNet) -> (i64, Option<Timestamp>);
+}
+
+/// All profiles in order.
+#[derive(Clone, Debug, Default)]
+pub struct Profiles {
+    profiles: Vec<Profile>,
+}
+
+/// One profile.
+#[derive(Clone, Debug)]
+struct Profile {
+    name: String,
+    filters: Vec<Program>,
+    decisions: Vec<Template>,
+    duration: Option<Program>,
+    breaks: bool,
+    on_error: OnError,
+    notifications: Vec<String>,
+}
+
+/// What a profile decides.
+#[derive(Clone, Debug)]
+struct Template {
+    remediation: String,
+    duration: String,
+    scope: String,
+    origin: String,
+    simulated: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnError {
+    /// The alert is refused, so that whoever sent it tries again.
+    Fail,
+    /// As if the profile had matched, without a decision.
+    Apply,
+    /// As if the profile were not there.
+    Ignore,
+    /// As [`OnError::Ignore`], and no profile after it is looked at if a filter had matched before.
+    Break,
+}
+
+/// What follows from an alert.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// What is decided.
+    pub decisions: Vec<DecisionBody>,
+    /// Who is told, by name, each once for each profile that matched.
+    pub notifications: Vec<String>,
+}
+
+/// A profile that failed while it was evaluated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("profile `{profile}`: {reason} in `{source_text}`")]
+pub struct ProfileError {
+    profile: String,
+    source_text: String,
+    reason: String,
+}
+
+impl Profiles {
+    /// The profiles of several files, in this order: path and text. Errors name file and line.
+    pub fn parse(files: &[(&Path, &str)]) -> Result<Self, Fault> {
+        let mut profiles = Vec::new();
+        for (path, text) in files {
+            let documents = yaml::documents(text).map_err(|fault| fault.within(path))?;
+            for document in documents.iter().filter(|document| !document.is_null()) {
+                profiles.push(Profile::read(document).map_err(|fault| fault.within(path))?);
+            }
+        }
+        if profiles.is_empty() {
+            let fault = Fault::new(0, "there is no profile: nothing would ever be decided");
+            let fault = fault.hint("remove the file to get the profiles that come with cordon");
+            return Err(files.first().map_or(fault.clone(), |(path, _)| fault.within(path)));
+        }
+        Ok(Self { profiles })
+    }
+
+    /// The names of all notifications that profiles mention.
+    pub fn notifications(&self) -> impl Iterator<Item = &str> {
+        self.profiles.iter().flat_map(|profile| profile.notifications.iter().map(String::as_str))
+    }
+
+    /// What follows from `alert`. An alert that brings its decisions keeps them: only notifications follow, and
+    /// profiles that fail are passed over.
+    pub fn judge(&self, alert: &Alert, lookup: &dyn Lookup) -> Result<Verdict, ProfileError> {
+        let supplied = alert.decisions.as_ref().is_some_and(|decisions| !decisions.is_empty());
+        let mut verdict = Verdict::default();
+        for profile in &self.profiles {
+            let (mut matched, mut failed) = (false, None);
+            let mut decisions = Vec::new();
+            for filter in &profile.filters {
+                match profile.ask(filter, alert, lookup) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        matched = true;
+                        decisions.extend(profile.decide(alert, lookup));
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        decisions.clear();
+                        break;
+                    }
+                }
+            }
+            let mut last = false;
+            if let Some(error) = failed {
+                match profile.on_error {
+                    _ if supplied => matched = false,
+                    OnError::Fail => return Err(error),
+                    OnError::Apply => matched = true,
+                    OnError::Ignore => {}
+                    OnError::Break => last = true,
+                }
+            }
+            if !matched {
+                continue;
+            }
+            if verdict.decisions.is_empty() && !supplied {
+                verdict.decisions = decisions;
+            }
+            verdict.notifications.extend(profile.notifications.iter().cloned());
+            if profile.breaks || last {
+                break;
+            }
+        }
+        Ok(verdict)
+    }
+}
+
+impl Profile {
+    fn read(document: &Yaml) -> Result<Self, Fault> {
+        let keys = document.keys("a profile")?;
+        let vars = Vars { names: vec![("Alert", Type::Pointer(Box::new(Type::Class(&classes::ALERT))))] };
+        let mut fields = NoFields;
+        let mut compiler = Compiler::new(&mut fields);
+        let mut compile = |text: &Text| {
+            compiler.compile(text, &vars).map_err(|error| Fault::new(text.line, error.render(text, None)))
+        };
+        let filters = keys.texts("filters")?.iter().map(&mut compile).collect::<Result<_, _>>()?;
+        let duration = keys.text("duration_expr")?.as_ref().map(compile).transpose()?;
+        let decisions = keys.list("decisions")?.iter().map(Template::read).collect::<Result<_, _>>()?;
+        let word = |key: &'static str, known: &[&str]| -> Result<String, Fault> {
+            match keys.text(key)? {
+                Some(text) if !text.is_empty() && !known.contains(&&*text.text) => {
+                    Err(Fault::unknown(text.line, &format!("value of `{key}`"), &text, known.iter().copied()))
+                }
+                text => Ok(text.map(|text| text.text).unwrap_or_default()),
+            }
+        };
+        let breaks = word("on_success", &["continue", "break"])? == "break";
+        word("on_failure", &["continue", "break", "apply"])?;
+        let on_error = match word("on_error", &["apply", "continue", "break", "ignore"])?.as_str() {
+            "apply" => OnError::Apply,
+            "continue" | "ignore" => OnError::Ignore,
+            "break" => OnError::Break,
+            _ => OnError::Fail,
+        };
+        keys.flag("debug")?;
+        let profile = Self {
+            name: keys.text("name")?.map(|name| name.text).unwrap_or_default(),
+            filters,
+            decisions,
+            duration,
+            breaks,
+            on_error,
+            notifications: keys.texts("notifications")?.into_iter().map(|name| name.text).collect(),
+        };
+        keys.finish()?;
+        Ok(profile)
+    }
+
+    fn ask(&self, filter: &Program, alert: &Alert, lookup: &dyn Lookup) -> Result<bool, ProfileError> {
+        let fail =
+            |reason: String| ProfileError { profile: self.name.clone(), source_text: filter.source().into(), reason };
+        let (host, vars) = (ProfileHost::new(lookup), [Value::Object(alert)]);
+        let env = Env { vars: &vars, host: &host, memo: None };
+        match filter.eval_bool(&env) {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(fail("the result is neither true nor false".into())),
+            Err(error) => Err(fail(error.to_string())),
+        }
+    }
+
+    fn decide(&self, alert: &Alert, lookup: &dyn Lookup) -> Vec<DecisionBody> {
+        let computed = self.duration.as_ref().and_then(|program| {
+            let (host, vars) = (ProfileHost::new(lookup), [Value::Object(alert)]);
+            let env = Env { vars: &vars, host: &host, memo: None };
+            let text = match program.eval(&env).ok()? {
+                Value::Str(text) => text.into_owned(),
+                Value::Duration(nanos) => duration::format(jiff::SignedDuration::from_nanos(nanos)),
+                Value::Int(number) => number.to_string(),
+                _ => return None,
+            };
+            duration::parse_with_days(&text).ok().map(|_| text)
+        });
+        let decide = |template: &Template| DecisionBody {
+            origin: match template.origin.as_str() {
+                "" => "crowdsec".into(),
+                origin => format!("crowdsec/{origin}"),
+            },
+            remediation: template.remediation.clone(),
+            scope: if template.scope.is_empty() { alert.source.scope.clone() } else { template.scope.clone() },
+            value: alert.source.value.clone(),
+            duration: computed.clone().unwrap_or_else(|| template.duration.clone()),
+            scenario: alert.scenario.clone(),
+            simulated: (template.simulated || alert.simulated).then_some(true),
+            ..DecisionBody::default()
+        };
+        self.decisions.iter().map(decide).collect()
+    }
+}
+
+impl Template {
+    fn read(item: &Yaml) -> Result<Self, Fault> {
+        let keys = item.keys("a decision")?;
+        let text = |keys: &Keys<'_>, key| keys.text(key).map(|text| text.map(|text| text.text).unwrap_or_default());
+        let duration = match keys.text("duration")? {
+            Some(text) if !text.is_empty() => {
+                duration::parse_with_days(&text).map_err(|error| {
+                    Fault::new(text.line, format!("`duration`: {error}")).hint("a form like `4h`, `90m` or `7d`")
+                })?;
+                text.text
+            }
+            _ => DEFAULT_DURATION.into(),
+        };
+        let template = Self {
+            remediation: keys.required_text("type")?.text,
+            duration,
+            scope: text(&keys, "scope")?,
+            origin: text(&keys, "origin")?,
+            simulated: keys.flag("simulated")?.unwrap_or(false),
+        };
+        // The field's files may carry these; they never had an effect.
+        for key in ["value", "scenario", "id", "until", "uuid"] {
+            keys.get(key);
+        }
+        keys.finish()?;
+        Ok(template)
+    }
+}
+
+/// Profiles look at an alert only, which has no numbered fields.
+struct NoFields;
+
+impl Fields for NoFields {
+    fn intern(&mut self, _map: MapId, _key: &str) -> FieldId {
+        FieldId(0)
+    }
+}
+
+struct ProfileHost<'a> {
+    lookup: &'a dyn Lookup,
+    files: Files,
+}
+
+impl<'a> ProfileHost<'a> {
+    fn new(lookup: &'a dyn Lookup) -> Self {
+        Self { lookup, files: Files::default() }
+    }
+}
+
+impl Host for ProfileHost<'_> {
+    fn now(&self) -> Timestamp {
+        self.lookup.now()
+    }
+
+    fn files(&self) -> &Files {
+        &self.files
+    }
+
+    fn decisions(&self, query: DecisionQuery, value: &str) -> Option<Result<i64, EvalError>> {
+        let net = model::scope::parse_net(value).map_err(|error| EvalError::new(error.to_string()));
+        let now = self.lookup.now();
+        Some(match query {
+            DecisionQuery::Count => Ok(net.map_or(0, |net| self.lookup.ever(net, None))),
+            DecisionQuery::CountSince(nanos) => {
+                let since = now.checked_sub(jiff::SignedDuration::from_nanos(nanos)).unwrap_or(Timestamp::MIN);
+                Ok(net.map_or(0, |net| self.lookup.ever(net, Some(since))))
+            }
+            DecisionQuery::Active => net.map(|net| self.lookup.active(net).0),
+            DecisionQuery::TimeLeft => net.map(|net| {
+                let left = self.lookup.active(net).1.map_or(jiff::SignedDuration::ZERO, |end| end.duration_since(now));
+                i64::try_from(left.as_nanos()).unwrap_or(i64::MAX)
+            }),
+        })
+    }
+}

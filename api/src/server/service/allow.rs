@@ -1,0 +1,235 @@
+//! Allowlists: who is never punished.
+//!
+//! What is added lifts what it covers in the same change, so that there is no moment in which an allowed address
+//! is banned.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use model::allowlist::display_net;
+use model::{AllowEntry, AllowSet};
+use tracing::info;
+
+use super::{Receipt, Service, State, Write};
+use crate::decisions::{Query, Reach};
+use crate::store::{AllowItem, Allowlist, StoreError};
+
+/// An allowlist with its items.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The list.
+    pub list: Allowlist,
+    /// Its items by value.
+    pub items: Vec<AllowItem>,
+}
+
+/// Why an allowlist cannot be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AllowError {
+    /// The name is taken.
+    #[error("allowlist '{0}' already exists")]
+    Exists(String),
+    /// There is no such list.
+    #[error("allowlist '{0}' not found")]
+    Missing(String),
+    /// A value is no address.
+    #[error(transparent)]
+    Net(#[from] model::scope::NetError),
+    /// A text cannot be used.
+    #[error("`{0}` is empty or longer than 255 bytes")]
+    Unusable(&'static str),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Service {
+    /// Makes an empty allowlist.
+    pub async fn create_allowlist(&self, name: &str, description: &str) -> Result<Receipt, AllowError> {
+        if name.is_empty() || name.len() > 255 {
+            return Err(AllowError::Unusable("name"));
+        }
+        if description.len() > 255 {
+            return Err(AllowError::Unusable("description"));
+        }
+        let (answer, receipt) = self
+            .change(|state, now| {
+                if state.lists.contains_key(name) {
+                    return (Err(AllowError::Exists(name.into())), Vec::new());
+                }
+                let list =
+                    Allowlist { name: name.into(), description: description.into(), created_at: now, updated_at: now };
+                state.lists.insert(name.into(), (list.clone(), std::collections::BTreeMap::new()));
+                (Ok(()), vec![Write::PutAllowlist(list)])
+            })
+            .await?;
+        answer.map(|()| receipt)
+    }
+
+    /// Removes an allowlist.
+    pub async fn delete_allowlist(&self, name: &str) -> Result<Receipt, AllowError> {
+        let (answer, receipt) = self
+            .change(|state, _| {
+                if state.lists.remove(name).is_none() {
+                    return (Err(AllowError::Missing(name.into())), Vec::new());
+                }
+                self.publish_allow(state);
+                (Ok(()), vec![Write::DeleteAllowlist(name.into())])
+            })
+            .await?;
+        answer.map(|()| receipt)
+    }
+
+    /// Adds addresses and prefixes to a list, and lifts every decision that shares an address with them. Answers
+    /// how many were new, and how many decisions were lifted. Nothing is added if any of them is no address.
+    pub async fn allow_values(
+        &self,
+        name: &str,
+        values: &[String],
+        comment: &str,
+        expires: Option<Timestamp>,
+    ) -> Result<((usize, usize), Receipt), AllowError> {
+        let nets = values.iter().map(|value| model::scope::parse_net(value)).collect::<Result<Vec<_>, _>>()?;
+        if comment.len() > 255 {
+            return Err(AllowError::Unusable("comment"));
+        }
+        let (answer, receipt) = self
+            .change(|state, now| {
+                let Some((list, items)) = state.lists.get_mut(name) else {
+                    return (Err(AllowError::Missing(name.into())), Vec::new());
+                };
+                let mut writes = Vec::new();
+                for net in &nets {
+                    let value = display_net(*net);
+                    if items.get(&value).is_some_and(|item| item.expires.is_none_or(|end| end > now)) {
+                        continue;
+                    }
+                    let item = AllowItem { value: value.clone(), comment: comment.into(), created_at: now, expires };
+                    items.insert(value, item.clone());
+                    writes.push(Write::PutAllowItem(name.into(), item));
+                }
+                let added = writes.len();
+                if added > 0 {
+                    list.updated_at = now;
+                    writes.push(Write::PutAllowlist(list.clone()));
+                    self.publish_allow(state);
+                }
+                let before = state.table.len();
+                writes.extend(state.lift_touching(&nets, now));
+                (Ok((added, before - state.table.len())), writes)
+            })
+            .await?;
+        let counts = answer?;
+        info!(list = name, added = counts.0, lifted = counts.1, "allowlist grew");
+        Ok((counts, receipt))
+    }
+
+    /// Takes values off a list; answers how many were on it.
+    pub async fn disallow_values(&self, name: &str, values: &[String]) -> Result<(usize, Receipt), AllowError> {
+        let nets = values.iter().map(|value| model::scope::parse_net(value)).collect::<Result<Vec<_>, _>>()?;
+        let (answer, receipt) = self
+            .change(|state, now| {
+                let Some((list, items)) = state.lists.get_mut(name) else {
+                    return (Err(AllowError::Missing(name.into())), Vec::new());
+                };
+                let gone: Vec<String> =
+                    nets.iter().map(|net| display_net(*net)).filter(|value| items.remove(value).is_some()).collect();
+                let removed = gone.len();
+                let mut writes: Vec<Write> =
+                    gone.into_iter().map(|value| Write::DeleteAllowItem(name.into(), value)).collect();
+                if removed > 0 {
+                    list.updated_at = now;
+                    writes.push(Write::PutAllowlist(list.clone()));
+                    self.publish_allow(state);
+                }
+                (Ok(removed), writes)
+            })
+            .await?;
+        Ok((answer?, receipt))
+    }
+
+    /// Replaces what is allowed by configuration (own addresses, `allow` in a file), and lifts every decision that
+    /// speaks against it; answers how many.
+    pub async fn configure_allow(&self, entries: Vec<AllowEntry>) -> Result<(usize, Receipt), StoreError> {
+        self.change(|state, now| {
+            state.configured = entries;
+            self.publish_allow(state);
+            let before = state.table.len();
+            let writes = state.lift_allowed(&self.0.allow.load(), now);
+            (before - state.table.len(), writes)
+        })
+        .await
+    }
+
+    /// All allowlists by name, or the one called `name`; without items that have ended.
+    pub fn allowlists(&self, name: Option<&str>) -> Vec<Listed> {
+        let mut state = self.lock();
+        let now = state.tick();
+        let wanted = state.lists.values().filter(|(list, _)| name.is_none_or(|name| list.name == name));
+        wanted
+            .map(|(list, items)| Listed {
+                list: list.clone(),
+                items: items.values().filter(|item| item.expires.is_none_or(|end| end > now)).cloned().collect(),
+            })
+            .collect()
+    }
+
+    /// The entries that share an address with `net`, as people read them, by list.
+    pub fn allowed_by(&self, net: IpNet) -> Vec<String> {
+        let now = self.lock().tick();
+        self.0.allow.load().all_touching(net, now).into_iter().map(AllowEntry::reason).collect()
+    }
+
+    fn publish_allow(&self, state: &State) {
+        self.0.allow.store(Arc::new(state.allow_set()));
+    }
+}
+
+impl State {
+    /// The set of all that is allowed: built in, configured, listed.
+    pub(super) fn allow_set(&self) -> AllowSet {
+        let listed = self.lists.values().flat_map(|(list, items)| {
+            items.values().filter_map(|item| {
+                Some(AllowEntry {
+                    net: model::scope::parse_net(&item.value).ok()?,
+                    list: list.name.clone(),
+                    comment: item.comment.clone(),
+                    expires: item.expires,
+                })
+            })
+        });
+        AllowSet::new(self.configured.iter().cloned().chain(listed))
+    }
+
+    /// Lifts every decision that `allow` speaks against.
+    pub(super) fn lift_allowed(&mut self, allow: &AllowSet, now: Timestamp) -> Vec<Write> {
+        let nets: Vec<IpNet> = allow.iter(now).map(|entry| entry.net).collect();
+        self.lift_touching(&nets, now)
+    }
+
+    fn lift_touching(&mut self, nets: &[IpNet], now: Timestamp) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for net in nets {
+            let query = Query { net: Some((*net, Reach::Touches)), simulated: true, ..Query::default() };
+            let rows = self.table.select(&query, now);
+            writes.extend(self.lift(rows.iter().map(|row| row.id()), now));
+        }
+        writes
+    }
+
+    /// Forgets items that have ended. Answers whether there were any.
+    pub(super) fn drop_expired_items(&mut self, now: Timestamp, writes: &mut Vec<Write>) -> bool {
+        let before = writes.len();
+        for (list, items) in self.lists.values_mut() {
+            items.retain(|value, item| {
+                let live = item.expires.is_none_or(|end| end > now);
+                if !live {
+                    writes.push(Write::DeleteAllowItem(list.name.clone(), value.clone()));
+                }
+                live
+            });
+        }
+        writes.len() > before
+    }
+}

@@ -1,0 +1,756 @@
+//! The one piece of code that accepts alerts, bans, lifts and allowlist changes.
+//!
+//! Every change goes through [`Service::change`]: it takes effect in memory under one lock, so that subscribers
+//! in this process act on it at once, and is queued for the store in the same order. Acknowledgements and readers
+//! in other processes wait until it is durable.
+
+mod accounts;
+mod allow;
+mod follow;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use compact_str::CompactString;
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, oneshot, watch};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use model::alert::DecisionBody;
+use model::{Alert, AllowEntry, AllowSet, Decision, Scope};
+
+use crate::decisions::{Query, Table, from_micros, net_of, to_micros};
+use crate::metrics::Metrics;
+use crate::profiles::{Lookup, ProfileError, Profiles};
+use crate::server::stream::{self, Pull};
+use crate::store::writer::{Durable, Job, Queue};
+use crate::store::{AllowItem, Allowlist, Bouncer, Machine, NewAlert, Retention, SeenKey, Store, StoreError, Write};
+use crate::wire;
+
+pub use accounts::{AccountError, Caller, Login, NewMachine};
+pub use allow::{AllowError, Listed};
+pub use follow::{Batch, Follow, Subscription};
+
+/// How long the identity of an alert is remembered: longer than an agent holds it back.
+const SEEN_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How many identities are remembered at most.
+const SEEN_MAX: usize = 1 << 20;
+/// Longest text of a decision's field in bytes.
+const MAX_FIELD: usize = 255;
+/// How often what is merely nice to know (last pull, heartbeat) is written.
+const TOUCH_EVERY: Duration = Duration::from_secs(5);
+/// How often old records are erased.
+const RETAIN_EVERY: SignedDuration = SignedDuration::from_mins(1);
+
+/// What can be set.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Addresses that are never punished beside the built-in ones and the allowlists: own addresses, configured
+    /// ones.
+    pub allow: Vec<AllowEntry>,
+    /// How many decisions may hold at once.
+    pub max_decisions: usize,
+    /// How many alerts are kept, if it is limited.
+    pub max_alerts: Option<u64>,
+    /// How long alerts are kept, if it is limited.
+    pub max_age: Option<SignedDuration>,
+    /// How long usage metrics are kept.
+    pub metrics_max_age: SignedDuration,
+    /// Work factor of password hashes.
+    pub bcrypt_cost: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            max_decisions: 4_000_000,
+            max_alerts: None,
+            max_age: None,
+            metrics_max_age: SignedDuration::from_hours(7 * 24),
+            bcrypt_cost: 10,
+        }
+    }
+}
+
+/// The accepted state of the world and its store. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Service(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    queue: Queue,
+    store: Arc<dyn Store>,
+    profiles: ArcSwap<Profiles>,
+    allow: Arc<ArcSwap<AllowSet>>,
+    applied: watch::Sender<u64>,
+    closed: AtomicBool,
+    /// Wakes the maintenance when a deadline may have come nearer.
+    wake: Notify,
+    options: Options,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    table: Table,
+    last_alert: i64,
+    last_decision: i64,
+    /// Number of the last job queued for the store.
+    job: u64,
+    /// The latest time seen: the order of numbers is the order of times.
+    clock: Timestamp,
+    machines: BTreeMap<String, Machine>,
+    bouncers: BTreeMap<String, Bouncer>,
+    lists: BTreeMap<String, (Allowlist, BTreeMap<String, AllowItem>)>,
+    seen: HashMap<SeenKey, i64>,
+    seen_order: VecDeque<(Timestamp, SeenKey)>,
+    touched_machines: BTreeSet<String>,
+    touched_bouncers: BTreeSet<String>,
+    retained: Timestamp,
+    /// What is allowed by configuration.
+    configured: Vec<AllowEntry>,
+}
+
+/// What became of alerts.
+#[derive(Debug)]
+pub struct Submission {
+    /// Numbers of the alerts that are stored; of one that was there before, its number then.
+    pub ids: Vec<i64>,
+    /// Decisions that were not made because their target is allowed.
+    pub refused: Vec<Refusal>,
+    /// How many alerts were dropped because their source is allowed.
+    pub dropped: usize,
+    /// When it is durable.
+    pub receipt: Receipt,
+}
+
+/// A decision that was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its target.
+    pub value: String,
+    /// The allow entry, as people read it.
+    pub reason: String,
+}
+
+/// A change that has taken effect, and becomes durable.
+#[derive(Debug)]
+#[must_use = "an acknowledgement must wait until the change is durable"]
+pub struct Receipt(Pending);
+
+#[derive(Debug)]
+enum Pending {
+    /// The store will say.
+    Job(oneshot::Receiver<Result<(), StoreError>>),
+    /// It depends on what was queued before.
+    Reached(watch::Receiver<Durable>, u64),
+}
+
+impl Receipt {
+    /// Waits until the change is durable.
+    pub async fn durable(self) -> Result<(), StoreError> {
+        match self.0 {
+            Pending::Job(done) => done.await.map_err(|_| StoreError::Closed)?,
+            Pending::Reached(mut durable, job) => {
+                durable.wait_for(|durable| durable.job >= job).await.map(|_| ()).map_err(|_| StoreError::Closed)
+            }
+        }
+    }
+}
+
+/// Why alerts were not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// A duration makes no sense.
+    #[error("`{0}` is not a duration: unable to parse duration")]
+    Duration(String),
+    /// A field is too long.
+    #[error("`{field}` of a decision is longer than {MAX_FIELD} bytes")]
+    TooLong {
+        /// Its name on the wire.
+        field: &'static str,
+    },
+    /// A profile failed.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// There are too many decisions.
+    #[error("{max} decisions hold already\nhint: `max_decisions` sets how many may")]
+    Full {
+        /// How many may hold.
+        max: usize,
+    },
+    /// Every decision's target is allowed, so that nothing is left to store.
+    #[error("{}", refusals(.0))]
+    Allowed(Vec<Refusal>),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn refusals(refused: &[Refusal]) -> String {
+    const SHOWN: usize = 5;
+    let mut texts: Vec<String> = refused
+        .iter()
+        .take(SHOWN)
+        .map(|refusal| format!("{} is allowlisted by item {}", refusal.value, refusal.reason))
+        .collect();
+    if refused.len() > SHOWN {
+        texts.push(format!("and {} more", refused.len() - SHOWN));
+    }
+    texts.join("; ")
+}
+
+/// An alert that was looked at, but not yet accepted.
+struct Prepared {
+    alert: Alert,
+    started: Timestamp,
+    stopped: Timestamp,
+    decisions: Vec<DecisionBody>,
+    /// The decisions came with it.
+    supplied: bool,
+    seen: Option<SeenKey>,
+}
+
+impl Service {
+    /// Restores everything from `store`. `now` is the time of the start.
+    pub fn open(
+        store: Arc<dyn Store>,
+        profiles: Profiles,
+        options: Options,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let mut table = Table::default();
+        let restored = store.restore(now, &mut |one| {
+            if one.decision.is_active(now) {
+                table.restore(&one.decision, one.change);
+            } else if one.lifted {
+                table.restore_lifted(&one.decision, one.change);
+            }
+        })?;
+        table.resume(restored.epochs, restored.floor, restored.last_change);
+        let change = table.cursor().number;
+        let mut state = State {
+            table,
+            last_alert: restored.last_alert,
+            last_decision: restored.last_decision,
+            machines: restored.machines.into_iter().map(|machine| (machine.name.clone(), machine)).collect(),
+            bouncers: restored.bouncers.into_iter().map(|bouncer| (bouncer.name.clone(), bouncer)).collect(),
+            clock: now,
+            retained: now,
+            configured: options.allow.clone(),
+            ..State::default()
+        };
+        for (list, items) in restored.allowlists {
+            let items = items.into_iter().map(|item| (item.value.clone(), item)).collect();
+            state.lists.insert(list.name.clone(), (list, items));
+        }
+        for (key, alert, at) in restored.seen {
+            state.remember(key, alert, at);
+        }
+        let allow = Arc::new(ArcSwap::from_pointee(state.allow_set()));
+        let queue = Queue::start(store.writer()?, Durable { job: 0, change })?;
+        let service = Self(Arc::new(Inner {
+            state: Mutex::new(state),
+            queue,
+            store,
+            profiles: ArcSwap::from_pointee(profiles),
+            allow,
+            applied: watch::channel(change).0,
+            closed: AtomicBool::new(false),
+            wake: Notify::new(),
+            options,
+            metrics: Arc::default(),
+        }));
+        let mut state = service.lock();
+        let writes = state.lift_allowed(&service.0.allow.load(), now);
+        service.queue_writes(&mut state, writes)?;
+        drop(state);
+        Ok(service)
+    }
+
+    /// Takes alerts from `machine`. What they decide holds when this returns; it waits only for a place in the
+    /// store's queue.
+    pub async fn submit(&self, machine: &str, alerts: Vec<Alert>) -> Result<Submission, SubmitError> {
+        let arrived = Timestamp::now();
+        let prepared = alerts
+            .into_iter()
+            .map(|alert| self.prepare(machine, alert, arrived))
+            .collect::<Result<Vec<_>, SubmitError>>()?;
+        let max = self.0.options.max_decisions;
+        let (answer, receipt) = self
+            .change(|state, now| {
+                let wanted: usize = prepared.iter().map(|one| one.decisions.len()).sum();
+                if wanted > 0 && state.table.len() + wanted > max {
+                    return (Err(SubmitError::Full { max }), Vec::new());
+                }
+                let mut writes = Vec::with_capacity(prepared.len());
+                let allow = self.0.allow.load();
+                let (mut ids, mut refused, mut dropped) = (Vec::new(), Vec::new(), 0);
+                for one in prepared {
+                    match state.accept(one, &allow, now, &mut refused) {
+                        Ok((id, write)) => {
+                            ids.push(id);
+                            writes.extend(write.map(|new| Write::Alert(Box::new(new))));
+                        }
+                        Err(Unaccepted::Allowed) => dropped += 1,
+                        Err(Unaccepted::Empty) => {}
+                    }
+                }
+                if let Some(owner) = state.machines.get_mut(machine) {
+                    owner.last_push = Some(now);
+                    state.touched_machines.insert(machine.to_owned());
+                }
+                (Ok((ids, refused, dropped)), writes)
+            })
+            .await?;
+        let (ids, refused, dropped) = answer?;
+        for refusal in &refused {
+            warn!(machine, value = refusal.value, reason = refusal.reason, "refused to ban an allowed address");
+        }
+        self.0.metrics.alerts.inc_by(ids.len() as u64);
+        self.0.metrics.alerts_dropped.inc_by(dropped as u64);
+        self.0.metrics.decisions_refused.inc_by(refused.len() as u64);
+        if ids.is_empty() && dropped == 0 && !refused.is_empty() {
+            return Err(SubmitError::Allowed(refused));
+        }
+        Ok(Submission { ids, refused, dropped, receipt })
+    }
+
+    /// Ends every live decision that `query` wants; answers how many.
+    pub async fn lift(&self, query: &Query) -> Result<(usize, Receipt), StoreError> {
+        self.change(|state, now| {
+            let rows = state.table.select(query, now);
+            let writes = state.lift(rows.iter().map(|row| row.id()), now);
+            (rows.len(), writes)
+        })
+        .await
+    }
+
+    /// Ends one decision, also one that is over: its end moves to now. Answers whether there is such a decision.
+    pub async fn lift_one(&self, id: i64) -> Result<(bool, Receipt), StoreError> {
+        let live = self.lock().table.get(id).is_some();
+        let known = live || self.read(move |store| store.decision(id)).await?.is_some();
+        self.change(|state, now| {
+            if !known {
+                return (false, Vec::new());
+            }
+            let writes = state.lift([id], now);
+            let writes =
+                if writes.is_empty() { vec![Write::Lift { lifted: vec![(id, 0)], until: now }] } else { writes };
+            (true, writes)
+        })
+        .await
+    }
+
+    /// Erases alerts with everything that belongs to them; their decisions no longer hold. Answers how many.
+    pub async fn erase_alerts(&self, query: crate::store::AlertQuery) -> Result<(usize, Receipt), StoreError> {
+        self.settle().await?;
+        let now = Timestamp::now();
+        let ids = self.read(move |store| store.alert_ids(&query, now)).await?;
+        self.change(|state, now| {
+            if ids.is_empty() {
+                return (0, Vec::new());
+            }
+            let owners: std::collections::HashSet<i64> = ids.iter().copied().collect();
+            let doomed: Vec<i64> =
+                state.table.iter().filter(|row| owners.contains(&row.alert_id())).map(|row| row.id()).collect();
+            for id in doomed {
+                state.table.lift(id, now);
+            }
+            let change = state.table.cursor().number;
+            (ids.len(), vec![Write::EraseAlerts { ids, change }])
+        })
+        .await
+    }
+
+    /// A feed for a bouncer in this process. It sees changes before they are durable.
+    pub fn subscribe(&self) -> Subscription {
+        Subscription::new(&self.0)
+    }
+
+    /// The durable changes after `cursor`, for readers in other processes.
+    pub fn follow(&self, cursor: Option<crate::decisions::Cursor>) -> Follow {
+        Follow::durable(&self.0, cursor)
+    }
+
+    /// Who is never punished: the set that everything asks. It changes in place.
+    pub fn allow(&self) -> Arc<ArcSwap<AllowSet>> {
+        Arc::clone(&self.0.allow)
+    }
+
+    /// Replaces the profiles.
+    pub fn set_profiles(&self, profiles: Profiles) {
+        self.0.profiles.store(Arc::new(profiles));
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
+    }
+
+    /// Looks at the table.
+    pub fn table<T>(&self, look: impl FnOnce(&Table, Timestamp) -> T) -> T {
+        let now = Timestamp::now();
+        look(&self.lock().table, now)
+    }
+
+    /// Asks the store, on a thread that may block.
+    pub async fn read<T, F>(&self, question: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+    {
+        let store = Arc::clone(&self.0.store);
+        tokio::task::spawn_blocking(move || question(store.as_ref())).await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// What a bouncer gets that asks for what is new (spec: local-api 12). Once it has it, [`Service::note_pull`]
+    /// notes the time of the answer.
+    pub async fn pull(&self, bouncer: &str, request: &Pull) -> Result<stream::Answer, StoreError> {
+        let (now, last) = {
+            let mut state = self.lock();
+            let now = state.tick();
+            (now, state.bouncers.get(bouncer).and_then(|bouncer| bouncer.last_pull))
+        };
+        let last = if request.startup { None } else { last };
+        // What was changed before `now` must be in the store: the decisions that ended are read from there.
+        self.settle().await?;
+        let after = last.map(|last| last.checked_sub(stream::OVERLAP).unwrap_or(last));
+        let ended = self.read(move |store| store.ended(after, now)).await?;
+        Ok(stream::answer(&self.lock().table, &ended, last, request, now))
+    }
+
+    /// Notes that a bouncer got what was new at `at`.
+    pub fn note_pull(&self, bouncer: &str, at: Timestamp) {
+        let mut state = self.lock();
+        if let Some(row) = state.bouncers.get_mut(bouncer) {
+            row.last_pull = Some(at);
+            state.touched_bouncers.insert(bouncer.to_owned());
+        }
+    }
+
+    /// Waits until everything that has taken effect is durable.
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        let job = self.lock().job;
+        Receipt(Pending::Reached(self.0.queue.durable(), job)).durable().await
+    }
+
+    /// Looks after what is due: ends, touches, retention. Returns after [`Service::close`].
+    pub async fn maintain(&self) {
+        loop {
+            if self.0.closed.load(Ordering::Acquire) {
+                return;
+            }
+            if let Err(error) = self.tidy().await {
+                warn!(%error, "cannot tidy up the store");
+            }
+            let deadline = self.lock().table.deadline();
+            let until_due = deadline.map_or(TOUCH_EVERY, |at| {
+                Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default().min(TOUCH_EVERY)
+            });
+            tokio::select! {
+                () = tokio::time::sleep(until_due.max(Duration::from_millis(100))) => {}
+                () = self.0.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Writes what is left, and ends feeds. Everything that took effect is durable afterwards.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.0.closed.store(true, Ordering::Release);
+        self.0.wake.notify_waiters();
+        self.tidy().await?;
+        self.0.applied.send_modify(|_| ());
+        self.settle().await
+    }
+
+    async fn tidy(&self) -> Result<(), StoreError> {
+        let options = &self.0.options;
+        let (expired_items, receipt) = self
+            .change(|state, now| {
+                let mut writes = state.touches();
+                let expired = state.drop_expired_items(now, &mut writes);
+                if now.duration_since(state.retained) >= RETAIN_EVERY {
+                    state.retained = now;
+                    let before = |age: SignedDuration| now.checked_sub(age).ok();
+                    state.forget_seen(before(SEEN_FOR));
+                    writes.push(Write::Retain(Retention {
+                        max_alerts: options.max_alerts,
+                        alerts_before: options.max_age.and_then(before),
+                        metrics_before: before(options.metrics_max_age),
+                        seen_before: before(SEEN_FOR),
+                        now,
+                    }));
+                }
+                if expired {
+                    self.0.allow.store(Arc::new(state.allow_set()));
+                }
+                (expired, writes)
+            })
+            .await?;
+        if expired_items {
+            info!("allowlist items ended");
+        }
+        receipt.durable().await
+    }
+
+    /// Makes a change: `work` alters the state and says what to write. Its effect is visible when this returns;
+    /// the receipt says when it is durable, together with everything before it.
+    async fn change<T>(
+        &self,
+        work: impl FnOnce(&mut State, Timestamp) -> (T, Vec<Write>),
+    ) -> Result<(T, Receipt), StoreError> {
+        let permit = self.0.queue.reserve().await?;
+        let mut state = self.lock();
+        let now = state.tick();
+        state.table.expire(now);
+        let (answer, writes) = work(&mut state, now);
+        let change = state.table.cursor().number;
+        let receipt = if writes.is_empty() {
+            Receipt(Pending::Reached(self.0.queue.durable(), state.job))
+        } else {
+            state.job += 1;
+            let (done, receiver) = oneshot::channel();
+            permit.send(Job { writes, reached: Durable { job: state.job, change }, done: Some(done) });
+            Receipt(Pending::Job(receiver))
+        };
+        self.0.metrics.decisions.set(state.table.len() as i64);
+        drop(state);
+        self.0.applied.send_if_modified(|applied| std::mem::replace(applied, change.max(*applied)) < change);
+        Ok((answer, receipt))
+    }
+
+    /// Queues writes at the start, when the queue is empty.
+    fn queue_writes(&self, state: &mut State, writes: Vec<Write>) -> Result<(), StoreError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        state.job += 1;
+        let reached = Durable { job: state.job, change: state.table.cursor().number };
+        self.0.queue.send(Job { writes, reached, done: None })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks an alert, and asks the profiles what to do unless it says so itself.
+    fn prepare(&self, machine: &str, mut alert: Alert, now: Timestamp) -> Result<Prepared, SubmitError> {
+        wire::normalise(&mut alert);
+        let time = |text: &str| wire::parse_time(text).unwrap_or(now);
+        let (started, stopped) = (time(&alert.start_at), time(&alert.stop_at));
+        let seen = (!alert.uuid.is_empty()).then(|| seen_key(machine, &alert.uuid));
+        machine.clone_into(&mut alert.machine_id);
+        let supplied = alert.decisions.take().unwrap_or_default();
+        let is_supplied = !supplied.is_empty();
+        let decisions = if is_supplied {
+            supplied
+        } else {
+            let lookup = StoreLookup { store: self.0.store.as_ref(), service: self, now };
+            self.0.profiles.load().judge(&alert, &lookup)?.decisions
+        };
+        for decision in &decisions {
+            let fields = [
+                ("origin", &decision.origin),
+                ("type", &decision.remediation),
+                ("scope", &decision.scope),
+                ("value", &decision.value),
+                ("scenario", &decision.scenario),
+            ];
+            if let Some((field, _)) = fields.into_iter().find(|(_, text)| text.len() > MAX_FIELD) {
+                return Err(SubmitError::TooLong { field });
+            }
+            if model::duration::parse_with_days(&decision.duration).is_err() {
+                return Err(SubmitError::Duration(decision.duration.clone()));
+            }
+        }
+        Ok(Prepared { alert, started, stopped, decisions, supplied: is_supplied, seen })
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::Release);
+    }
+}
+
+/// Why an alert is not stored.
+enum Unaccepted {
+    /// Its source is never punished.
+    Allowed,
+    /// None of its decisions could be made.
+    Empty,
+}
+
+impl State {
+    /// The time, which never goes back.
+    fn tick(&mut self) -> Timestamp {
+        let now = from_micros(to_micros(Timestamp::now()));
+        self.clock = self.clock.max(now);
+        self.clock
+    }
+
+    /// Gives an alert its number and makes its decisions. An alert that was here before only tells its number.
+    fn accept(
+        &mut self,
+        prepared: Prepared,
+        allow: &AllowSet,
+        now: Timestamp,
+        refused: &mut Vec<Refusal>,
+    ) -> Result<(i64, Option<NewAlert>), Unaccepted> {
+        let Prepared { mut alert, started, stopped, decisions: bodies, supplied, seen } = prepared;
+        if let Some(&id) = seen.as_ref().and_then(|key| self.seen.get(key)) {
+            return Ok((id, None));
+        }
+        if !supplied
+            && let Some(net) = net_of(&Scope::new(&alert.source.scope), &alert.source.value)
+            && let Some(entry) = allow.touches(net, now)
+        {
+            info!(
+                value = alert.source.value,
+                scenario = alert.scenario,
+                reason = entry.reason(),
+                "dropped an alert: its source is allowed"
+            );
+            return Err(Unaccepted::Allowed);
+        }
+        let asked = bodies.len();
+        let mut decisions: Vec<Decision> = Vec::with_capacity(asked);
+        for body in bodies {
+            let scope = Scope::new(&body.scope);
+            if matches!(scope, Scope::Ip | Scope::Range) {
+                let Some(net) = net_of(&scope, &body.value) else {
+                    warn!(value = body.value, scope = %scope, "dropped a decision: not an address");
+                    continue;
+                };
+                if let Some(entry) = allow.touches(net, now) {
+                    refused.push(Refusal { value: body.value, reason: entry.reason() });
+                    continue;
+                }
+            }
+            let Ok(duration) = model::duration::parse_with_days(&body.duration) else { continue };
+            let until = stopped.saturating_add(duration).unwrap_or(Timestamp::MAX);
+            decisions.push(Decision {
+                id: 0,
+                uuid: Uuid::new_v4().to_string(),
+                origin: CompactString::from(body.origin),
+                remediation: body.remediation.into(),
+                scope,
+                value: body.value.into(),
+                scenario: body.scenario.into(),
+                created_at: now,
+                until: from_micros(to_micros(until)),
+                simulated: alert.simulated || (!supplied && body.simulated == Some(true)),
+                alert_id: self.last_alert + 1,
+            });
+        }
+        if decisions.is_empty() && asked > 0 {
+            return Err(Unaccepted::Empty);
+        }
+        self.last_alert += 1;
+        alert.id = self.last_alert;
+        if alert.uuid.is_empty() {
+            alert.uuid = Uuid::new_v4().to_string();
+        }
+        if let Some(key) = seen {
+            self.remember(key, alert.id, now);
+        }
+        let decisions = decisions
+            .into_iter()
+            .map(|mut decision| {
+                self.last_decision += 1;
+                decision.id = self.last_decision;
+                info!(
+                    machine = alert.machine_id, origin = %decision.origin, scenario = alert.scenario,
+                    remediation = %decision.remediation, scope = %decision.scope, value = %decision.value,
+                    until = %decision.until, simulated = decision.simulated, "decision"
+                );
+                let change = if decision.is_active(now) { self.table.add(&decision) } else { 0 };
+                (decision, change)
+            })
+            .collect();
+        let id = alert.id;
+        wire::limit(&mut alert);
+        Ok((id, Some(NewAlert { alert, created_at: now, started_at: started, decisions, seen })))
+    }
+
+    fn lift(&mut self, ids: impl IntoIterator<Item = i64>, now: Timestamp) -> Vec<Write> {
+        let lifted: Vec<(i64, u64)> =
+            ids.into_iter().filter_map(|id| Some((id, self.table.lift(id, now)?.0))).collect();
+        if lifted.is_empty() { Vec::new() } else { vec![Write::Lift { lifted, until: now }] }
+    }
+
+    fn remember(&mut self, key: SeenKey, alert: i64, at: Timestamp) {
+        if self.seen.len() >= SEEN_MAX
+            && let Some((_, oldest)) = self.seen_order.pop_front()
+        {
+            self.seen.remove(&oldest);
+        }
+        self.seen.insert(key, alert);
+        self.seen_order.push_back((at, key));
+    }
+
+    fn forget_seen(&mut self, before: Option<Timestamp>) {
+        while let Some(&(at, key)) = self.seen_order.front()
+            && before.is_some_and(|before| at < before)
+        {
+            self.seen_order.pop_front();
+            self.seen.remove(&key);
+        }
+    }
+
+    /// Accounts whose last sign of life is not written yet.
+    fn touches(&mut self) -> Vec<Write> {
+        let machines = std::mem::take(&mut self.touched_machines);
+        let bouncers = std::mem::take(&mut self.touched_bouncers);
+        let machines = machines.iter().filter_map(|name| self.machines.get(name));
+        let bouncers = bouncers.iter().filter_map(|name| self.bouncers.get(name));
+        machines
+            .map(|machine| Write::PutMachine(Box::new(machine.clone())))
+            .chain(bouncers.map(|bouncer| Write::PutBouncer(Box::new(bouncer.clone()))))
+            .collect()
+    }
+}
+
+/// Which identity of which machine: one machine cannot claim another's.
+fn seen_key(machine: &str, uuid: &str) -> SeenKey {
+    let digest = Sha256::new().chain_update(machine).chain_update([0]).chain_update(uuid).finalize();
+    let mut key = [0; 16];
+    key.copy_from_slice(digest.split_at(16).0);
+    key
+}
+
+/// What profiles may ask about past decisions.
+struct StoreLookup<'a> {
+    store: &'a dyn Store,
+    service: &'a Service,
+    now: Timestamp,
+}
+
+impl Lookup for StoreLookup<'_> {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn ever(&self, net: ipnet::IpNet, since: Option<Timestamp>) -> i64 {
+        self.store.count_covering(net, since).unwrap_or_else(|error| {
+            warn!(%error, "cannot count decisions for a profile");
+            0
+        })
+    }
+
+    fn active(&self, net: ipnet::IpNet) -> (i64, Option<Timestamp>) {
+        let query = Query { net: Some((net, crate::decisions::Reach::Covers)), simulated: true, ..Query::default() };
+        let rows = self.service.lock().table.select(&query, self.now);
+        (rows.len() as i64, rows.iter().map(|row| row.until()).max())
+    }
+}

@@ -1,0 +1,427 @@
+//! The service over a real store.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Condvar, mpsc};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::decisions::Reach;
+use crate::feed::{Feed, Update};
+use crate::store::{AlertQuery, Remembered, Restored, Sqlite, Writer};
+
+fn open(path: &Path) -> Service {
+    let store = Arc::new(Sqlite::open(path).expect("the database opens"));
+    let options = Options { bcrypt_cost: 4, ..Options::default() };
+    Service::open(store, Profiles::default(), options, Timestamp::now()).expect("the service starts")
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn ban(value: &str) -> Alert {
+    ban_for(value, "1h")
+}
+
+fn ban_for(value: &str, duration: &str) -> Alert {
+    let scope = if value.contains('/') { "range" } else { "ip" };
+    let decision = DecisionBody {
+        origin: "cscli".into(),
+        remediation: "ban".into(),
+        scope: scope.into(),
+        value: value.into(),
+        duration: duration.into(),
+        scenario: "by hand".into(),
+        ..DecisionBody::default()
+    };
+    let now = Timestamp::now().to_string();
+    Alert {
+        scenario: "by hand".into(),
+        start_at: now.clone(),
+        stop_at: now,
+        source: model::Source { scope: scope.into(), value: value.into(), ..model::Source::default() },
+        decisions: Some(vec![decision]),
+        ..Alert::default()
+    }
+}
+
+fn live(service: &Service) -> Vec<String> {
+    service.table(|table, now| table.select(&Query::default(), now).iter().map(|row| row.value().to_owned()).collect())
+}
+
+fn values(decisions: &[Decision]) -> Vec<&str> {
+    decisions.iter().map(|decision| decision.value.as_str()).collect()
+}
+
+#[tokio::test]
+async fn what_is_durable_survives_a_restart() {
+    let folder = folder();
+    let path = folder.path().join("cordon.db");
+    let cursor = {
+        let service = open(&path);
+        for value in ["192.0.2.1", "192.0.2.2", "2001:db8::/64"] {
+            let submission = service.submit("edge", vec![ban(value)]).await.expect("a ban is accepted");
+            submission.receipt.durable().await.expect("it becomes durable");
+        }
+        let cursor = service.table(|table, _| table.cursor());
+        let query = Query { value: Some("192.0.2.2".into()), ..Query::default() };
+        let (lifted, receipt) = service.lift(&query).await.expect("a lift is accepted");
+        receipt.durable().await.expect("it becomes durable");
+        assert_eq!(lifted, 1);
+        service.add_bouncer("fw", Some("secret".into())).await.expect("a bouncer").1.durable().await.expect("durable");
+        cursor
+    };
+    let service = open(&path);
+    assert_eq!(live(&service), ["192.0.2.1", "2001:db8::/64"]);
+    assert!(service.knows_key("secret") && !service.knows_key("Secret"));
+    let mut follow = service.follow(Some(cursor));
+    let Some((_, Batch::Delta(delta))) = follow.next().await else { panic!("a reader goes on where it was") };
+    assert_eq!((values(&delta.add), values(&delta.remove)), (vec![], vec!["192.0.2.2"]));
+    let next = service.submit("edge", vec![ban("192.0.2.3")]).await.expect("a ban is accepted");
+    assert_eq!(next.ids, [4], "numbers go on");
+}
+
+#[tokio::test]
+async fn a_restored_copy_sends_a_snapshot() {
+    let folder = folder();
+    let (path, copy) = (folder.path().join("cordon.db"), folder.path().join("copy.db"));
+    drop(open(&path));
+    std::fs::copy(&path, &copy).expect("the database is closed");
+    let service = open(&path);
+    service.submit("edge", vec![ban("192.0.2.1")]).await.expect("accepted").receipt.durable().await.expect("durable");
+    let cursor = service.table(|table, _| table.cursor());
+    let restored = open(&copy);
+    for value in ["192.0.2.7", "192.0.2.8"] {
+        restored.submit("edge", vec![ban(value)]).await.expect("accepted").receipt.durable().await.expect("durable");
+    }
+    let batch = restored.follow(Some(cursor)).next().await;
+    assert!(matches!(batch, Some((_, Batch::Snapshot(rows))) if rows.len() == 2));
+}
+
+/// A store whose commits wait for permission.
+#[derive(Debug)]
+struct Gated {
+    store: Sqlite,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+    groups: mpsc::Sender<usize>,
+}
+
+struct GatedWriter {
+    writer: Box<dyn Writer>,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+    groups: mpsc::Sender<usize>,
+}
+
+impl Writer for GatedWriter {
+    fn commit(&mut self, jobs: &[&[Write]]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+        self.groups.send(jobs.len()).expect("the test listens");
+        let (open, changed) = &*self.gate;
+        drop(changed.wait_while(open.lock().expect("no panic"), |open| !*open).expect("no panic"));
+        self.writer.commit(jobs)
+    }
+}
+
+impl Store for Gated {
+    fn restore(&self, now: Timestamp, decisions: &mut dyn FnMut(Remembered)) -> Result<Restored, StoreError> {
+        self.store.restore(now, decisions)
+    }
+    fn writer(&self) -> Result<Box<dyn Writer>, StoreError> {
+        let writer = self.store.writer()?;
+        Ok(Box::new(GatedWriter { writer, gate: Arc::clone(&self.gate), groups: self.groups.clone() }))
+    }
+    fn alerts(&self, query: &AlertQuery, now: Timestamp) -> Result<Vec<Alert>, StoreError> {
+        self.store.alerts(query, now)
+    }
+    fn alert_ids(&self, query: &AlertQuery, now: Timestamp) -> Result<Vec<i64>, StoreError> {
+        self.store.alert_ids(query, now)
+    }
+    fn ended(&self, after: Option<Timestamp>, before: Timestamp) -> Result<Vec<Decision>, StoreError> {
+        self.store.ended(after, before)
+    }
+    fn decision(&self, id: i64) -> Result<Option<Decision>, StoreError> {
+        self.store.decision(id)
+    }
+    fn count_covering(&self, net: ipnet::IpNet, since: Option<Timestamp>) -> Result<i64, StoreError> {
+        self.store.count_covering(net, since)
+    }
+}
+
+#[tokio::test]
+async fn a_ban_holds_at_once_and_is_told_to_others_once_durable() {
+    let folder = folder();
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let (groups, committed) = mpsc::channel();
+    let store = Sqlite::open(&folder.path().join("cordon.db")).expect("the database opens");
+    let store = Arc::new(Gated { store, gate: Arc::clone(&gate), groups });
+    let service =
+        Service::open(store, Profiles::default(), Options::default(), Timestamp::now()).expect("the service starts");
+    let mut feed = service.subscribe();
+    assert_eq!(feed.next().await, Ok(Update::Snapshot(Vec::new())));
+    let mut follow = service.follow(None);
+    assert!(matches!(follow.next().await, Some((_, Batch::Snapshot(rows))) if rows.is_empty()));
+
+    let mut receipts = Vec::new();
+    for value in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"] {
+        receipts.push(service.submit("edge", vec![ban(value)]).await.expect("accepted").receipt);
+        if receipts.len() == 1 {
+            assert_eq!(committed.recv(), Ok(1), "the first commit has begun");
+        }
+    }
+    let Ok(Update::Delta(delta)) = feed.next().await else { panic!("the bans are in force") };
+    assert_eq!(delta.add.len(), 4);
+    let early = tokio::select! {
+        biased;
+        batch = follow.next() => batch.is_some(),
+        () = tokio::task::yield_now() => false,
+    };
+    assert!(!early, "nothing is told before it is durable");
+
+    *gate.0.lock().expect("no panic") = true;
+    gate.1.notify_all();
+    for receipt in receipts {
+        receipt.durable().await.expect("it becomes durable");
+    }
+    assert_eq!(committed.recv(), Ok(3), "what waited was committed together");
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        let Some((_, Batch::Delta(delta))) = follow.next().await else { panic!("a delta follows") };
+        told.extend(delta.add.iter().map(|decision| decision.id));
+    }
+    assert_eq!(told, [1, 2, 3, 4], "in the order in which they were made");
+}
+
+#[tokio::test]
+async fn a_reader_left_behind_by_the_log_gets_a_snapshot() {
+    let folder = folder();
+    let service = open(&folder.path().join("cordon.db"));
+    let mut feed = service.subscribe();
+    assert_eq!(feed.next().await, Ok(Update::Snapshot(Vec::new())));
+    let mut many = ban("192.0.2.1");
+    let one = many.decisions.clone().expect("it has one")[0].clone();
+    let count = crate::decisions::LOG_LEN as u32 + 1;
+    let address = |index: u32| std::net::Ipv4Addr::from(0x0a00_0000 + index).to_string();
+    many.decisions = Some((0..count).map(|index| DecisionBody { value: address(index), ..one.clone() }).collect());
+    let submission = service.submit("edge", vec![many]).await.expect("an import is accepted");
+    let Ok(Update::Snapshot(all)) = feed.next().await else { panic!("the log does not reach back") };
+    assert_eq!(all.len(), count as usize);
+    drop(submission);
+}
+
+#[tokio::test]
+async fn allowed_addresses_are_never_banned() {
+    let folder = folder();
+    let service = open(&folder.path().join("cordon.db"));
+    service.submit("edge", vec![ban("192.0.2.7"), ban("198.51.100.0/24")]).await.expect("accepted");
+    let _ = service.create_allowlist("office", "where we sit").await.expect("a list");
+    let values = ["192.0.2.0/24".to_owned(), "198.51.100.9".to_owned()];
+    let (counts, _) = service.allow_values("office", &values, "third floor", None).await.expect("values");
+    assert_eq!((counts, live(&service)), ((2, 2), vec![]), "what is allowed is lifted");
+    // (what is banned, reason)
+    let cases = [
+        ("192.0.2.9", "192.0.2.9 is allowlisted by item 192.0.2.0/24 from office (third floor)"),
+        ("198.51.0.0/16", "198.51.0.0/16 is allowlisted by item 198.51.100.9 from office (third floor)"),
+        ("127.0.0.1", "127.0.0.1 is allowlisted by item 127.0.0.0/8 from built-in (loopback)"),
+        ("::ffff:192.0.2.9", "::ffff:192.0.2.9 is allowlisted by item 192.0.2.0/24 from office (third floor)"),
+        ("0.0.0.0/0", "0.0.0.0/0 is allowlisted by item 0.0.0.0 from built-in (unspecified)"),
+    ];
+    for (value, reason) in cases {
+        let error = service.submit("edge", vec![ban(value)]).await.expect_err(value);
+        assert_eq!(error.to_string(), reason);
+    }
+    let mut import = ban("203.0.113.1");
+    let mut other = import.decisions.clone().expect("it has one");
+    other[0].value = "192.0.2.1".into();
+    import.decisions.as_mut().expect("it has one").extend(other);
+    let submission = service.submit("edge", vec![import]).await.expect("an import keeps the rest");
+    assert_eq!((submission.refused.len(), live(&service)), (1, vec!["203.0.113.1".to_owned()]));
+    let silent = Alert { decisions: None, ..ban("192.0.2.1") };
+    let submission = service.submit("edge", vec![silent]).await.expect("an alert is dropped in silence");
+    assert_eq!((submission.ids.len(), submission.dropped), (0, 1));
+    let (removed, _) = service.disallow_values("office", &["192.0.2.0/24".into()]).await.expect("values");
+    assert_eq!(removed, 1);
+    service.submit("edge", vec![ban("192.0.2.9")]).await.expect("no longer allowed");
+}
+
+#[tokio::test]
+async fn an_alert_is_taken_once() {
+    let folder = folder();
+    let path = folder.path().join("cordon.db");
+    let alert = Alert { uuid: "b7".into(), ..ban("192.0.2.1") };
+    let send = async |service: &Service, machine: &str| {
+        let submission = service.submit(machine, vec![alert.clone()]).await.expect("accepted");
+        submission.receipt.durable().await.expect("durable");
+        submission.ids
+    };
+    let service = open(&path);
+    assert_eq!(send(&service, "edge").await, [1]);
+    assert_eq!(send(&service, "edge").await, [1], "the same again");
+    assert_eq!(send(&service, "other").await, [2], "another machine's identity is another one");
+    drop(service);
+    let service = open(&path);
+    assert_eq!(send(&service, "edge").await, [1], "the same after a restart");
+    assert_eq!(live(&service).len(), 2);
+}
+
+#[tokio::test]
+async fn bad_alerts_are_refused() {
+    let folder = folder();
+    let service = open(&folder.path().join("cordon.db"));
+    // (what is wrong, alert, message)
+    let cases = [
+        ("a duration", ban_for("192.0.2.1", "soon"), "unable to parse duration"),
+        ("a long value", ban(&"x".repeat(256)), "`value` of a decision is longer than 255 bytes"),
+    ];
+    for (what, alert, message) in cases {
+        let error = service.submit("edge", vec![alert]).await.expect_err(what).to_string();
+        assert!(error.contains(message), "{what}: {error}");
+    }
+    let submission = service.submit("edge", vec![ban("not-an-address")]).await.expect("accepted");
+    assert!(submission.ids.is_empty(), "nothing is left of it");
+    let over = Alert { stop_at: "2001-01-01T00:00:00Z".into(), ..ban("192.0.2.1") };
+    let submission = service.submit("edge", vec![over]).await.expect("accepted");
+    assert_eq!((submission.ids.len(), live(&service).len()), (1, 0), "what was over before it came is stored only");
+}
+
+#[tokio::test]
+async fn keys_belong_to_addresses() {
+    let folder = folder();
+    let service = open(&folder.path().join("cordon.db"));
+    let _ = service.add_bouncer("fw", Some("k1".into())).await.expect("a bouncer");
+    // (key, from, agent, who it is)
+    let cases = [
+        ("k1", "192.0.2.1", "fw/v1", Some("fw")),
+        ("k1", "192.0.2.2", "fw/v1", Some("fw@192.0.2.2")),
+        ("k1", "192.0.2.1", "fw/v2", Some("fw")),
+        ("k1", "192.0.2.2", "fw", Some("fw@192.0.2.2")),
+        ("k2", "192.0.2.1", "fw/v1", None),
+    ];
+    for (key, ip, agent, who) in cases {
+        let caller = Caller { key, ip: ip.parse().expect("an address"), agent };
+        let name = service.identify(caller).await.expect("the store works");
+        assert_eq!(name.as_deref(), who, "{key} from {ip}");
+    }
+    let versions: Vec<_> = service.bouncers().into_iter().map(|row| (row.name, row.version)).collect();
+    assert_eq!(versions, [("fw".into(), "v2".into()), ("fw@192.0.2.2".into(), "N/A".into())]);
+    assert!(matches!(service.delete_bouncer("fw@192.0.2.2").await, Err(AccountError::Automatic(..))));
+    let _ = service.delete_bouncer("fw").await.expect("it goes with its children");
+    assert!(service.bouncers().is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ban(u8, u8),
+    Allow(u8, u8),
+    Disallow(u8, u8),
+    Lift(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let net = || (0..16_u8, 28..=32_u8);
+    prop_oneof![
+        4 => net().prop_map(|(host, len)| Step::Ban(host, len)),
+        2 => net().prop_map(|(host, len)| Step::Allow(host, len)),
+        1 => net().prop_map(|(host, len)| Step::Disallow(host, len)),
+        1 => (0..16_u8).prop_map(Step::Lift),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Whatever happens in whatever order: nothing that is allowed is in force, here or with a reader.
+    #[test]
+    fn the_allow_set_always_wins(steps in prop::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let folder = folder();
+            let service = open(&folder.path().join("cordon.db"));
+            let _ = service.create_allowlist("list", "").await.expect("a list");
+            let mut feed = service.subscribe();
+            let mut held = BTreeMap::new();
+            for step in steps {
+                let net = |host, len| format!("192.0.2.{host}/{len}");
+                match step {
+                    Step::Ban(host, len) => {
+                        let allowed = !service.allowed_by(net(host, len).parse().expect("a net")).is_empty();
+                        let refused = service.submit("edge", vec![ban(&net(host, len))]).await.is_err();
+                        assert_eq!(allowed, refused);
+                    }
+                    Step::Allow(host, len) => {
+                        let _ = service.allow_values("list", &[net(host, len)], "", None).await.expect("allowed");
+                    }
+                    Step::Disallow(host, len) => {
+                        let _ = service.disallow_values("list", &[net(host, len)]).await.expect("disallowed");
+                    }
+                    Step::Lift(host) => {
+                        let net = net(host, 32).parse().expect("a net");
+                        let query = Query { net: Some((net, Reach::Covers)), ..Query::default() };
+                        let _ = service.lift(&query).await.expect("lifted");
+                    }
+                }
+                let update = tokio::select! { biased; update = feed.next() => Some(update), () = tokio::task::yield_now() => None };
+                match update {
+                    Some(Ok(Update::Snapshot(all))) => held = all.into_iter().map(|one| (one.id, one)).collect(),
+                    Some(Ok(Update::Delta(delta))) => {
+                        held.retain(|id, _| delta.remove.iter().all(|gone| gone.id != *id));
+                        held.extend(delta.add.into_iter().map(|one| (one.id, one)));
+                    }
+                    other => assert!(other.is_none(), "{other:?}"),
+                }
+                for decision in held.values() {
+                    let net = net_of(&decision.scope, &decision.value).expect("a net");
+                    assert!(service.allowed_by(net).is_empty(), "{} is banned and allowed", decision.value);
+                }
+                assert_eq!(held.len(), live(&service).len());
+            }
+        });
+    }
+}
+
+/// The name under which the test below starts itself again as the process to be killed.
+const VICTIM: &str = "CORDON_TEST_VICTIM";
+
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    if let Some(path) = std::env::var_os(VICTIM) {
+        return ban_until_killed(Path::new(&path));
+    }
+    let folder = folder();
+    let path = folder.path().join("cordon.db");
+    let mut victim = Command::new(std::env::current_exe().expect("the test's own program"))
+        .args(["--exact", "--nocapture", "server::service::tests::what_was_acknowledged_survives_a_kill"])
+        .env(VICTIM, &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts itself");
+    let lines = BufReader::new(victim.stdout.take().expect("it is piped")).lines();
+    let acknowledged: Vec<String> = lines
+        .map_while(Result::ok)
+        .filter_map(|line| line.strip_prefix("banned ").map(str::to_owned))
+        .take(40)
+        .collect();
+    victim.kill().expect("it runs");
+    victim.wait().expect("it was killed");
+    assert_eq!(acknowledged.len(), 40);
+    let service = open(&path);
+    let live = live(&service);
+    for value in acknowledged {
+        assert!(live.contains(&value), "{value} was acknowledged and lost");
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "it speaks to the test that started it")]
+fn ban_until_killed(path: &Path) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let service = open(path);
+        for index in 0_u32.. {
+            let value = std::net::Ipv4Addr::from(0x0a00_0000 + index).to_string();
+            let submission = service.submit("edge", vec![ban(&value)]).await.expect("accepted");
+            submission.receipt.durable().await.expect("durable");
+            println!("banned {value}");
+        }
+    });
+}

@@ -1,0 +1,628 @@
+//! The store in one SQLite file.
+//!
+//! WAL with `synchronous = FULL`: a commit returns after its fsync, so that an acknowledged ban survives a power
+//! cut, not only `kill -9`; group commit shares that fsync among all who wait. One connection writes, a few read.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params, params_from_iter};
+
+use model::alert::DecisionBody;
+use model::{Alert, Decision, Scope};
+
+use super::{AlertQuery, NewAlert, Order, Remembered, Restored, Retention, Store, StoreError, Write, Writer, bounds};
+use crate::decisions::{Epochs, LOG_LEN, Reach, from_micros, net_of, to_micros};
+use crate::wire;
+
+/// `Cord`: tells our files from those of others.
+const APPLICATION_ID: u32 = 0x436f_7264;
+
+/// The schema, one step per file. A step that was ever released never changes.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+
+/// How many idle connections for reading are kept.
+const READERS: usize = 4;
+
+/// Columns of a decision, in the order in which [`read_decision`] takes them.
+const DECISION: &str = "id, alert_id, uuid, origin, type, scope, value, scenario, created_at, until, simulated";
+
+/// A SQLite database.
+#[derive(Debug)]
+pub struct Sqlite {
+    path: PathBuf,
+    readers: Mutex<Vec<Connection>>,
+    /// Held as long as any connection may write.
+    lock: Arc<File>,
+}
+
+impl Sqlite {
+    /// Opens the database at `path` and brings its schema up to date, keeping a copy of it before that. Makes the
+    /// file if there is none. A newer or foreign file is refused and left as it is.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, MIGRATIONS)
+    }
+
+    fn open_with(path: &Path, migrations: &[&str]) -> Result<Self, StoreError> {
+        let lock = lock(path)?;
+        let file = |source| StoreError::File { path: path.into(), source };
+        OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(file)?;
+        let mut connection = connect(path)?;
+        migrate(&mut connection, path, migrations)?;
+        let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(StoreError::Database(format!("cannot use a write-ahead log on {}", path.display())));
+        }
+        Ok(Self { path: path.into(), readers: Mutex::new(vec![connection]), lock: Arc::new(lock) })
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = idle.map_or_else(|| connect(&self.path), Ok)?;
+        let result = work(&connection).map_err(StoreError::from);
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < READERS {
+            readers.push(connection);
+        }
+        result
+    }
+}
+
+impl Store for Sqlite {
+    fn restore(&self, now: Timestamp, decisions: &mut dyn FnMut(Remembered)) -> Result<Restored, StoreError> {
+        let mut restored = self.read(|connection| {
+            let number = |key: &str| meta(connection, key).map(|text| text.and_then(|t| t.parse().ok()).unwrap_or(0));
+            let highest = |table: &str| {
+                connection
+                    .query_row("SELECT seq FROM sqlite_sequence WHERE name = ?1", [table], |row| row.get(0))
+                    .optional()
+                    .map(Option::unwrap_or_default)
+            };
+            Ok(Restored {
+                epochs: Epochs::default(),
+                last_change: number("last_change")?,
+                floor: number("floor")?,
+                last_alert: highest("alerts")?,
+                last_decision: highest("decisions")?,
+                machines: bodies(connection, "SELECT body FROM machines ORDER BY name", [])?,
+                bouncers: bodies(connection, "SELECT body FROM bouncers ORDER BY name", [])?,
+                allowlists: Vec::new(),
+                seen: connection
+                    .prepare("SELECT key, alert_id, at FROM seen ORDER BY at")?
+                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?, from_micros(row.get(2)?))))?
+                    .collect::<rusqlite::Result<_>>()?,
+            })
+        })?;
+        restored.floor = restored.floor.max(restored.last_change.saturating_sub(LOG_LEN as u64));
+        self.read(|connection| {
+            let lists: Vec<super::Allowlist> = bodies(connection, "SELECT body FROM allowlists ORDER BY name", [])?;
+            for list in lists {
+                let sql = "SELECT body FROM allowlist_items WHERE list = ?1 ORDER BY value";
+                let items = bodies(connection, sql, [&list.name])?;
+                restored.allowlists.push((list, items));
+            }
+            let sql = format!(
+                "SELECT {DECISION}, change, lifted FROM decisions \
+                 WHERE until > ?1 OR (lifted = 1 AND change > ?2) ORDER BY change"
+            );
+            let mut statement = connection.prepare(&sql)?;
+            let mut rows = statement.query(params![to_micros(now), restored.floor.cast_signed()])?;
+            while let Some(row) = rows.next()? {
+                let change: i64 = row.get(11)?;
+                let change = change.cast_unsigned();
+                decisions(Remembered { decision: read_decision(row)?, change, lifted: row.get(12)? });
+            }
+            Ok(())
+        })?;
+        restored.epochs = self.begin_epoch(restored.last_change)?;
+        Ok(restored)
+    }
+
+    fn writer(&self) -> Result<Box<dyn Writer>, StoreError> {
+        Ok(Box::new(SqliteWriter { connection: connect(&self.path)?, _lock: Arc::clone(&self.lock) }))
+    }
+
+    fn alerts(&self, query: &AlertQuery, now: Timestamp) -> Result<Vec<Alert>, StoreError> {
+        self.read(|connection| {
+            let (conditions, values) = alert_conditions(query, now);
+            let sql = format!("SELECT id, uuid, machine, created_at, body FROM alerts a {conditions}");
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut rows = statement.query(params_from_iter(values))?;
+            let mut alerts = Vec::new();
+            while let Some(row) = rows.next()? {
+                let body: String = row.get(4)?;
+                let mut alert: Alert = serde_json::from_str(&body).map_err(garbled)?;
+                alert.id = row.get(0)?;
+                alert.uuid = row.get(1)?;
+                alert.machine_id = row.get::<_, Option<String>>(2)?.unwrap_or_else(|| "N/A".into());
+                alert.created_at = wire::seconds(from_micros(row.get(3)?));
+                alert.decisions = None;
+                alerts.push(alert);
+            }
+            if !query.without_decisions {
+                let sql = format!("SELECT {DECISION} FROM decisions WHERE alert_id = ?1 ORDER BY id");
+                let mut statement = connection.prepare_cached(&sql)?;
+                for alert in &mut alerts {
+                    let bodies = statement
+                        .query_map([alert.id], |row| Ok(body_of(&read_decision(row)?, now)))?
+                        .collect::<rusqlite::Result<Vec<_>>>()?;
+                    alert.decisions = (!bodies.is_empty()).then_some(bodies);
+                }
+            }
+            Ok(alerts)
+        })
+    }
+
+    fn alert_ids(&self, query: &AlertQuery, now: Timestamp) -> Result<Vec<i64>, StoreError> {
+        self.read(|connection| {
+            let (conditions, values) = alert_conditions(query, now);
+            let mut statement = connection.prepare_cached(&format!("SELECT id FROM alerts a {conditions}"))?;
+            statement.query_map(params_from_iter(values), |row| row.get(0))?.collect()
+        })
+    }
+
+    fn ended(&self, after: Option<Timestamp>, before: Timestamp) -> Result<Vec<Decision>, StoreError> {
+        self.read(|connection| {
+            let sql = format!("SELECT {DECISION} FROM decisions WHERE until >= ?1 AND until < ?2 ORDER BY id");
+            let mut statement = connection.prepare_cached(&sql)?;
+            let after = after.map_or(i64::MIN, to_micros);
+            statement.query_map([after, to_micros(before)], read_decision)?.collect()
+        })
+    }
+
+    fn decision(&self, id: i64) -> Result<Option<Decision>, StoreError> {
+        self.read(|connection| {
+            let sql = format!("SELECT {DECISION} FROM decisions WHERE id = ?1");
+            connection.prepare_cached(&sql)?.query_row([id], read_decision).optional()
+        })
+    }
+
+    fn count_covering(&self, net: ipnet::IpNet, since: Option<Timestamp>) -> Result<i64, StoreError> {
+        // A prefix covers another exactly if it starts where the other does after cutting it to its own length:
+        // asking for the few possible starts uses the index, comparing ranges would read half of it.
+        let starts = (0..=net.prefix_len()).filter_map(|len| ipnet::IpNet::new(net.addr(), len).ok());
+        let mut starts: Vec<[u8; 17]> = starts.map(|net| bounds(net.trunc()).0).collect();
+        starts.dedup();
+        self.read(|connection| {
+            let marks = vec!["?"; starts.len()].join(",");
+            let sql = format!(
+                "SELECT count(*) FROM decisions WHERE created_at >= ? AND net_end >= ? AND net_start IN ({marks})"
+            );
+            let mut values =
+                vec![Value::Integer(since.map_or(i64::MIN, to_micros)), Value::Blob(bounds(net).1.to_vec())];
+            values.extend(starts.iter().map(|start| Value::Blob(start.to_vec())));
+            connection.prepare_cached(&sql)?.query_row(params_from_iter(values), |row| row.get(0))
+        })
+    }
+}
+
+impl Sqlite {
+    fn begin_epoch(&self, last_change: u64) -> Result<Epochs, StoreError> {
+        self.read(|connection| {
+            let known: Vec<(u64, u64)> = match meta(connection, "epochs")? {
+                Some(text) => serde_json::from_str(&text).map_err(garbled)?,
+                None => Vec::new(),
+            };
+            let mut epochs = Epochs::new(known);
+            epochs.begin(rand::random(), last_change);
+            let text = serde_json::to_string(epochs.began()).map_err(garbled)?;
+            set_meta(connection, "epochs", &text)?;
+            Ok(epochs)
+        })
+    }
+}
+
+struct SqliteWriter {
+    connection: Connection,
+    _lock: Arc<File>,
+}
+
+impl Writer for SqliteWriter {
+    fn commit(&mut self, jobs: &[&[Write]]) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+        let mut transaction = self.connection.transaction()?;
+        let mut results = Vec::with_capacity(jobs.len());
+        let mut last_change = 0;
+        for job in jobs {
+            let savepoint = transaction.savepoint()?;
+            let result = job.iter().try_for_each(|write| apply(&savepoint, write, &mut last_change));
+            match result {
+                Ok(()) => savepoint.commit()?,
+                Err(error) if concerns_the_job(&error) => {
+                    drop(savepoint);
+                    results.push(Err(error.into()));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            results.push(Ok(()));
+        }
+        if last_change > 0 {
+            raise_meta(&transaction, "last_change", last_change)?;
+        }
+        transaction.commit()?;
+        Ok(results)
+    }
+}
+
+/// Whether an error lies in what was to be written, not in the place where.
+fn concerns_the_job(error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(code) => matches!(
+            code,
+            rusqlite::ErrorCode::ConstraintViolation | rusqlite::ErrorCode::TypeMismatch | rusqlite::ErrorCode::TooBig
+        ),
+        None => true,
+    }
+}
+
+fn apply(connection: &Connection, write: &Write, last_change: &mut u64) -> rusqlite::Result<()> {
+    let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
+        connection.prepare_cached(sql).and_then(|mut statement| statement.execute(values)).map(|_| ())
+    };
+    match write {
+        Write::Alert(new) => put_alert(connection, new, last_change),
+        Write::Lift { lifted, until } => {
+            let until = to_micros(*until);
+            for (id, change) in lifted {
+                *last_change = (*last_change).max(*change);
+                let change = change.cast_signed();
+                run(
+                    "UPDATE decisions SET until = ?2, lifted = 1, change = max(change, ?3) WHERE id = ?1",
+                    &[id, &until, &change],
+                )?;
+            }
+            Ok(())
+        }
+        Write::EraseAlerts { ids, change } => {
+            for id in ids {
+                run("DELETE FROM alerts WHERE id = ?1", &[id])?;
+            }
+            *last_change = (*last_change).max(*change);
+            raise_meta(connection, "floor", *change)
+        }
+        Write::PutMachine(machine) => {
+            run("INSERT OR REPLACE INTO machines (name, body) VALUES (?1, ?2)", &[&machine.name, &json(machine)?])
+        }
+        Write::DeleteMachine(name) => {
+            run("UPDATE alerts SET machine = NULL WHERE machine = ?1", &[name])?;
+            run("DELETE FROM machines WHERE name = ?1", &[name])
+        }
+        Write::PutBouncer(bouncer) => {
+            run("INSERT OR REPLACE INTO bouncers (name, body) VALUES (?1, ?2)", &[&bouncer.name, &json(bouncer)?])
+        }
+        Write::DeleteBouncer(name) => run("DELETE FROM bouncers WHERE name = ?1", &[name]),
+        // Not `OR REPLACE`: that would delete the row first, and its items with it.
+        Write::PutAllowlist(list) => run(
+            "INSERT INTO allowlists (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2",
+            &[&list.name, &json(list)?],
+        ),
+        Write::DeleteAllowlist(name) => run("DELETE FROM allowlists WHERE name = ?1", &[name]),
+        Write::PutAllowItem(list, item) => run(
+            "INSERT OR REPLACE INTO allowlist_items (list, value, body) VALUES (?1, ?2, ?3)",
+            &[list, &item.value, &json(item)?],
+        ),
+        Write::DeleteAllowItem(list, value) => {
+            run("DELETE FROM allowlist_items WHERE list = ?1 AND value = ?2", &[list, value])
+        }
+        Write::Metrics { kind, sender, at, body } => run(
+            "INSERT INTO usage_metrics (kind, sender, at, body) VALUES (?1, ?2, ?3, ?4)",
+            &[kind, sender, &to_micros(*at), body],
+        ),
+        Write::Retain(retention) => retain(connection, retention),
+    }
+}
+
+fn put_alert(connection: &Connection, new: &NewAlert, last_change: &mut u64) -> rusqlite::Result<()> {
+    let alert = &new.alert;
+    let mut body = alert.clone();
+    body.decisions = None;
+    let created = to_micros(new.created_at);
+    connection
+        .prepare_cached(
+            "INSERT INTO alerts (id, uuid, machine, created_at, started_at, scenario, kind, scope, value, simulated, body) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .execute(params![
+            alert.id,
+            alert.uuid,
+            (!alert.machine_id.is_empty()).then_some(&alert.machine_id),
+            created,
+            to_micros(new.started_at),
+            alert.scenario,
+            alert.kind,
+            alert.source.scope,
+            alert.source.value,
+            alert.simulated,
+            json(&body)?,
+        ])?;
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO decisions (id, alert_id, uuid, origin, type, scope, value, scenario, created_at, until, simulated, \
+         change, net_start, net_end) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    )?;
+    for (decision, change) in &new.decisions {
+        *last_change = (*last_change).max(*change);
+        let net = net_of(&decision.scope, &decision.value).map(bounds);
+        insert.execute(params![
+            decision.id,
+            alert.id,
+            decision.uuid,
+            decision.origin.as_str(),
+            decision.remediation.as_str(),
+            decision.scope.as_str(),
+            decision.value.as_str(),
+            decision.scenario.as_str(),
+            to_micros(decision.created_at),
+            to_micros(decision.until),
+            decision.simulated,
+            change.cast_signed(),
+            net.map(|(start, _)| start.to_vec()),
+            net.map(|(_, end)| end.to_vec()),
+        ])?;
+    }
+    if let Some(key) = new.seen {
+        connection
+            .prepare_cached("INSERT OR REPLACE INTO seen (key, alert_id, at) VALUES (?1, ?2, ?3)")?
+            .execute(params![key, alert.id, created])?;
+    }
+    Ok(())
+}
+
+/// How many alerts one retention run erases at most, so that nobody waits long for the writer.
+const RETAIN_STEP: usize = 2000;
+
+fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()> {
+    if let Some(before) = retention.metrics_before {
+        connection.execute("DELETE FROM usage_metrics WHERE at < ?1", [to_micros(before)])?;
+    }
+    if let Some(before) = retention.seen_before {
+        connection.execute("DELETE FROM seen WHERE at < ?1", [to_micros(before)])?;
+    }
+    let newest: i64 = connection.query_row("SELECT coalesce(max(id), 0) FROM alerts", [], |row| row.get(0))?;
+    let below = retention.max_alerts.map_or(i64::MIN, |max| newest.saturating_sub_unsigned(max));
+    let before = retention.alerts_before.map_or(i64::MIN, to_micros);
+    let doomed: Vec<i64> = connection
+        .prepare_cached(&format!(
+            "SELECT id FROM alerts a WHERE (id <= ?1 OR created_at < ?2) \
+             AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.alert_id = a.id AND d.until > ?3) LIMIT {RETAIN_STEP}"
+        ))?
+        .query_map([below, before, to_micros(retention.now)], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for id in doomed {
+        let lifted: Option<i64> = connection
+            .prepare_cached("SELECT max(change) FROM decisions WHERE alert_id = ?1 AND lifted = 1")?
+            .query_row([id], |row| row.get(0))?;
+        if let Some(change) = lifted {
+            raise_meta(connection, "floor", change.cast_unsigned())?;
+        }
+        connection.prepare_cached("DELETE FROM alerts WHERE id = ?1")?.execute([id])?;
+    }
+    Ok(())
+}
+
+/// `WHERE ... ORDER BY ... LIMIT` for a query on alerts `a`, with its values.
+fn alert_conditions(query: &AlertQuery, now: Timestamp) -> (String, Vec<Value>) {
+    let mut conditions: Vec<String> = Vec::new();
+    let mut values: Vec<Value> = Vec::new();
+    let text = |text: &String| Value::Text(text.clone());
+    let time = |at: Timestamp| Value::Integer(to_micros(at));
+    let has = |condition: &str| format!("EXISTS (SELECT 1 FROM decisions d WHERE d.alert_id = a.id AND {condition})");
+    let mut must = |condition: String, with: Vec<Value>| {
+        conditions.push(condition);
+        values.extend(with);
+    };
+    if let Some(id) = query.id {
+        must("a.id = ?".into(), vec![Value::Integer(id)]);
+    }
+    if let Some(scope) = &query.scope {
+        must("a.scope = ?".into(), vec![text(scope)]);
+    }
+    if let Some(value) = &query.value {
+        must("a.value = ?".into(), vec![text(value)]);
+    }
+    if let Some(scenario) = &query.scenario {
+        let condition = format!("(a.scenario = ? OR {})", has("d.scenario = ?"));
+        must(condition, vec![text(scenario), text(scenario)]);
+    }
+    if let Some((net, reach)) = query.net {
+        let (start, end) = bounds(net);
+        let (start, end) = (Value::Blob(start.to_vec()), Value::Blob(end.to_vec()));
+        match reach {
+            Reach::Covers => must(has("d.net_start <= ? AND d.net_end >= ?"), vec![start, end]),
+            Reach::Inside => must(has("d.net_start >= ? AND d.net_end <= ?"), vec![start, end]),
+            Reach::Touches => must(has("d.net_end >= ? AND d.net_start <= ?"), vec![start, end]),
+        }
+    }
+    if let Some(since) = query.since {
+        must("a.started_at >= ?".into(), vec![time(since)]);
+    }
+    if let Some(until) = query.until {
+        must("a.started_at <= ?".into(), vec![time(until)]);
+    }
+    if let Some(before) = query.created_before {
+        must("a.created_at <= ?".into(), vec![time(before)]);
+    }
+    if query.hide_simulated {
+        must("a.simulated = 0".into(), Vec::new());
+    }
+    match query.active {
+        Some(true) => must(has("d.until > ?"), vec![time(now)]),
+        Some(false) => must(format!("NOT {}", has("true")), Vec::new()),
+        None => {}
+    }
+    if let Some(remediation) = &query.remediation {
+        must(has("d.type = ?"), vec![text(remediation)]);
+    }
+    if let Some(origin) = &query.origin {
+        must(has("d.origin = ?"), vec![text(origin)]);
+    }
+    if query.hide_lists {
+        must(format!("NOT {}", has("d.origin IN ('CAPI', 'lists')")), Vec::new());
+        let listed = "a.scope LIKE 'lists:%' OR a.scope = 'crowdsecurity/community-blocklist'";
+        must(format!("({} OR NOT ({listed}))", has("true")), Vec::new());
+    }
+    if let Some(kind) = &query.kind {
+        must("a.kind = ?".into(), vec![text(kind)]);
+    }
+    let filter = if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
+    let direction = match query.order {
+        Order::NewestFirst => "DESC",
+        Order::OldestFirst => "ASC",
+    };
+    // A negative limit is none.
+    let limit = query.limit.and_then(|limit| i64::try_from(limit).ok()).unwrap_or(-1);
+    (format!("{filter} ORDER BY a.created_at {direction}, a.id {direction} LIMIT {limit}"), values)
+}
+
+fn read_decision(row: &Row<'_>) -> rusqlite::Result<Decision> {
+    let text =
+        |index: usize| -> rusqlite::Result<compact_str::CompactString> { Ok(row.get_ref(index)?.as_str()?.into()) };
+    Ok(Decision {
+        id: row.get(0)?,
+        alert_id: row.get(1)?,
+        uuid: row.get(2)?,
+        origin: text(3)?,
+        remediation: text(4)?,
+        scope: Scope::new(row.get_ref(5)?.as_str()?),
+        value: text(6)?,
+        scenario: text(7)?,
+        created_at: from_micros(row.get(8)?),
+        until: from_micros(row.get(9)?),
+        simulated: row.get(10)?,
+    })
+}
+
+/// A decision as it travels with its alert.
+fn body_of(decision: &Decision, now: Timestamp) -> DecisionBody {
+    DecisionBody {
+        id: decision.id,
+        uuid: String::new(),
+        origin: decision.origin.to_string(),
+        remediation: decision.remediation.to_string(),
+        scope: decision.scope.to_string(),
+        value: decision.value.to_string(),
+        duration: model::duration::time_left(decision.until, now),
+        scenario: decision.scenario.to_string(),
+        simulated: Some(decision.simulated),
+        until: String::new(),
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// One server per database: two would each believe in their own memory.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let path = sibling(path, ".lock");
+    let file = |source| StoreError::File { path: path.clone(), source };
+    let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(file)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path }),
+        Err(TryLockError::Error(error)) => Err(file(error)),
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<(), StoreError> {
+    let number =
+        |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, u32>(0)).map_err(StoreError::from);
+    let (found, owner) = (number("user_version")?, number("application_id")?);
+    let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if owner != APPLICATION_ID && (tables > 0 || found > 0) {
+        return Err(StoreError::Foreign { path: path.into() });
+    }
+    if found > known {
+        return Err(StoreError::Newer { path: path.into(), found, known });
+    }
+    if found > 0 && found < known {
+        keep_copy(connection, path, found)?;
+    }
+    for (version, sql) in (1..).zip(migrations).skip(found as usize) {
+        let step = connection.transaction()?;
+        step.execute_batch(sql)?;
+        finish_step(&step, version)?;
+        step.commit()?;
+    }
+    Ok(())
+}
+
+fn finish_step(step: &Transaction<'_>, version: u32) -> rusqlite::Result<()> {
+    step.pragma_update(None, "user_version", version)?;
+    step.pragma_update(None, "application_id", APPLICATION_ID)
+}
+
+/// Keeps the database as it is before a migration, beside it: `cordon.db.schema-3`.
+fn keep_copy(connection: &Connection, path: &Path, version: u32) -> Result<(), StoreError> {
+    let copy = sibling(path, &format!(".schema-{version}"));
+    let file = |source| StoreError::File { path: copy.clone(), source };
+    match std::fs::remove_file(&copy) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(file(error)),
+        _ => {}
+    }
+    connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    let permissions = std::fs::metadata(path).map_err(file)?.permissions();
+    std::fs::set_permissions(&copy, permissions).map_err(file)
+}
+
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
+}
+
+fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
+    connection.prepare_cached(sql)?.execute([key, value]).map(|_| ())
+}
+
+fn raise_meta(connection: &Connection, key: &str, number: u64) -> rusqlite::Result<()> {
+    let before = meta(connection, key)?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    if number > before { set_meta(connection, key, &number.to_string()) } else { Ok(()) }
+}
+
+fn bodies<T: serde::de::DeserializeOwned>(
+    connection: &Connection,
+    sql: &str,
+    values: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<T>> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(values)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(serde_json::from_str(row.get_ref(0)?.as_str()?).map_err(garbled)?);
+    }
+    Ok(found)
+}
+
+fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+fn garbled(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error {
+            rusqlite::Error::FromSqlConversionFailure(..) => Self::Garbled(error.to_string()),
+            _ => Self::Database(error.to_string()),
+        }
+    }
+}

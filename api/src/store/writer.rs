@@ -1,0 +1,132 @@
+//! The one thread that writes.
+//!
+//! Whatever waits while a transaction is being committed goes into the next one together, so that a slow disk
+//! costs latency, not throughput. Jobs become durable in the order in which they were queued. A store that
+//! fails as a whole (disk full, locked) is tried again until it works: the queue is bounded, so that its users
+//! slow down instead of losing anything.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, warn};
+
+use super::{StoreError, Write, Writer};
+
+/// How many jobs may wait.
+const QUEUE: usize = 1024;
+/// How many jobs go into one transaction.
+const GROUP: usize = 512;
+/// Longest pause between attempts.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// How far the store has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Durable {
+    /// Every job up to this one is written.
+    pub job: u64,
+    /// Every change up to this number is written.
+    pub change: u64,
+}
+
+/// Changes that become durable together.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub writes: Vec<Write>,
+    pub reached: Durable,
+    pub done: Option<oneshot::Sender<Result<(), StoreError>>>,
+}
+
+/// The queue in front of the thread.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    jobs: mpsc::Sender<Job>,
+    durable: watch::Receiver<Durable>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Queue {
+    /// Starts the thread. `reached` is where the store stands.
+    pub(crate) fn start(writer: Box<dyn Writer>, reached: Durable) -> Result<Self, StoreError> {
+        let (jobs, receiver) = mpsc::channel(QUEUE);
+        let (sender, durable) = watch::channel(reached);
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || run(writer, receiver, &sender))
+            .map_err(|error| StoreError::Database(error.to_string()))?;
+        Ok(Self { jobs, durable, thread: Some(thread) })
+    }
+
+    /// Waits for a place in the queue.
+    pub(crate) async fn reserve(&self) -> Result<mpsc::Permit<'_, Job>, StoreError> {
+        self.jobs.reserve().await.map_err(|_| StoreError::Closed)
+    }
+
+    /// Queues a job without waiting. Fails when the queue is full.
+    pub(crate) fn send(&self, job: Job) -> Result<(), StoreError> {
+        self.jobs.try_send(job).map_err(|_| StoreError::Closed)
+    }
+
+    /// How far the store has come.
+    pub(crate) fn durable(&self) -> watch::Receiver<Durable> {
+        self.durable.clone()
+    }
+}
+
+impl Drop for Queue {
+    /// Waits until everything that was queued is written.
+    fn drop(&mut self) {
+        let (closed, _) = mpsc::channel(1);
+        self.jobs = closed;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("the store's writer died");
+        }
+    }
+}
+
+fn run(mut writer: Box<dyn Writer>, mut jobs: mpsc::Receiver<Job>, durable: &watch::Sender<Durable>) {
+    let mut group = Vec::new();
+    while let Some(job) = jobs.blocking_recv() {
+        group.push(job);
+        while group.len() < GROUP
+            && let Ok(job) = jobs.try_recv()
+        {
+            group.push(job);
+        }
+        commit(writer.as_mut(), &mut group, durable, &|| jobs.is_closed());
+    }
+}
+
+fn commit(writer: &mut dyn Writer, group: &mut Vec<Job>, durable: &watch::Sender<Durable>, closing: &dyn Fn() -> bool) {
+    let jobs: Vec<&[Write]> = group.iter().map(|job| job.writes.as_slice()).collect();
+    let mut pause = Duration::from_millis(50);
+    let results = loop {
+        match writer.commit(&jobs) {
+            Ok(results) => break results,
+            Err(error) if closing() && pause >= MAX_PAUSE => {
+                error!(%error, jobs = group.len(), "cannot write to the store and must stop: these changes are lost");
+                group.clear();
+                return;
+            }
+            Err(error) => {
+                warn!(%error, jobs = group.len(), "cannot write to the store, trying again");
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(MAX_PAUSE);
+            }
+        }
+    };
+    if let Some(last) = group.last() {
+        durable.send_replace(last.reached);
+    }
+    for (job, result) in group.drain(..).zip(results) {
+        if let Err(error) = &result {
+            error!(%error, "the store refused a change: it will be forgotten at the next start");
+        }
+        if let Some(done) = job.done {
+            // Whoever asked may have stopped waiting.
+            let _ = done.send(result);
+        }
+    }
+}
