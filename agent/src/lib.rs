@@ -1,1 +1,7 @@
-//! agent
+//! Acquisition, and the runtime that moves lines through the pure crates.
+//!
+//! A shell: files, sockets, threads and the clock are here and nowhere below.
+
+pub mod acquisition;
+pub mod status;
+pub mod tail;

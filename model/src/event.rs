@@ -612,7 +612,7 @@ mod tests {
 
     fn line(raw: &str, labels: &[(&str, &str)]) -> Line {
         let labels = labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        let origin = Origin { src: "/var/log/x".into(), module: "file".into(), labels, time_machine: false };
+        let origin = Origin { src: "/var/log/x".into(), module: "file".into(), labels, ..Origin::default() };
         Line { raw: raw.into(), origin: Arc::new(origin), time: Timestamp::UNIX_EPOCH, offset: 7 }
     }
 

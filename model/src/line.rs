@@ -28,6 +28,9 @@ pub struct Origin {
     pub module: CompactString,
     /// Labels from the acquisition configuration; `type` is what parsers filter on.
     pub labels: Vec<(CompactString, CompactString)>,
+    /// Which content of `src` the offsets speak of: another number after each rotation, the same after a restart. With
+    /// the offset it names a line once and for all, so that ids of alerts can derive from it.
+    pub generation: u64,
     /// Whether buckets follow the time in the log instead of the clock (`evt.ExpectMode`).
     pub time_machine: bool,
 }

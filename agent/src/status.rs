@@ -1,0 +1,271 @@
+//! What runs, what does not, and what to do about it.
+//!
+//! Counters are atomics that the threads add to; a problem stays until its cause is gone, so that a datasource
+//! or rule that does not work is red wherever the status is shown.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+/// Everything there is to show.
+#[derive(Debug, Default)]
+pub struct Status {
+    sources: Mutex<Vec<Arc<SourceStatus>>>,
+    problems: Mutex<Vec<Problem>>,
+}
+
+impl Status {
+    /// Adds a datasource.
+    pub fn add_source(&self, name: &str, module: &str) -> Arc<SourceStatus> {
+        let source = Arc::new(SourceStatus::new(name, module));
+        lock(&self.sources).push(Arc::clone(&source));
+        source
+    }
+
+    /// Replaces what did not load: called with all problems of a (re)load.
+    pub fn set_problems(&self, problems: Vec<Problem>) {
+        *lock(&self.problems) = problems;
+    }
+
+    /// What did not load.
+    pub fn problems(&self) -> Vec<Problem> {
+        lock(&self.problems).clone()
+    }
+
+    /// The state of all datasources, in the order in which they were added.
+    pub fn sources(&self) -> Vec<SourceReport> {
+        lock(&self.sources).iter().map(|source| source.report()).collect()
+    }
+
+    /// Whether everything works.
+    pub fn is_green(&self) -> bool {
+        lock(&self.problems).is_empty() && self.sources().iter().all(|source| source.trouble.is_empty())
+    }
+}
+
+/// One thing that did not load or does not work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What it is about.
+    pub kind: Kind,
+    /// The file that is wrong.
+    pub path: PathBuf,
+    /// The line in it, from 1; 0 when the whole file is meant.
+    pub line: u64,
+    /// What is wrong, in lower case, without a final stop.
+    pub message: String,
+    /// What to do; empty when the message says it.
+    pub remedy: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        write!(f, ": {}", self.message)?;
+        if !self.remedy.is_empty() {
+            write!(f, "\nhint: {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a problem is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A document of the acquisition configuration.
+    Datasource,
+    /// A pattern file.
+    Pattern,
+    /// A data file that rules name.
+    Data,
+    /// A parser without whitelist.
+    Parser,
+    /// A parser that whitelists.
+    Whitelist,
+    /// A scenario.
+    Scenario,
+    /// Alert context.
+    Context,
+    /// A list of who is never punished.
+    Allowlist,
+    /// A profile.
+    Profile,
+}
+
+impl Kind {
+    /// Whether starting without it could punish somebody whom it protects: enforcement is refused then.
+    pub fn protects(self) -> bool {
+        matches!(self, Kind::Whitelist | Kind::Allowlist | Kind::Profile)
+    }
+}
+
+/// Counters and state of one datasource.
+#[derive(Debug, Default)]
+pub struct SourceStatus {
+    name: String,
+    module: String,
+    trouble: Mutex<Vec<Trouble>>,
+    /// Lines handed out.
+    pub lines: Counter,
+    /// Bytes read.
+    pub bytes: Counter,
+    /// Bytes there are to read, when the input has an end.
+    pub total: Counter,
+    /// Bytes written but not yet read.
+    pub lag: Counter,
+    /// Lines longer than allowed, cut.
+    pub cut: Counter,
+    /// Lines that a parser understood.
+    pub parsed: Counter,
+    /// Lines that no parser understood.
+    pub unparsed: Counter,
+    /// Lines or records that could not be taken.
+    pub dropped: Counter,
+}
+
+impl SourceStatus {
+    /// A datasource that works and has read nothing.
+    pub fn new(name: &str, module: &str) -> Self {
+        Self { name: name.into(), module: module.into(), ..Self::default() }
+    }
+
+    /// What `evt.Line.Src` says, or the patterns of a file source.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Says that `about` (a file, the whole source) does not work. Returns whether that is news.
+    pub fn red(&self, about: &str, reason: impl Into<String>, remedy: impl Into<String>) -> bool {
+        let trouble = Trouble { about: about.into(), reason: reason.into(), remedy: remedy.into() };
+        let mut all = lock(&self.trouble);
+        match all.iter_mut().find(|known| known.about == about) {
+            Some(known) if *known == trouble => false,
+            Some(known) => {
+                *known = trouble;
+                true
+            }
+            None => {
+                all.push(trouble);
+                true
+            }
+        }
+    }
+
+    /// Says that `about` works. Returns whether that is news.
+    pub fn green(&self, about: &str) -> bool {
+        let mut all = lock(&self.trouble);
+        let before = all.len();
+        all.retain(|known| known.about != about);
+        all.len() < before
+    }
+
+    /// The counters and the state at this moment.
+    pub fn report(&self) -> SourceReport {
+        SourceReport {
+            name: self.name.clone(),
+            module: self.module.clone(),
+            trouble: lock(&self.trouble).clone(),
+            lines: self.lines.get(),
+            bytes: self.bytes.get(),
+            total: self.total.get(),
+            lag: self.lag.get(),
+            cut: self.cut.get(),
+            parsed: self.parsed.get(),
+            unparsed: self.unparsed.get(),
+            dropped: self.dropped.get(),
+        }
+    }
+}
+
+/// What does not work in a datasource, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// The file, unit or peer; empty for the datasource as a whole.
+    pub about: String,
+    /// What is wrong.
+    pub reason: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// A datasource at one moment; the fields are those of [`SourceStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "documented at SourceStatus")]
+pub struct SourceReport {
+    pub name: String,
+    pub module: String,
+    pub trouble: Vec<Trouble>,
+    pub lines: u64,
+    pub bytes: u64,
+    pub total: u64,
+    pub lag: u64,
+    pub cut: u64,
+    pub parsed: u64,
+    pub unparsed: u64,
+    pub dropped: u64,
+}
+
+/// A number that threads add to and others read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `count`.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Replaces the number, for what goes up and down.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The lists stay valid whatever panicked while it held the lock: each change is one step.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_stays_until_its_cause_is_gone() {
+        let status = Status::default();
+        let source = status.add_source("/var/log/auth.log", "file");
+        assert!(status.is_green());
+        assert!(source.red("/var/log/auth.log", "permission denied", "allow reading"));
+        assert!(!source.red("/var/log/auth.log", "permission denied", "allow reading"), "not news");
+        assert!(source.red("/var/log/auth.log", "is a directory", "name a file"));
+        assert!(!status.is_green());
+        assert!(!source.green("another file"));
+        assert_eq!(status.sources()[0].trouble[0].reason, "is a directory");
+        assert!(source.green("/var/log/auth.log"));
+        assert!(status.is_green());
+    }
+
+    #[test]
+    fn a_problem_reads_as_file_line_and_hint() {
+        let problem = Problem {
+            kind: Kind::Datasource,
+            path: "acquis.yaml".into(),
+            line: 3,
+            message: "unknown key `filname`".into(),
+            remedy: "did you mean `filename`?".into(),
+        };
+        assert_eq!(problem.to_string(), "acquis.yaml:3: unknown key `filname`\nhint: did you mean `filename`?");
+    }
+}
