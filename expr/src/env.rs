@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{Timestamp, tz::TimeZone};
 
 use crate::error::EvalError;
 use crate::types::{Class, FieldId, MapId, MemberId, MethodId};
@@ -75,6 +75,11 @@ pub enum Stored {
 pub trait Host {
     /// The current time: the only clock an expression can see.
     fn now(&self) -> Timestamp;
+
+    /// The zone in which `now()` and `ParseUnix` show times.
+    fn zone(&self) -> TimeZone {
+        TimeZone::UTC
+    }
 
     /// The data files known by name.
     fn files(&self) -> &crate::files::Files;

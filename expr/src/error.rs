@@ -15,6 +15,10 @@ pub struct CompileError {
 }
 
 impl CompileError {
+    pub(crate) fn new(span: std::ops::Range<usize>, message: impl Into<String>) -> Self {
+        Self { message: message.into(), span, hint: None }
+    }
+
     /// The error with its source line and a caret, as a person reads it. `place` names the
     /// file and line where the expression starts (`rules/ssh.yaml:12`), if known.
     pub fn render(&self, source: &str, place: Option<&str>) -> String {

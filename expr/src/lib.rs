@@ -8,17 +8,27 @@
 //!
 //! Public types: [`Compiler`], [`Program`], [`Value`], [`Env`], [`Object`], [`Host`], [`Class`].
 
+mod analyze;
+mod ast;
+mod builtins;
+mod check;
 pub mod duration;
 mod env;
 mod error;
 pub mod files;
+pub mod golayout;
+mod lexer;
+mod library;
 pub mod memo;
+mod parser;
 mod program;
+pub mod regex_dialect;
 mod types;
 mod value;
 
+pub use analyze::{Condition, Facts};
 pub use env::{DecisionQuery, Env, Geo, Host, Object, Stored};
 pub use error::{CompileError, EvalError};
-pub use program::{Compiler, Condition, Facts, Program, Vars};
+pub use program::{Compiler, Program, Vars};
 pub use types::{At, Class, FieldId, Fields, IntKind, MapId, Member, MemberId, Method, MethodId, Type};
 pub use value::{List, Map, Value};

@@ -49,8 +49,11 @@ pub enum Type {
     String,
     /// Bytes (`b"..."`).
     Bytes,
-    /// A list whose elements share a type.
+    /// A list whose elements share a type (`[]string`); of `Any`, a generic list (`[]any`).
     List(Box<Type>),
+    /// A generic list whose elements happen to be known (a list literal, the result of `map`):
+    /// it does not fit where a typed list is wanted.
+    Generic(Box<Type>),
     /// A map from text to values of one type.
     Map(Box<Type>),
     /// A structure by value.
@@ -129,6 +132,62 @@ pub struct Method {
     pub id: MethodId,
     /// Whether it changes the object: such a call is never shared, folded or deferred.
     pub effect: bool,
+}
+
+impl IntKind {
+    /// Whether it is a named type, which compares only with itself.
+    pub fn named(self) -> bool {
+        matches!(self, IntKind::Weekday | IntKind::Month | IntKind::Severity)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            IntKind::I64 => "int64",
+            IntKind::I32 => "int32",
+            IntKind::U8 => "uint8",
+            IntKind::Weekday => "time.Weekday",
+            IntKind::Month => "time.Month",
+            IntKind::Severity => "severity",
+        }
+    }
+}
+
+impl Type {
+    /// The type behind pointers.
+    #[must_use]
+    pub fn deref(&self) -> &Type {
+        match self {
+            Type::Pointer(inner) => inner.deref(),
+            _ => self,
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Type::Any => f.write_str("unknown"),
+            Type::Nil => f.write_str("nil"),
+            Type::Bool => f.write_str("bool"),
+            Type::Int => f.write_str("int"),
+            Type::Sized(kind) => f.write_str(kind.name()),
+            Type::Float => f.write_str("float64"),
+            Type::String => f.write_str("string"),
+            Type::Bytes => f.write_str("[]byte"),
+            Type::List(inner) if **inner == Type::Any => f.write_str("[]any"),
+            Type::List(inner) => write!(f, "[]{inner}"),
+            Type::Generic(_) => f.write_str("[]any"),
+            Type::Map(inner) if **inner == Type::Any => f.write_str("map[string]any"),
+            Type::Map(inner) => write!(f, "map[string]{inner}"),
+            Type::Class(class) => f.write_str(class.name),
+            Type::Pointer(inner) => write!(f, "*{inner}"),
+            Type::Time => f.write_str("time.Time"),
+            Type::Duration => f.write_str("time.Duration"),
+            Type::Zone => f.write_str("*time.Location"),
+            Type::Func => f.write_str("func"),
+        }
+    }
 }
 
 impl Class {

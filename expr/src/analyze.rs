@@ -1,0 +1,224 @@
+//! What is known of a program without running it: what it reads and writes, and conditions that
+//! must hold for it to be true.
+
+use crate::library::Nature;
+use crate::program::{BoolNode, Node, TextNode};
+use crate::types::{FieldId, MapId, MemberId, MethodId};
+
+/// What is known of a program without running it.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Text fields of variable 0 that it reads by constant name.
+    pub reads: Vec<FieldId>,
+    /// String maps of variable 0 that it reads by computed name, or whole.
+    pub reads_all: Vec<MapId>,
+    /// Members of variable 0 that are not text.
+    pub members: Vec<MemberId>,
+    /// Methods of variable 0 that it calls; what they read is the owner's business.
+    pub methods: Vec<MethodId>,
+    /// Text fields that it reads from any other structure (events of a queue) by constant name.
+    pub queued: Vec<FieldId>,
+    /// String maps of other structures that it reads by computed name, or whole.
+    pub queued_all: Vec<MapId>,
+    /// Members of other structures that are not text.
+    pub queued_members: Vec<MemberId>,
+    /// Methods of other structures that it calls.
+    pub queued_methods: Vec<MethodId>,
+    /// Whether a structure is looked into where its class was forgotten (`last(queue.Queue).Meta.x`):
+    /// then any field of it may be read.
+    pub opaque: bool,
+    /// Text fields it writes by constant name (`SetX(key, ..)` writes the string map `X`).
+    pub writes: Vec<FieldId>,
+    /// String maps it writes by computed name.
+    pub writes_all: Vec<MapId>,
+    /// Whether evaluating it changes anything (`SetMeta`, `UnmarshalJSON`, logging).
+    pub effect: bool,
+    /// Whether it asks the host for something that changes with time (`now`, decisions, stash, DNS).
+    pub volatile: bool,
+    /// Stashes it reads (`None` inside: the name is computed).
+    pub stashes: Vec<Option<String>>,
+    /// Data files it names.
+    pub files: Vec<String>,
+    /// Conditions each of which must hold for the result to be `true`; only such as come before
+    /// anything that can fail or write.
+    pub requires: Vec<Condition>,
+}
+
+/// A necessary condition on one text field of variable 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The field equals one of these.
+    In(FieldId, Vec<String>),
+    /// The field starts with one of these.
+    StartsWith(FieldId, Vec<String>),
+    /// The field is not empty.
+    NotEmpty(FieldId),
+}
+
+impl Condition {
+    /// The field that it is about.
+    pub fn field(&self) -> FieldId {
+        match self {
+            Condition::In(field, _) | Condition::StartsWith(field, _) | Condition::NotEmpty(field) => *field,
+        }
+    }
+
+    /// What holds when either of two conditions on one field does.
+    fn either(&self, other: &Condition) -> Option<Condition> {
+        if self.field() != other.field() {
+            return None;
+        }
+        let union = |a: &[String], b: &[String]| {
+            let mut all = [a, b].concat();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        let filled = |condition: &Condition| match condition {
+            Condition::In(_, texts) | Condition::StartsWith(_, texts) => texts.iter().all(|text| !text.is_empty()),
+            Condition::NotEmpty(_) => true,
+        };
+        match (self, other) {
+            (Condition::In(field, a), Condition::In(_, b)) => Some(Condition::In(*field, union(a, b))),
+            (
+                Condition::In(field, a) | Condition::StartsWith(field, a),
+                Condition::In(_, b) | Condition::StartsWith(_, b),
+            ) => Some(Condition::StartsWith(*field, union(a, b))),
+            (a, b) => (filled(a) && filled(b)).then(|| Condition::NotEmpty(a.field())),
+        }
+    }
+}
+
+/// The conditions without which `node` is not `true`.
+pub(crate) fn requires(node: &Node) -> Vec<Condition> {
+    match node {
+        Node::Bool(test) => of_bool(test),
+        Node::Logic { and: true, first, .. } => of_bool(first),
+        Node::Chain(inner) => requires(inner),
+        _ => Vec::new(),
+    }
+}
+
+fn of_bool(test: &BoolNode) -> Vec<Condition> {
+    match test {
+        BoolNode::And(tests) => {
+            let mut conditions = Vec::new();
+            for test in tests {
+                conditions.extend(of_bool(test));
+                if !safe(test) {
+                    break;
+                }
+            }
+            conditions
+        }
+        BoolNode::Or(tests) => {
+            let mut tests = tests.iter();
+            let mut conditions = tests.next().map(of_bool).unwrap_or_default();
+            for test in tests {
+                let others = of_bool(test);
+                conditions = conditions
+                    .iter()
+                    .filter_map(|condition| others.iter().find_map(|other| condition.either(other)))
+                    .collect();
+            }
+            conditions
+        }
+        BoolNode::EqualConst { text, to } => {
+            field(text).map(|field| Condition::In(field, vec![to.to_string()])).into_iter().collect()
+        }
+        BoolNode::InTexts { text, set } => {
+            field(text).map(|field| Condition::In(field, set.to_vec())).into_iter().collect()
+        }
+        BoolNode::StartsWith { text, prefix } if !prefix.is_empty() => {
+            field(text).map(|field| Condition::StartsWith(field, vec![prefix.to_string()])).into_iter().collect()
+        }
+        BoolNode::Contains { text, needle } if !needle.needle().is_empty() => not_empty(text),
+        BoolNode::EndsWith { text, suffix } if !suffix.is_empty() => not_empty(text),
+        BoolNode::Not(test) => match &**test {
+            BoolNode::EqualConst { text, to } if to.is_empty() => not_empty(text),
+            BoolNode::Not(inner) => of_bool(inner),
+            _ => Vec::new(),
+        },
+        BoolNode::Memo { test, .. } => of_bool(test),
+        BoolNode::Dynamic(node) => requires(node),
+        _ => Vec::new(),
+    }
+}
+
+/// The field of variable 0 that `text` is, unchanged.
+fn field(text: &TextNode) -> Option<FieldId> {
+    match text {
+        TextNode::Field { var: 0, field } => Some(*field),
+        TextNode::Memo { text, .. } => field(text),
+        _ => None,
+    }
+}
+
+/// The field without which `text` would be empty: itself, or what only changes its letters.
+fn not_empty(text: &TextNode) -> Vec<Condition> {
+    source(text).map(Condition::NotEmpty).into_iter().collect()
+}
+
+fn source(text: &TextNode) -> Option<FieldId> {
+    match text {
+        TextNode::Field { .. } => field(text),
+        TextNode::Memo { text, .. } => source(text),
+        TextNode::Dynamic(Node::Call { function, args }) => match (function.name, &*args.nodes) {
+            (
+                "Upper" | "Lower" | "upper" | "lower" | "TrimSpace" | "PathUnescape" | "QueryUnescape" | "PathEscape"
+                | "QueryEscape",
+                [Node::Text(text)],
+            ) => source(text),
+            ("trim", [Node::Text(text), ..]) => source(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether evaluating `test` can neither fail nor change anything.
+fn safe(test: &BoolNode) -> bool {
+    match test {
+        BoolNode::Const(_) => true,
+        BoolNode::Not(test) => safe(test),
+        BoolNode::And(tests) | BoolNode::Or(tests) => tests.iter().all(safe),
+        BoolNode::EqualConst { text, .. }
+        | BoolNode::InTexts { text, .. }
+        | BoolNode::Contains { text, .. }
+        | BoolNode::StartsWith { text, .. }
+        | BoolNode::EndsWith { text, .. }
+        | BoolNode::AnyLine { text, .. } => safe_text(text),
+        BoolNode::EqualTexts(left, right) => safe_text(left) && safe_text(right),
+        BoolNode::Find { text, needle, .. } => safe_text(text) && safe_text(needle),
+        BoolNode::Matches { text: Node::Text(text), .. } => safe_text(text),
+        BoolNode::Present { base: Node::Var(0), .. } => true,
+        BoolNode::Memo { test, .. } => safe(test),
+        BoolNode::Conditional { condition, then, otherwise } => safe(condition) && safe(then) && safe(otherwise),
+        BoolNode::Dynamic(Node::Call { function, args }) => {
+            matches!(function.result, crate::library::R::Bool) && safe_call(function, args)
+        }
+        _ => false,
+    }
+}
+
+fn safe_text(text: &TextNode) -> bool {
+    match text {
+        TextNode::Const(_) | TextNode::Field { var: 0, .. } => true,
+        TextNode::Memo { text, .. } => safe_text(text),
+        TextNode::Dynamic(Node::Call { function, args }) => {
+            matches!(function.result, crate::library::R::Str) && safe_call(function, args)
+        }
+        _ => false,
+    }
+}
+
+fn safe_call(function: &crate::library::Function, args: &crate::program::Args) -> bool {
+    matches!(function.nature, Nature::Pure | Nature::Cheap)
+        && !function.fails
+        && args.check.iter().all(|(index, _)| matches!(args.nodes.get(*index), Some(Node::Text(_))))
+        && args.nodes.iter().all(|arg| match arg {
+            Node::Const(_) => true,
+            Node::Text(text) => safe_text(text),
+            _ => false,
+        })
+}

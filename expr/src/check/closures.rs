@@ -1,0 +1,154 @@
+//! Functions over lists and their predicates.
+
+use super::{Checked, Checker, Predicate, error, from_bool, to_bool, to_text};
+use crate::ast::{BinaryOp, ClosureFn, Expr, Kind};
+use crate::program::{Body, BoolNode, Closure, Const, Fold, LineOp, LineTest, Node};
+use crate::types::{IntKind, Type};
+
+impl Checker<'_> {
+    pub(super) fn visit_closure(
+        &mut self,
+        expr: &Expr,
+        function: ClosureFn,
+        list: &Expr,
+        body: Option<&Expr>,
+        extra: Option<&Expr>,
+    ) -> Checked {
+        let (outer, saved) = self.enter();
+        if let Some(node) = self.any_line(function, list, body)? {
+            let flow = self.leave(saved);
+            return Ok((self.share(expr, node, &Type::Bool, flow, outer), Type::Bool));
+        }
+        let (list_node, list_ty) = self.visit(list)?;
+        let element = match list_ty.deref() {
+            Type::Any => Type::Any,
+            Type::List(element) | Type::Generic(element) => (**element).clone(),
+            Type::Bytes => Type::Sized(IntKind::U8),
+            other => {
+                return error(&list.span, format!("`{}` takes a list, found {other}", function.name()));
+            }
+        };
+        let item = self.local();
+        let index = matches!(function, ClosureFn::Map | ClosureFn::Reduce).then(|| self.local());
+        let acc = (function == ClosureFn::Reduce).then(|| self.local());
+        self.predicates.push(Predicate { element: element.clone(), item, index, acc, used: false });
+        let visited = body.map(|body| self.visit(body)).transpose();
+        let used = self.predicates.pop().is_some_and(|predicate| predicate.used);
+        let visited = visited?;
+        let extra = extra.map(|extra| self.visit(extra)).transpose()?;
+        if let (ClosureFn::SortBy, Some((_, ty))) = (function, &extra)
+            && !matches!(ty.deref(), Type::String | Type::Any)
+        {
+            return error(&expr.span, format!("the order of `sortBy` is \"asc\" or \"desc\", found {ty}"));
+        }
+        let boolean = matches!(
+            function,
+            ClosureFn::All
+                | ClosureFn::Any
+                | ClosureFn::None
+                | ClosureFn::One
+                | ClosureFn::Filter
+                | ClosureFn::Find
+                | ClosureFn::FindLast
+                | ClosureFn::FindIndex
+                | ClosureFn::FindLastIndex
+                | ClosureFn::Count
+        );
+        let body_ty = match (&visited, body) {
+            (Some((_, ty)), Some(body)) => {
+                if boolean && !matches!(ty.deref(), Type::Bool | Type::Any) {
+                    return error(
+                        &body.span,
+                        format!("the predicate of `{}` must be bool, found {ty}", function.name()),
+                    );
+                }
+                ty.clone()
+            }
+            _ => element.clone(),
+        };
+        let ty = match function {
+            ClosureFn::All | ClosureFn::Any | ClosureFn::None | ClosureFn::One => Type::Bool,
+            ClosureFn::Count | ClosureFn::FindIndex | ClosureFn::FindLastIndex => Type::Int,
+            ClosureFn::Filter | ClosureFn::SortBy => Type::Generic(Box::new(element)),
+            ClosureFn::Map => Type::Generic(Box::new(body_ty)),
+            ClosureFn::Find | ClosureFn::FindLast => element,
+            ClosureFn::Sum => match body_ty.deref() {
+                Type::Int | Type::Float | Type::Duration => body_ty.deref().clone(),
+                _ => Type::Any,
+            },
+            ClosureFn::GroupBy => {
+                self.note_leak(&list_ty);
+                Type::Any
+            }
+            ClosureFn::Reduce => {
+                self.note_leak(&list_ty);
+                Type::Any
+            }
+        };
+        let body = visited.map(|(node, _)| if boolean { Body::Test(to_bool(node)) } else { Body::Value(node) });
+        // a count without a predicate still looks at the elements
+        let uses_item = used || body.is_none();
+        let closure = Closure {
+            function,
+            list: list_node,
+            body,
+            extra: extra.map(|(node, _)| node),
+            item,
+            index: index.unwrap_or(item),
+            acc: acc.unwrap_or(item),
+            uses_item,
+        };
+        let node = if ty == Type::Bool {
+            from_bool(BoolNode::Closure(Box::new(closure)))
+        } else {
+            Node::Closure(Box::new(closure))
+        };
+        let flow = self.leave(saved);
+        Ok((self.share(expr, node, &ty, flow, outer), ty))
+    }
+
+    /// `any(File("name"), { text contains # })`, also with `Upper(#)` or `Lower(#)`, and `==`: one
+    /// look at the whole file instead of one per line.
+    fn any_line(&mut self, function: ClosureFn, list: &Expr, body: Option<&Expr>) -> Checked<Option<Node>> {
+        let (ClosureFn::Any, Kind::Call { name, args }, Some(body)) = (function, &list.kind, body) else {
+            return Ok(None);
+        };
+        let ("File", [Expr { kind: Kind::Str(file), .. }]) = (name.as_str(), args.as_slice()) else {
+            return Ok(None);
+        };
+        let Kind::Binary { op, left, right } = &body.kind else {
+            return Ok(None);
+        };
+        let (line, text, op) = match (op, line(left), line(right)) {
+            (BinaryOp::Contains, None, Some(fold)) => (fold, left, LineOp::Contains),
+            (BinaryOp::Equal, None, Some(fold)) => (fold, left, LineOp::Equals),
+            (BinaryOp::Equal, Some(fold), None) => (fold, right, LineOp::Equals),
+            _ => return Ok(None),
+        };
+        if text.mentions_element() {
+            return Ok(None);
+        }
+        let before = self.flow;
+        let (node, ty) = self.visit(text)?;
+        // the text is looked at once instead of once a line, so it must not do anything
+        if ty != Type::String || (self.flow.impure && !before.impure) || matches!(node, Node::Const(Const::Text(_))) {
+            return Ok(None);
+        }
+        self.facts.files.push(file.clone());
+        let test = LineTest { op, fold: line };
+        Ok(Some(from_bool(BoolNode::AnyLine { file: file.as_str().into(), text: to_text(node), test })))
+    }
+}
+
+/// How the element of the predicate is used, if `expr` is nothing else.
+fn line(expr: &Expr) -> Option<Fold> {
+    match &expr.kind {
+        Kind::Pointer(name) if name.is_empty() => Some(Fold::Keep),
+        Kind::Call { name, args } => match (name.as_str(), args.as_slice()) {
+            ("Upper" | "upper", [inner]) if line(inner) == Some(Fold::Keep) => Some(Fold::Upper),
+            ("Lower" | "lower", [inner]) if line(inner) == Some(Fold::Keep) => Some(Fold::Lower),
+            _ => None,
+        },
+        _ => None,
+    }
+}
