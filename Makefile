@@ -10,6 +10,8 @@ CARGO ?= cargo
 STATE ?= state
 # Extra arguments for `cordon run`, for example ARGS=--enforce.
 ARGS ?=
+# How long each fuzz target runs.
+FUZZ_SECONDS ?= 60
 
 target = $$($(CARGO) metadata --format-version 1 --no-deps --offline | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
@@ -40,6 +42,11 @@ bench-latency: ## from the last attack line to the first dropped packet: p50 and
 	@.ci/setup run
 	$(CARGO) build --release --locked
 	@"$(target)/release/cordon" bench latency
+
+.PHONY: fuzz
+fuzz: ## feed hostile input to everything that reads outside text, FUZZ_SECONDS each
+	@.ci/setup fuzz
+	@FUZZ_SECONDS="$(FUZZ_SECONDS)" tests/fuzz/run
 
 .PHONY: lint
 lint: ## formatting, clippy and documentation, warnings denied

@@ -80,11 +80,11 @@ pub fn parse_net(text: &str) -> Result<IpNet, NetError> {
     let bad = || NetError(text.to_owned());
     match text.split_once('/') {
         None => text.parse::<IpAddr>().map(|ip| IpNet::from(ip.to_canonical())).map_err(|_| bad()),
-        Some((address, _)) => {
+        Some(_) => {
             let net: IpNet = text.parse().map_err(|_| bad())?;
-            match address.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
-                Ok(IpAddr::V4(ip)) if net.prefix_len() >= 96 && matches!(net, IpNet::V6(_)) => {
-                    IpNet::new(ip.into(), net.prefix_len() - 96).map(|net| net.trunc()).map_err(|_| bad())
+            match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {
+                (IpAddr::V4(ip), Some(length)) if matches!(net, IpNet::V6(_)) => {
+                    IpNet::new(ip.into(), length).map(|net| net.trunc()).map_err(|_| bad())
                 }
                 _ => Ok(net.trunc()),
             }
@@ -113,6 +113,7 @@ mod tests {
             ("198.51.100.77/28", "198.51.100.64/28"),
             ("::ffff:192.0.2.4", "192.0.2.4/32"),
             ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("::ffff:096.0.2.4/120", "96.0.2.0/24"),
             ("2001:db8::1/64", "2001:db8::/64"),
             ("::ffff:0:0/95", "::fffe:0:0/95"),
         ];
