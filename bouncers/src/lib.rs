@@ -3,6 +3,17 @@
 //! What should be, what to change and what must never be are pure values; a bouncer carries out one plan at a
 //! time, all of it or nothing.
 //!
-//! Public types: [`engine::desired::Desired`], [`engine::plan::Plan`], [`engine::rails::Rails`].
+//! [`engine::run`] is the loop; [`nftables::Nftables`] is what it drives on a Linux host.
+//!
+//! Public types: [`Config`], [`engine::Status`], [`engine::Bouncer`], [`engine::desired::Desired`],
+//! [`engine::plan::Plan`], [`engine::rails::Rails`], [`nftables::Nftables`], [`Metrics`], [`BouncerError`].
 
+pub mod config;
 pub mod engine;
+pub mod error;
+pub mod metrics;
+pub mod nftables;
+
+pub use config::Config;
+pub use error::BouncerError;
+pub use metrics::Metrics;

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use compact_str::CompactString;
 use ipnet::{IpNet, Ipv6Net};
@@ -100,6 +101,8 @@ pub struct Claim {
     pub origin: CompactString,
     /// The scenario, or the reason of a manual decision.
     pub scenario: CompactString,
+    /// The address it names, where the key is a whole network for its sake.
+    pub address: Option<Ipv6Addr>,
 }
 
 impl Claim {
@@ -110,6 +113,10 @@ impl Claim {
             until: decision.until,
             origin: decision.origin.clone(),
             scenario: decision.scenario.clone(),
+            address: match decision.net() {
+                Some(Ok(IpNet::V6(net))) if net.prefix_len() == 128 => Some(net.addr()),
+                _ => None,
+            },
         }
     }
 

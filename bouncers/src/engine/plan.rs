@@ -3,7 +3,7 @@
 //! A plan can be printed, written as JSON and compared before anything is touched. Adding what is there prolongs
 //! it and removing what is absent is success, so a plan may be applied twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use compact_str::CompactString;
@@ -126,17 +126,51 @@ pub enum Verdict {
 /// What should become of `entry` at a target that enforces bans of addresses.
 pub fn judge(key: &Key, entry: &Entry, rails: &Rails, now: Timestamp) -> Verdict {
     let Some(net) = key.net().filter(|_| key.remediation == "ban") else { return Verdict::Foreign };
-    match rails.place(net, now) {
-        Err(refusal) => Verdict::Refuse(refusal),
-        Ok(spans) => {
+    // A network that stands for one address must not fall because that address is never to be blocked.
+    let mut until = None;
+    let mut spared = None;
+    for claim in entry.claims() {
+        match claim.address.and_then(|address| rails.spares(address.into(), now)) {
+            Some(refusal) => spared = Some(refusal),
+            None => until = until.max(Some(claim.until)),
+        }
+    }
+    match (rails.place(net, now), until, spared) {
+        (Err(refusal), ..) | (_, None, Some(refusal)) => Verdict::Refuse(refusal),
+        (Ok(spans), until, _) => {
             let pieces = (spans[..] != [Span::of(net)]).then(|| spans.into());
-            Verdict::Place(Placed { until: entry.until(), pieces })
+            Verdict::Place(Placed { until: until.unwrap_or_else(|| entry.until()), pieces })
         }
     }
 }
 
-/// Entries that the rails hold back, and why. Keys that were looked at and passed are not in it.
-pub type Refusals = BTreeMap<Key, Refusal>;
+/// Entries that are not enforced here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// What the rails hold back, and why.
+    pub held: BTreeMap<Key, Refusal>,
+    /// What is for another bouncer.
+    pub elsewhere: HashSet<Key>,
+}
+
+impl Refusals {
+    fn note(&mut self, key: &Key, verdict: Option<Verdict>) -> Option<Placed> {
+        self.held.remove(key);
+        self.elsewhere.remove(key);
+        match verdict? {
+            Verdict::Place(placed) => return Some(placed),
+            Verdict::Refuse(refusal) => drop(self.held.insert(key.clone(), refusal)),
+            Verdict::Foreign => drop(self.elsewhere.insert(key.clone())),
+        }
+        None
+    }
+
+    /// Forgets what `desired` no longer holds.
+    pub fn expire(&mut self, desired: &Desired) {
+        self.held.retain(|key, _| desired.entry(key).is_some());
+        self.elsewhere.retain(|key| desired.entry(key).is_some());
+    }
+}
 
 /// The plan for `keys`: makes `applied` follow `desired` there, as far as the rails allow. `refused` is brought
 /// up to date for the same keys.
@@ -151,20 +185,7 @@ pub fn diff<'a>(
     let mut changes = Vec::new();
     for key in keys {
         let entry = desired.entry(key).filter(|entry| entry.until() > now);
-        let after = match entry.map(|entry| judge(key, entry, rails, now)) {
-            Some(Verdict::Place(placed)) => {
-                refused.remove(key);
-                Some(placed)
-            }
-            Some(Verdict::Refuse(refusal)) => {
-                refused.insert(key.clone(), refusal);
-                None
-            }
-            Some(Verdict::Foreign) | None => {
-                refused.remove(key);
-                None
-            }
-        };
+        let after = refused.note(key, entry.map(|entry| judge(key, entry, rails, now)));
         let before = applied.get(key).cloned();
         if before != after {
             let why = entry.map(Entry::longest).map(|claim| (claim.origin.clone(), claim.scenario.clone()));
@@ -177,17 +198,11 @@ pub fn diff<'a>(
 
 /// Everything that should be in place at `now`; `refused` becomes what the rails hold back.
 pub fn place_all(desired: &Desired, rails: &Rails, refused: &mut Refusals, now: Timestamp) -> Placement {
-    refused.clear();
+    *refused = Refusals::default();
     let mut placement = Placement::with_capacity(desired.len());
     for (key, entry) in desired.iter().filter(|(_, entry)| entry.until() > now) {
-        match judge(key, entry, rails, now) {
-            Verdict::Place(placed) => {
-                placement.insert(key.clone(), placed);
-            }
-            Verdict::Refuse(refusal) => {
-                refused.insert(key.clone(), refusal);
-            }
-            Verdict::Foreign => {}
+        if let Some(placed) = refused.note(key, Some(judge(key, entry, rails, now))) {
+            placement.insert(key.clone(), placed);
         }
     }
     placement
@@ -213,10 +228,30 @@ mod tests {
     }
 
     #[test]
+    fn a_network_does_not_fall_for_an_address_that_is_never_blocked() {
+        let own = AllowEntry {
+            net: "2001:db8::1/128".parse().expect("a valid test prefix"),
+            list: "own addresses".into(),
+            comment: String::new(),
+            expires: None,
+        };
+        let rails = Rails::new(Limits::default(), &AllowSet::default(), &[own], second(0));
+        let mut desired = Desired::new(64, 100);
+        let mut refused = Refusals::default();
+        let mut ends = |decision| {
+            desired.apply(&Delta { add: vec![decision], remove: vec![] }, second(0));
+            let placement = place_all(&desired, &rails, &mut refused, second(0));
+            placement.values().map(|placed| placed.until.as_second()).collect::<Vec<_>>()
+        };
+        assert_eq!(ends(ban(1, "2001:db8::1", 90)), [] as [i64; 0]);
+        assert_eq!(ends(ban(2, "2001:db8::2", 60)), [60], "its neighbour is another matter, but not for longer");
+    }
+
+    #[test]
     fn a_plan_reads_as_what_will_happen() {
         let mut desired = Desired::new(64, 100);
         let (rails, now) = (rails(), second(0));
-        let (mut applied, mut refused) = (Placement::new(), Refusals::new());
+        let (mut applied, mut refused) = (Placement::new(), Refusals::default());
         let captcha = Decision { remediation: "captcha".into(), ..ban(4, "203.0.113.5", 60) };
         let country = Decision { scope: Scope::Country, ..ban(5, "FR", 60) };
         let add =
@@ -228,7 +263,7 @@ mod tests {
         add ban Ip 203.0.113.9 until 1970-01-01T00:01:00Z (cordon: test/scenario)
         ");
         insta::assert_snapshot!(serde_json::to_string(&plan.changes[0]).expect("plain data"), @r#"{"op":"add","remediation":"ban","scope":"Range","value":"192.0.2.0/29","until":"1970-01-01T00:01:00Z","pieces":["192.0.2.0-192.0.2.6"],"origin":"cordon","scenario":"test/scenario"}"#);
-        assert_eq!(refused.len(), 1);
+        assert_eq!((refused.held.len(), refused.elsewhere.len()), (1, 2));
         plan.commit(&mut applied);
 
         let delta = Delta { add: vec![ban(6, "203.0.113.9", 90)], remove: vec![ban(2, "192.0.2.0/29", 60)] };
@@ -250,7 +285,7 @@ mod tests {
         ) {
             let rails = rails();
             let mut desired = Desired::new(64, 1000);
-            let (mut applied, mut refused) = (Placement::new(), Refusals::new());
+            let (mut applied, mut refused) = (Placement::new(), Refusals::default());
             for (at, (id, octet, range, seconds, lift)) in steps.into_iter().enumerate() {
                 let now = second(at as i64);
                 let value = if range { format!("192.0.2.{octet}/29") } else { format!("192.0.2.{octet}") };
@@ -264,11 +299,11 @@ mod tests {
                 again.commit(&mut applied);
                 desired.expire(now);
                 applied.retain(|_, placed| placed.until > now);
-                let mut expected_refusals = Refusals::new();
+                let mut expected_refusals = Refusals::default();
                 prop_assert_eq!(&applied, &place_all(&desired, &rails, &mut expected_refusals, now));
                 let keys: Vec<Key> = desired.iter().map(|(key, _)| key.clone()).collect();
                 prop_assert!(diff(&keys, &desired, &applied, &rails, &mut refused, now).is_empty());
-                refused.retain(|key, _| desired.entry(key).is_some());
+                refused.expire(&desired);
                 prop_assert_eq!(&refused, &expected_refusals);
             }
         }

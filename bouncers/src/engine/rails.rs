@@ -3,6 +3,8 @@
 //! A rail looks at one prefix and answers with the addresses that may be blocked, or with the reason why none
 //! may. The engine asks it for every entry before any target sees it.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use jiff::Timestamp;
 use model::{AllowEntry, AllowSet};
@@ -62,6 +64,11 @@ impl Rails {
         Self { never: AllowSet::new(operators.chain(own).chain(&private).cloned()), limits }
     }
 
+    /// The entry that forbids any block of `address` at `now`.
+    pub fn spares(&self, address: IpAddr, now: Timestamp) -> Option<Refusal> {
+        self.never.covers_ip(address, now).map(|entry| Refusal::Allowed(entry.reason()))
+    }
+
     /// The addresses of `net` that may be blocked at `now`: all of it as one span, or the pieces around what is
     /// never blocked.
     pub fn place(&self, net: IpNet, now: Timestamp) -> Result<Vec<Span>, Refusal> {
@@ -90,11 +97,6 @@ impl Rails {
     pub fn never(&self, family: Family, now: Timestamp) -> Vec<Span> {
         let nets = self.never.iter(now).map(|entry| entry.net);
         join(nets.filter(|&net| Family::of(net) == family).map(Span::of).collect())
-    }
-
-    /// The next moment at which an entry stops counting.
-    pub fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
-        self.never.iter(now).filter_map(|entry| entry.expires).min()
     }
 }
 
@@ -189,12 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn the_next_expiry_is_known() {
-        let now = Timestamp::UNIX_EPOCH;
+    fn an_allowed_address_may_be_blocked_again_when_its_time_is_over() {
+        let start = Timestamp::UNIX_EPOCH;
         let later = Timestamp::from_second(60).expect("a small number of seconds");
-        let entry = AllowEntry { expires: Some(later), ..allow("192.0.2.1") };
-        assert_eq!(Rails::new(Limits::default(), &AllowSet::new([entry]), &[], now).next_expiry(now), Some(later));
-        assert_eq!(Rails::default().next_expiry(now), None);
+        let visitor = AllowEntry { expires: Some(later), ..allow("203.0.113.9") };
+        let rails = Rails::new(Limits::default(), &AllowSet::new([visitor]), &[], start);
+        let net = parse_net("203.0.113.9").expect("a valid test prefix");
+        assert!(rails.place(net, start).is_err() && rails.place(net, later).is_ok());
+        assert_eq!(rails.never(Family::V4, start).len(), rails.never(Family::V4, later).len() + 1);
     }
 
     proptest! {

@@ -1,0 +1,172 @@
+//! What the engine knows about itself, for people, the command line and metrics.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use crate::config::Mode;
+use crate::engine::Traffic;
+
+/// Refused entries that are listed; the rest is only counted.
+pub const LISTED: usize = 1000;
+
+/// A look every ten seconds, three of them missed.
+const STALE: SignedDuration = SignedDuration::from_secs(35);
+
+/// A decision that is not enforced, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// What it is about.
+    pub value: String,
+    /// Why it is not enforced.
+    pub reason: String,
+}
+
+/// The last time that somebody else's change was undone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Heal {
+    /// When.
+    pub at: Timestamp,
+    /// Name of the process that did it; empty when it is not known.
+    pub process: String,
+    /// Its id; 0 when it is not known.
+    pub pid: u32,
+}
+
+/// The last time that entries were looked up in the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// When.
+    pub at: Timestamp,
+    /// How many entries were looked up.
+    pub asked: usize,
+    /// How many of them were not there.
+    pub missing: usize,
+}
+
+/// Whether the blocks are really in place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "reason")]
+pub enum Health {
+    /// They are: look-ups a moment ago found them.
+    Green,
+    /// Nothing is meant to be dropped.
+    Idle(String),
+    /// They are not, or nobody knows.
+    Red(String),
+}
+
+/// The state of one bouncer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// What the bouncer is told to do.
+    pub mode: Mode,
+    /// Entries that should be in force, of any kind.
+    pub desired: usize,
+    /// Entries that are in the target.
+    pub applied: usize,
+    /// Entries that should be in the target.
+    pub wanted: usize,
+    /// Entries of scopes and remediations that this bouncer does not enforce.
+    pub elsewhere: usize,
+    /// Entries that the rails or their form keep out, up to [`LISTED`].
+    pub refused: Vec<Refused>,
+    /// How many there are.
+    pub refused_total: usize,
+    /// Removals that are held back because there were too many at once; they need another snapshot that agrees.
+    pub held_removals: usize,
+    /// Whether nobody has pulled the panic switch.
+    pub armed: bool,
+    /// Why the last transaction failed, until one succeeds.
+    pub error: Option<String>,
+    /// Why there are no news, until there are.
+    pub feed_error: Option<String>,
+    /// Why the last snapshot could not be written, until one can.
+    pub snapshot_error: Option<String>,
+    /// How often somebody else's change was undone.
+    pub heals: u64,
+    /// The last time.
+    pub last_heal: Option<Heal>,
+    /// The last look-up.
+    pub verified: Option<Verified>,
+    /// What has been dropped.
+    pub dropped: Traffic,
+}
+
+impl Status {
+    /// The state of a bouncer that has not begun.
+    pub fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            desired: 0,
+            applied: 0,
+            wanted: 0,
+            elsewhere: 0,
+            refused: Vec::new(),
+            refused_total: 0,
+            held_removals: 0,
+            armed: true,
+            error: None,
+            feed_error: None,
+            snapshot_error: None,
+            heals: 0,
+            last_heal: None,
+            verified: None,
+            dropped: Traffic::default(),
+        }
+    }
+
+    /// Green only if look-ups have shown it.
+    pub fn health(&self, now: Timestamp) -> Health {
+        let red = |reason: &str| Health::Red(reason.to_owned());
+        match (self.mode, &self.error, &self.verified) {
+            (Mode::Off, ..) => Health::Idle("switched off".to_owned()),
+            (Mode::DryRun, ..) => Health::Idle("dry run: nothing is changed".to_owned()),
+            (_, Some(error), _) => red(error),
+            (_, _, None) => red("nothing has been verified yet"),
+            (_, _, Some(verified)) if now.duration_since(verified.at) > STALE => red("not verified for a while"),
+            (_, _, Some(verified)) if verified.missing > 0 => red("entries are missing"),
+            _ if !self.armed => red("disarmed by a person"),
+            _ if self.applied != self.wanted => red("changes are not applied yet"),
+            (Mode::Observe, ..) => Health::Idle("observing: packets are counted, not dropped".to_owned()),
+            (Mode::Enforce, ..) => Health::Green,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn green_needs_proof() {
+        let now = Timestamp::UNIX_EPOCH;
+        let verified = |missing| Some(Verified { at: now, asked: 9, missing });
+        let good = Status { verified: verified(0), ..Status::new(Mode::Enforce) };
+        let late = now + SignedDuration::from_secs(60);
+        // (what, status, now, health)
+        let cases = [
+            ("verified", good.clone(), now, "green"),
+            ("just begun", Status::new(Mode::Enforce), now, "nothing has been verified yet"),
+            ("long ago", good.clone(), late, "not verified for a while"),
+            ("something is missing", Status { verified: verified(1), ..good.clone() }, now, "entries are missing"),
+            ("failing", Status { error: Some("no".into()), ..good.clone() }, now, "no"),
+            ("disarmed", Status { armed: false, ..good.clone() }, now, "disarmed by a person"),
+            ("behind", Status { wanted: 1, ..good.clone() }, now, "changes are not applied yet"),
+            (
+                "observing",
+                Status { mode: Mode::Observe, ..good.clone() },
+                now,
+                "observing: packets are counted, not dropped",
+            ),
+            ("off", Status::new(Mode::Off), now, "switched off"),
+            ("dry run", Status { mode: Mode::DryRun, ..good }, now, "dry run: nothing is changed"),
+        ];
+        for (what, status, now, expected) in cases {
+            let health = match status.health(now) {
+                Health::Green => "green".to_owned(),
+                Health::Idle(reason) | Health::Red(reason) => reason,
+            };
+            assert_eq!(health, expected, "{what}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Network namespaces for tests: one for the victim, one for the attacker, a cable between them.
+//!
+//! A test runs itself again inside a namespace of its own; the attacker is the same program once more, in a
+//! second namespace, and does what it is told on its standard input. Nothing has a global name, and everything
+//! goes with its process.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+const INSIDE: &str = "CORDON_TEST_NAMESPACE";
+const ATTACKER: &str = "CORDON_TEST_ATTACKER";
+/// Marks the attacker's answers among what the test harness prints.
+const MARK: &str = "@@ ";
+const PORT: u16 = 9999;
+
+/// How long a packet may take over the cable, at the most.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Runs `body` inside a network namespace of its own. `name` is the test's full name. Where that is impossible,
+/// the test says so and does nothing.
+pub(crate) fn isolated(name: &str, body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        run("ip", &["link", "set", "lo", "up"]);
+        return body();
+    }
+    if let Some(reason) = impossible() {
+        eprintln!("SKIPPED {name}: {reason}");
+        return;
+    }
+    let status = myself(name).env(INSIDE, "1").status().expect("`unshare` was found a moment ago");
+    assert!(status.success(), "{name} failed inside its namespace");
+}
+
+/// This test program again, in a new network namespace, for one test.
+fn myself(name: &str) -> Command {
+    let program = std::env::current_exe().expect("the test program has a path");
+    let mut command = Command::new("unshare");
+    command.arg("--net").arg(program).args(["--exact", name, "--nocapture"]);
+    command
+}
+
+fn impossible() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("not root".into());
+    }
+    let missing = |program: &str| Command::new(program).arg("-V").output().is_err();
+    if let Some(program) = ["unshare", "ip", "nft"].into_iter().find(|program| missing(program)) {
+        return Some(format!("no `{program}` on this host (packages nftables, iproute2, util-linux)"));
+    }
+    let namespace = Command::new("unshare").args(["--net", "nft", "list", "tables"]).output();
+    match namespace {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Runs a program that must succeed, and returns what it printed.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().expect("the program is there");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}: {errors}", arguments.join(" "));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The other end of the cable.
+pub(crate) struct Attacker {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    socket4: UdpSocket,
+    socket6: UdpSocket,
+    sent: u32,
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Attacker {
+    /// Lays the cable. We are `10.66.0.1` and `fd66::1`, the attacker has `10.66.0.2` and `fd66::2` and whatever is
+    /// asked for.
+    pub(crate) fn new() -> Self {
+        let mut child = myself("attacker")
+            .env(ATTACKER, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("`unshare` was found a moment ago");
+        let orders = child.stdin.take().expect("it was piped");
+        let answers = BufReader::new(child.stdout.take().expect("it was piped"));
+        let pid = child.id().to_string();
+        for file in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter", "ipv6/conf/default/accept_dad"] {
+            std::fs::write(format!("/proc/sys/net/{file}"), "0").expect("the namespace is ours");
+        }
+        let bind = |address: &str| {
+            let socket = UdpSocket::bind(address).expect("a free port in a new namespace");
+            socket.set_read_timeout(Some(GRACE)).expect("a duration above zero");
+            socket
+        };
+        let (socket4, socket6) = (bind("0.0.0.0:9999"), bind("[::]:9998"));
+        let mut attacker = Self { child, orders, answers, socket4, socket6, sent: 0 };
+        attacker.order("hello");
+        run("ip", &["link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", &pid]);
+        run("ip", &["address", "add", "10.66.0.1/16", "dev", "v0"]);
+        run("ip", &["address", "add", "fd66::1/16", "dev", "v0", "nodad"]);
+        run("ip", &["link", "set", "v0", "up"]);
+        attacker.ip("link set lo up");
+        attacker.ip("link set v1 up");
+        attacker.ip("address add 10.66.0.2/16 dev v1");
+        attacker.ip("address add fd66::2/16 dev v1 nodad");
+        // Both ends ask around for a moment before IPv6 works.
+        for source in ["10.66.0.2", "fd66::2"] {
+            assert!((0..40).any(|_| attacker.reaches(source)), "{source} never reaches us");
+        }
+        attacker
+    }
+
+    fn order(&mut self, order: &str) -> String {
+        writeln!(self.orders, "{order}").expect("the attacker listens");
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = self.answers.read_line(&mut line).expect("the attacker answers");
+            assert_ne!(read, 0, "the attacker is gone at `{order}`");
+            if let Some((_, answer)) = line.split_once(MARK) {
+                return answer.trim().to_owned();
+            }
+        }
+    }
+
+    fn ip(&mut self, arguments: &str) {
+        assert_eq!(self.order(&format!("ip {arguments}")), "ok", "ip {arguments}");
+    }
+
+    /// Gives the attacker further addresses.
+    pub(crate) fn owns(&mut self, addresses: &[&str]) {
+        for address in addresses {
+            if address.contains(':') {
+                self.ip(&format!("address add {address}/128 dev v1 nodad"));
+            } else {
+                self.ip(&format!("address add {address}/32 dev v1"));
+            }
+        }
+    }
+
+    /// Whether a datagram from `source` reaches us.
+    pub(crate) fn reaches(&mut self, source: &str) -> bool {
+        let source: IpAddr = source.parse().expect("an address");
+        self.sent += 1;
+        let to = if source.is_ipv4() { "10.66.0.1:9999" } else { "[fd66::1]:9998" };
+        let order = format!("udp {source} {to} {}", self.sent);
+        assert_eq!(self.order(&order), "ok", "{order}");
+        let socket = if source.is_ipv4() { &self.socket4 } else { &self.socket6 };
+        let mut buffer = [0; 64];
+        loop {
+            let Ok((length, from)) = socket.recv_from(&mut buffer) else { return false };
+            if buffer[..length] == *self.sent.to_string().as_bytes() {
+                assert_eq!(from.ip().to_canonical(), source);
+                return true;
+            }
+        }
+    }
+
+    /// Which of `sources` reach us.
+    pub(crate) fn reaching<'a>(&mut self, sources: &[&'a str]) -> Vec<&'a str> {
+        sources.iter().copied().filter(|source| self.reaches(source)).collect()
+    }
+
+    /// Opens a connection and returns our end.
+    pub(crate) fn connect(&mut self) -> TcpStream {
+        let listener = TcpListener::bind(("0.0.0.0", PORT)).expect("a free port in a new namespace");
+        assert_eq!(self.order("connect 10.66.0.1:9999"), "ok");
+        let (stream, _) = listener.accept().expect("the attacker connected");
+        stream.set_read_timeout(Some(GRACE)).expect("a duration above zero");
+        stream
+    }
+
+    /// Whether a byte that the attacker sends over the open connection reaches us.
+    pub(crate) fn speaks(&mut self, stream: &mut TcpStream) -> bool {
+        assert_eq!(self.order("say"), "ok");
+        stream.read(&mut [0]).is_ok_and(|read| read == 1)
+    }
+}
+
+/// What the attacker's process does: obeys.
+pub(crate) fn obey() {
+    if std::env::var_os(ATTACKER).is_none() {
+        return;
+    }
+    let mut stream: Option<TcpStream> = None;
+    for line in std::io::stdin().lines() {
+        let line = line.expect("orders are text");
+        let words: Vec<&str> = line.split(' ').collect();
+        let done = match words[..] {
+            ["ip", ..] => Command::new("ip").args(&words[1..]).status().is_ok_and(|status| status.success()),
+            ["udp", source, to, what] => {
+                let source: IpAddr = source.parse().expect("an address");
+                let to: SocketAddr = to.parse().expect("an address and a port");
+                let socket = UdpSocket::bind((source, 0)).expect("the address is ours");
+                // A refusal that came back from an earlier packet is not about this one.
+                socket.send_to(what.as_bytes(), to).is_ok()
+            }
+            ["connect", to] => {
+                stream = TcpStream::connect(to).ok();
+                stream.is_some()
+            }
+            ["say"] => stream.as_mut().is_some_and(|stream| stream.write_all(b"x").is_ok()),
+            _ => true,
+        };
+        println!("\n{MARK}{}", if done { "ok" } else { "failed" });
+    }
+}
