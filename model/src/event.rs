@@ -235,8 +235,12 @@ impl Event {
 
     /// Writes a text that the rule set knows as it stands.
     pub fn set_constant(&self, field: FieldId, constant: Constant) {
-        let len = self.table.constant_text(constant).len() as u32;
-        self.set_span(field, Span { chunk: CONSTANT + constant.0, start: 0, len });
+        self.set_span(field, self.constant_span(constant));
+    }
+
+    /// The span of a text that the rule set knows as it stands.
+    pub fn constant_span(&self, constant: Constant) -> Span {
+        whole(CONSTANT + constant.0, self.table.constant_text(constant))
     }
 
     /// Writes under a key that may have no number. Beyond [`MAX_EXTRA`] such keys are ignored.

@@ -234,12 +234,15 @@ fn format_version(keys: &Keys<'_>) -> Result<Result<(), Fault>, Fault> {
     let version = version(&format).ok_or_else(|| {
         Fault::new(format.line, format!("`format` must be a version such as `2.0`, found `{}`", &*format))
     })?;
-    let within = version >= [1, 0, 0] && version <= [3, 0, 0] && !format.contains('-');
+    let within = ([1, 0, 0]..=[3, 0, 0]).contains(&version) && !format.contains('-');
     Ok(if within {
         Ok(())
     } else {
-        Err(Fault::new(format.line, format!("format version `{}` is not supported, the document is left out", &*format))
-            .hint("versions from `1.0` to `3.0` are"))
+        Err(Fault::new(
+            format.line,
+            format!("format version `{}` is not supported, the document is left out", &*format),
+        )
+        .hint("versions from `1.0` to `3.0` are"))
     })
 }
 
@@ -288,11 +291,7 @@ fn node(keys: Keys<'_>) -> Result<NodeConfig, Fault> {
             .iter()
             .map(|child| node(child.keys("an entry of `nodes`")?))
             .collect::<Result<_, _>>()?,
-        statics: keys
-            .list("statics")?
-            .iter()
-            .map(|entry| static_of(entry, Place::Node))
-            .collect::<Result<_, _>>()?,
+        statics: keys.list("statics")?.iter().map(|entry| static_of(entry, Place::Node)).collect::<Result<_, _>>()?,
         whitelist: keys.get("whitelist").map(whitelist).transpose()?,
         data: keys.list("data")?.iter().map(DataFile::parse).collect::<Result<_, _>>()?,
     };
@@ -310,11 +309,8 @@ fn grok(yaml: &Yaml) -> Result<Option<GrokConfig>, Fault> {
     let pattern = filled(keys.text("pattern")?);
     let apply_on = filled(keys.text("apply_on")?);
     let expression = filled(keys.text("expression")?);
-    let statics = keys
-        .list("statics")?
-        .iter()
-        .map(|entry| static_of(entry, Place::Grok))
-        .collect::<Result<Vec<_>, _>>()?;
+    let statics =
+        keys.list("statics")?.iter().map(|entry| static_of(entry, Place::Grok)).collect::<Result<Vec<_>, _>>()?;
     let line = keys.line();
     keys.finish()?;
     let missing = |what: &str, hint: &str| Fault::new(line, format!("`grok` has no {what}")).hint(hint);
@@ -342,12 +338,14 @@ enum Place {
 fn static_of(yaml: &Yaml, place: Place) -> Result<StaticConfig, Fault> {
     let keys = yaml.keys("an entry of `statics`")?;
     let line = keys.line();
-    let [method, parsed, meta, enriched, target] = ["method", "parsed", "meta", "enriched", "target"].map(|key| keys.text(key));
+    let [method, parsed, meta, enriched, target] =
+        ["method", "parsed", "meta", "enriched", "target"].map(|key| keys.text(key));
     let (value, expression) = (filled(keys.text("value")?), filled(keys.text("expression")?));
     let (method, parsed, meta) = (filled(method?), filled(parsed?), filled(meta?));
     let (enriched, target) = (filled(enriched?), filled(target?));
     keys.finish()?;
-    if place == Place::Node && [&method, &parsed, &meta, &target].into_iter().all(Option::is_none) && enriched.is_some() {
+    if place == Place::Node && [&method, &parsed, &meta, &target].into_iter().all(Option::is_none) && enriched.is_some()
+    {
         return Err(Fault::new(line, "`enriched` alone is not a destination here")
             .hint("only statics inside `grok` take it; use `meta` or `parsed`, or `target: evt.Enriched.<key>`"));
     }
@@ -373,7 +371,9 @@ fn stash(yaml: &Yaml) -> Result<StashConfig, Fault> {
     let size = match keys.integer("size")? {
         None => STASH_SIZE,
         Some(size) if size.cmp(&0) == Ordering::Greater => (size as usize).min(MAX_STASH_SIZE),
-        Some(size) => return Err(Fault::new(keys.line(), format!("`size` of a stash must be positive, found `{size}`"))),
+        Some(size) => {
+            return Err(Fault::new(keys.line(), format!("`size` of a stash must be positive, found `{size}`")));
+        }
     };
     let stash = StashConfig {
         line: keys.line(),

@@ -186,15 +186,14 @@ impl Match<'_> {
 impl Matching {
     /// Drops all caches once they take too much together: a flood of odd lines must not fill the memory.
     fn measure(&mut self) {
-        self.until_measured = match self.until_measured.checked_sub(1) {
-            Some(left) => left,
-            None => {
-                if self.caches.values().map(Cache::memory_usage).sum::<usize>() > CACHES {
-                    self.caches.clear();
-                }
-                MEASURE_EVERY
-            }
-        };
+        if let Some(left) = self.until_measured.checked_sub(1) {
+            self.until_measured = left;
+            return;
+        }
+        self.until_measured = MEASURE_EVERY;
+        if self.caches.values().map(Cache::memory_usage).sum::<usize>() > CACHES {
+            self.caches.clear();
+        }
     }
 }
 
@@ -218,8 +217,9 @@ mod tests {
 
     #[test]
     fn groups_become_fields() {
+        type Fields = Option<&'static [(&'static str, &'static str)]>;
         // (pattern, text, fields; None where the grok fails)
-        let cases: &[(&str, &str, Option<&[(&str, &str)]>)] = &[
+        let cases: &[(&str, &str, Fields)] = &[
             ("user %{WORD:user} id %{INT:id}", "x user root id 7", Some(&[("user", "root"), ("id", "7")])),
             ("%{OPT} ", "root ", Some(&[("n", ""), ("w", "root")])),
             ("%{INT:a} or %{INT:a}", "1 or 2", Some(&[("a", "2")])),

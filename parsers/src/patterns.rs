@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use expr::regex_dialect;
 use model::yaml::{Fault, did_you_mean};
 
 /// Longest text that a pattern may expand to.
@@ -39,11 +40,11 @@ impl Library {
         let added = text.lines().enumerate().try_for_each(|(index, line)| {
             let number = index as u32 + 1;
             let Some((name, pattern)) = definition(line) else { return Ok(()) };
-            match self.define(name, pattern, number)? {
-                true => Ok(()),
-                false => Err(Fault::new(number, format!("pattern `{name}` is already defined"))
-                    .hint("a pattern file cannot redefine a name; choose another one")),
+            if self.define(name, pattern, number)? {
+                return Ok(());
             }
+            Err(Fault::new(number, format!("pattern `{name}` is already defined"))
+                .hint("a pattern file cannot redefine a name; choose another one"))
         });
         if added.is_err() {
             self.forget(mark);
@@ -60,6 +61,9 @@ impl Library {
             return Ok(false);
         }
         let expansion = self.expand(pattern, line)?;
+        if let Err(error) = regex_dialect::check(&expansion.text) {
+            return Err(Fault::new(line, format!("pattern `{name}`: {error}")));
+        }
         let name: Arc<str> = name.into();
         self.patterns.insert(Arc::clone(&name), Arc::new(expansion));
         self.order.push(name);
@@ -68,16 +72,14 @@ impl Library {
 
     /// The pattern called `name`.
     pub fn get(&self, name: &str, line: u32) -> Result<Arc<Expansion>, Fault> {
-        match self.patterns.get(name) {
-            Some(expansion) => Ok(Arc::clone(expansion)),
-            None => {
-                let fault = Fault::new(line, format!("unknown pattern `{name}`"));
-                Err(match did_you_mean(name, self.order.iter().map(|name| &**name)) {
-                    Some(near) => fault.hint(format!("did you mean `{near}`?")),
-                    None => fault.hint("define it before this use, in `pattern_syntax` or a pattern file"),
-                })
-            }
+        if let Some(expansion) = self.patterns.get(name) {
+            return Ok(Arc::clone(expansion));
         }
+        let fault = Fault::new(line, format!("unknown pattern `{name}`"));
+        Err(match did_you_mean(name, self.order.iter().map(|name| &**name)) {
+            Some(near) => fault.hint(format!("did you mean `{near}`?")),
+            None => fault.hint("define it before this use, in `pattern_syntax` or a pattern file"),
+        })
     }
 
     /// Names in the order of their definition.
@@ -268,16 +270,17 @@ mod tests {
 
     #[test]
     fn references_become_groups() {
+        type Aliases = &'static [(&'static str, Option<u32>)];
         // (pattern, expansion, aliases with their groups)
-        let cases: &[(&str, &str, &[(&str, Option<u32>)])] = &[
+        let cases: &[(&str, &str, Aliases)] = &[
             ("a %{INT}", "a ([+-]?(?:[0-9]+))", &[]),
             ("%{INT:a} or %{WORD:a}", r"([+-]?(?:[0-9]+)) or (\b\w+\b)", &[("a", Some(2))]),
             ("%{PAIR}", r"((\b\w+\b)=([+-]?(?:[0-9]+)))", &[("key", Some(2)), ("value", Some(3))]),
-            ("%{PAIR:p}%{INT:value}", r"((\b\w+\b)=([+-]?(?:[0-9]+)))([+-]?(?:[0-9]+))", &[
-                ("p", Some(1)),
-                ("key", Some(2)),
-                ("value", Some(4)),
-            ]),
+            (
+                "%{PAIR:p}%{INT:value}",
+                r"((\b\w+\b)=([+-]?(?:[0-9]+)))([+-]?(?:[0-9]+))",
+                &[("p", Some(1)), ("key", Some(2)), ("value", Some(4))],
+            ),
             ("(foo|-)(?P<n>x)(?i)%{INT:a}", "(foo|-)(?P<n>x)(?i)([+-]?(?:[0-9]+))", &[("a", Some(3))]),
             ("%{ODD}", r"(([)(]|\()([+-]?(?:[0-9]+)))", &[("odd", Some(3))]),
             (r"\Q(\E%{INT:a}", r"\Q(\E([+-]?(?:[0-9]+))", &[("a", Some(1))]),
@@ -303,7 +306,10 @@ mod tests {
         assert!(library.define("NEW", "%{INT:n}", 1).expect("no mistake"));
         library.forget(mark);
         let fault = library.get("NEW", 3).expect_err("forgotten");
-        assert_eq!(fault.to_string(), "3: unknown pattern `NEW`\nhint: define it before this use, in `pattern_syntax` or a pattern file");
+        assert_eq!(
+            fault.to_string(),
+            "3: unknown pattern `NEW`\nhint: define it before this use, in `pattern_syntax` or a pattern file"
+        );
         assert_eq!(
             library.expand("%{WROD:x}", 4).expect_err("misspelt").to_string(),
             "4: unknown pattern `WROD`\nhint: did you mean `WORD`?"

@@ -1,0 +1,44 @@
+//! What we ship loads, stands hostile lines, and so do the field's own parsers.
+
+use std::fs;
+
+use model::fields;
+use parsers::Trace;
+
+use crate::support::{Worker, library, parsers_of, root};
+
+#[test]
+fn all_patterns_load() {
+    assert!(library().names().count() >= 397);
+}
+
+#[test]
+fn hostile_lines_choose_no_source() {
+    let (set, table) = parsers_of(&root().join("parsers/hub"));
+    let mut worker = Worker::new(&table);
+    let mut wrong = Vec::new();
+    let mut rows = 0;
+    for entry in fs::read_dir(root().join("tests/hostile")).expect("tables of hostile lines") {
+        let path = entry.expect("readable").path();
+        let text = fs::read_to_string(&path).expect("readable");
+        for (number, row) in text.lines().enumerate().filter(|(_, row)| !row.is_empty() && !row.starts_with('#')) {
+            let cells: Vec<&str> = row.split('\t').collect();
+            let [name, labels, line, expected] = cells[..] else {
+                panic!("{}:{}: four cells are wanted, found {}", path.display(), number + 1, cells.len());
+            };
+            rows += 1;
+            let mut sources = [false, true].map(|traced| {
+                let mut trace = Trace::default();
+                worker.run(&set, labels, &line.replace('␤', "\n"), traced.then_some(&mut trace));
+                worker.event.get(fields::SOURCE_IP).filter(|ip| !ip.is_empty()).unwrap_or("-").to_owned()
+            });
+            assert_eq!(sources[0], sources[1], "{name}: dispatch changes nothing");
+            if sources[0] != expected {
+                let place = format!("{}:{}", path.display(), number + 1);
+                wrong.push(format!("{place}: {name}: expected {expected}, found {}", std::mem::take(&mut sources[0])));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {rows} rows are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(rows > 100);
+}
