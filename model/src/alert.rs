@@ -192,7 +192,7 @@ pub struct DecisionBody {
 }
 
 /// What the buckets hand on: one overflow, before it becomes one alert per source (spec: scenarios 10.3).
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RuntimeAlert {
     /// The bucket's key.
     pub mapkey: String,
@@ -206,6 +206,14 @@ pub struct RuntimeAlert {
     pub sources: BTreeMap<String, Source>,
     /// The alert; its `source` is the first of `sources`.
     pub alert: Alert,
+}
+
+impl RuntimeAlert {
+    /// The first text under `key` over the meta of the alert's events that is not empty, else `""`.
+    pub fn meta(&self, key: &str) -> &str {
+        let mut all = self.alert.events.iter().flat_map(|event| &event.meta);
+        all.find(|meta| meta.key == key && !meta.value.is_empty()).map_or("", |meta| &meta.value)
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]

@@ -17,6 +17,9 @@ macro_rules! numbers {
 
 numbers!(MemberId: EVENT_TYPE = 0, EVENT_EXPECT_MODE = 1, EVENT_WHITELISTED = 2, EVENT_PROCESS = 3, EVENT_TIME = 4,
     EVENT_UNMARSHALED = 5, EVENT_OVERFLOW = 6, EVENT_APPSEC = 7, EVENT_LINE_TIME = 8, EVENT_LINE_PROCESS = 9);
+/// The member of `evt` behind which [`fields::UNMARSHALED`] lies, as [`expr::Facts::members`] reports it.
+pub const UNMARSHALED_MEMBER: MemberId = EVENT_UNMARSHALED;
+
 numbers!(MethodId: EVENT_GET_TYPE = 0, EVENT_GET_META = 1, EVENT_SET_META = 2, EVENT_SET_PARSED = 3,
     EVENT_PARSE_IP_SOURCES = 4);
 

@@ -33,6 +33,17 @@ pub enum EventKind {
     Appsec,
 }
 
+impl EventKind {
+    /// What `evt.GetType()` says.
+    pub fn name(self) -> &'static str {
+        match self {
+            EventKind::Log => "log",
+            EventKind::Overflow => "overflow",
+            EventKind::Appsec => "unknown",
+        }
+    }
+}
+
 /// A piece of text that an event can reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -554,11 +565,7 @@ impl Object for Event {
     fn call<'a>(&'a self, method: MethodId, args: &[Value<'a>]) -> Result<Value<'a>, EvalError> {
         let text = |index: usize| args.get(index).and_then(Value::as_str).unwrap_or("");
         match method {
-            classes::EVENT_GET_TYPE => Ok(Value::text(match self.kind {
-                EventKind::Log => "log",
-                EventKind::Overflow => "overflow",
-                EventKind::Appsec => "unknown",
-            })),
+            classes::EVENT_GET_TYPE => Ok(Value::text(self.kind.name())),
             classes::EVENT_GET_META => Ok(Value::Str(self.meta(text(0)).to_owned().into())),
             classes::EVENT_SET_META => {
                 self.set_named(fields::META, text(0), text(1));
@@ -582,13 +589,7 @@ impl Event {
     fn meta(&self, key: &str) -> &str {
         match (self.kind, self.overflow.as_deref()) {
             (EventKind::Log, _) => self.slot_named(fields::META, key).unwrap_or(""),
-            (EventKind::Overflow, Some(overflow)) => overflow
-                .alert
-                .events
-                .iter()
-                .flat_map(|event| &event.meta)
-                .find(|meta| meta.key == key && !meta.value.is_empty())
-                .map_or("", |meta| &meta.value),
+            (EventKind::Overflow, Some(overflow)) => overflow.meta(key),
             _ => "",
         }
     }

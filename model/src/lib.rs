@@ -12,6 +12,7 @@ pub mod decision;
 pub mod duration;
 pub mod event;
 pub mod fields;
+pub mod format;
 pub mod line;
 pub mod record;
 pub mod scope;

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use expr::{Class, EvalError, FieldId, MapId, MemberId, Object, Stored, Value};
+use expr::{Class, EvalError, FieldId, MapId, MemberId, MethodId, Object, Stored, Value};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::alert::{EventEvidence, RuntimeAlert};
 use crate::classes;
@@ -35,6 +36,50 @@ pub struct Record {
     parsers: Arc<[Arc<str>]>,
 }
 
+/// A [`Record`] as a checkpoint keeps it: fields by name, since numbers change with the rules.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordDump {
+    /// Map number, key, text.
+    fields: Vec<(u8, String, String)>,
+    unmarshaled: Vec<(String, StoredDump)>,
+    overflow: Option<Box<RuntimeAlert>>,
+    src: String,
+    module: String,
+    labels: Vec<(String, String)>,
+    offset: u64,
+    generation: u64,
+    raw: String,
+    time: Option<(Timestamp, i32)>,
+    read_at: Timestamp,
+    overflowed: bool,
+    time_machine: bool,
+    parsers: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum StoredDump {
+    Json(String),
+    Pairs(Vec<(String, String)>),
+}
+
+impl From<&Stored> for StoredDump {
+    fn from(stored: &Stored) -> Self {
+        match stored {
+            Stored::Json(value) => Self::Json(value.to_string()),
+            Stored::Pairs(pairs) => Self::Pairs(pairs.clone()),
+        }
+    }
+}
+
+impl From<StoredDump> for Stored {
+    fn from(dump: StoredDump) -> Self {
+        match dump {
+            StoredDump::Json(text) => Self::Json(serde_json::from_str(&text).unwrap_or_default()),
+            StoredDump::Pairs(pairs) => Self::Pairs(pairs),
+        }
+    }
+}
+
 /// A key without a number, its map and its text.
 type Extra = (MapId, Box<str>, Box<str>);
 
@@ -42,9 +87,9 @@ type Extra = (MapId, Box<str>, Box<str>);
 const EVIDENCE: usize = 1024;
 
 impl Record {
-    /// A record of the fields of `event` for which `live` answers yes; `Meta` is always live.
-    /// `parsers` names the parsers that succeeded on it.
-    pub fn new(event: &Event, live: impl Fn(FieldId) -> bool, parsers: Arc<[Arc<str>]>) -> Self {
+    /// A record of the fields of `event` for which `live` answers yes; `Meta` is always live. `unmarshaled` says whether
+    /// `evt.Unmarshaled` is kept; `parsers` names the parsers that succeeded on it.
+    pub fn new(event: &Event, live: impl Fn(FieldId) -> bool, unmarshaled: bool, parsers: Arc<[Arc<str>]>) -> Self {
         let table = Arc::clone(event.table());
         let mut text = String::new();
         let mut slots = Vec::new();
@@ -62,7 +107,7 @@ impl Record {
             entries.map(|(key, value)| (map, key.into(), value.into())).collect::<Vec<Extra>>()
         });
         let extra = extra.collect();
-        let keys = event.unmarshaled_keys();
+        let keys = if unmarshaled { event.unmarshaled_keys() } else { Vec::new() };
         let unmarshaled =
             keys.into_iter().filter_map(|key| Some((key.to_owned(), event.unmarshaled(key)?.clone()))).collect();
         Self {
@@ -122,6 +167,15 @@ impl Record {
         self.overflow.as_deref()
     }
 
+    /// `evt.GetMeta`.
+    fn meta(&self, key: &str) -> &str {
+        match (self.kind, &self.overflow) {
+            (EventKind::Log, _) => self.slot_named(fields::META, key).unwrap_or(""),
+            (EventKind::Overflow, Some(overflow)) => overflow.meta(key),
+            _ => "",
+        }
+    }
+
     /// Where the line stands.
     pub fn evidence(&self) -> EventEvidence {
         EventEvidence {
@@ -132,10 +186,107 @@ impl Record {
         }
     }
 
+    /// The datasource's name, its generation and the line's offset in it: its place in the log.
+    pub fn place(&self) -> (&str, u64, u64) {
+        (&self.origin.src, self.origin.generation, self.offset)
+    }
+
     /// Bytes it occupies, for the byte budget.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.text.len() + self.raw.len() + self.slots.len() * 12 + self.extra.len() * 48
+        let extra: usize = self.extra.iter().map(|(_, key, value)| 40 + key.len() + value.len()).sum();
+        let stored: usize = self.unmarshaled.iter().map(|(key, stored)| 56 + key.len() + stored_bytes(stored)).sum();
+        let overflow = self.overflow.as_ref().map_or(0, |overflow| overflow_bytes(overflow));
+        size_of::<Self>() + self.text.len() + self.raw.len() + self.slots.len() * 12 + extra + stored + overflow
     }
+
+    /// The record without the numbering of its rule set.
+    pub fn dump(&self) -> RecordDump {
+        let slots = self.slots.iter().map(|(field, _, _)| {
+            let (map, key) = self.table.name(*field);
+            (map.0, key.to_owned(), self.get(*field).unwrap_or("").to_owned())
+        });
+        let extra = self.extra.iter().map(|(map, key, value)| (map.0, key.to_string(), value.to_string()));
+        RecordDump {
+            fields: slots.chain(extra).collect(),
+            unmarshaled: self.unmarshaled.iter().map(|(key, stored)| (key.clone(), stored.into())).collect(),
+            overflow: self.overflow.clone(),
+            src: self.origin.src.to_string(),
+            module: self.origin.module.to_string(),
+            labels: self.origin.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+            offset: self.offset,
+            generation: self.origin.generation,
+            raw: self.raw.to_string(),
+            time: self.time.map(|time| (time.instant, time.offset)),
+            read_at: self.read_at,
+            overflowed: self.kind == EventKind::Overflow,
+            time_machine: self.time_machine,
+            parsers: self.parsers.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// The record in the numbering of `table`.
+    pub fn restore(dump: RecordDump, table: Arc<FieldTable>) -> Self {
+        let mut text = String::new();
+        let (mut slots, mut extra) = (Vec::new(), Vec::new());
+        for (map, key, value) in dump.fields {
+            if let Some(field) = table.number(MapId(map), &key) {
+                slots.push((field, text.len() as u32, value.len() as u32));
+                text.push_str(&value);
+            } else {
+                extra.push((MapId(map), key.into(), value.into()));
+            }
+        }
+        slots.sort_unstable_by_key(|(field, _, _)| *field);
+        extra.sort_unstable_by(|a: &Extra, b: &Extra| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        let origin = Origin {
+            src: dump.src.into(),
+            module: dump.module.into(),
+            labels: dump.labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
+            time_machine: dump.time_machine,
+            generation: dump.generation,
+        };
+        Self {
+            table,
+            text: text.into(),
+            slots: slots.into(),
+            extra: extra.into(),
+            unmarshaled: dump.unmarshaled.into_iter().map(|(key, stored)| (key, stored.into())).collect(),
+            overflow: dump.overflow,
+            origin: Arc::new(origin),
+            offset: dump.offset,
+            raw: dump.raw.into(),
+            time: dump.time.map(|(instant, offset)| EventTime { instant, offset }),
+            read_at: dump.read_at,
+            kind: if dump.overflowed { EventKind::Overflow } else { EventKind::Log },
+            time_machine: dump.time_machine,
+            parsers: dump.parsers.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+fn stored_bytes(stored: &Stored) -> usize {
+    match stored {
+        Stored::Json(value) => json_bytes(value),
+        Stored::Pairs(pairs) => pairs.iter().map(|(key, value)| 48 + key.len() + value.len()).sum(),
+    }
+}
+
+fn json_bytes(value: &serde_json::Value) -> usize {
+    let below: usize = match value {
+        serde_json::Value::String(text) => text.len(),
+        serde_json::Value::Array(items) => items.iter().map(json_bytes).sum(),
+        serde_json::Value::Object(entries) => {
+            entries.iter().map(|(key, value)| 32 + key.len() + json_bytes(value)).sum()
+        }
+        _ => 0,
+    };
+    32 + below
+}
+
+fn overflow_bytes(overflow: &RuntimeAlert) -> usize {
+    let events = overflow.alert.events.iter();
+    let meta = events.flat_map(|event| &event.meta).map(|meta| 48 + meta.key.len() + meta.value.len());
+    size_of::<RuntimeAlert>() + meta.sum::<usize>() + overflow.sources.len() * 256
 }
 
 fn cut(text: &str, limit: usize) -> &str {
@@ -200,6 +351,18 @@ impl Object for Record {
             },
             classes::EVENT_APPSEC => Value::Object(classes::no_appsec()),
             _ => Value::Nil,
+        }
+    }
+
+    fn call<'a>(&'a self, method: MethodId, args: &[Value<'a>]) -> Result<Value<'a>, EvalError> {
+        let key = args.first().and_then(Value::as_str).unwrap_or("");
+        match method {
+            classes::EVENT_GET_TYPE => Ok(Value::text(self.kind.name())),
+            classes::EVENT_GET_META => Ok(Value::Str(self.meta(key).to_owned().into())),
+            classes::EVENT_SET_META | classes::EVENT_SET_PARSED => {
+                Err(EvalError::new("an event that a bucket holds cannot be written"))
+            }
+            _ => Err(EvalError::new("this method cannot be called on an event that a bucket holds")),
         }
     }
 }

@@ -1,0 +1,239 @@
+//! Step one: which scenarios want an event, and what their buckets need of it.
+//!
+//! Runs where lines are parsed. Filters are asked in file order, since they may write to the event; when all have been
+//! asked, one record is taken that serves every bucket. What fails is counted by scenario and skips that scenario only.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use expr::{Env, Host, Program, Value, memo::Memo};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use model::{AllowSet, Event, EventTime, Record, fields};
+
+use crate::bucket::{Kind, Moment};
+use crate::dispatch::Bits;
+use crate::key::{BucketKey, HashKey, Network};
+use crate::metrics::{ScenarioSelect, SelectMetrics};
+use crate::scenario::{Keep, Scenario};
+use crate::set::Scenarios;
+
+/// One event on its way into one bucket.
+#[derive(Clone, Debug)]
+pub struct Pour {
+    /// Index into [`Scenarios::all`].
+    pub scenario: usize,
+    /// The bucket.
+    pub key: BucketKey,
+    /// What the bucket is keyed by, as the log says it.
+    pub group: Arc<str>,
+    /// Which partition holds the bucket.
+    pub partition: u8,
+    /// What is kept of the event; shared by its pours.
+    pub record: Arc<Record>,
+    /// The time that the log tells, if it tells one.
+    pub(crate) time: Option<Moment>,
+    pub(crate) distinct: Option<u128>,
+    pub(crate) cancel: bool,
+    pub(crate) network: Network,
+    /// Whether an allowlist was asked and did not cover the source.
+    pub(crate) checked: bool,
+}
+
+/// What a selection looks at beside the event.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The world of expressions.
+    pub host: &'a dyn Host,
+    /// Shared results of the worker; `None` computes everything anew.
+    pub memo: Option<&'a Memo>,
+    /// Who is never punished; `None` asks nobody.
+    pub allow: Option<&'a AllowSet>,
+    /// The present, for allowlist entries that expire.
+    pub now: Timestamp,
+    /// The parsers that succeeded on the event, in order.
+    pub parsers: &'a Arc<[Arc<str>]>,
+}
+
+impl std::fmt::Debug for Surroundings<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+/// The selecting half of one worker.
+#[derive(Debug)]
+pub struct Selector {
+    key: HashKey,
+    /// Counts since the worker began.
+    pub metrics: SelectMetrics,
+    candidates: Bits,
+    chosen: Vec<Chosen>,
+    keep: Keep,
+    exhaustive: bool,
+}
+
+#[derive(Debug)]
+struct Chosen {
+    scenario: usize,
+    group: Arc<str>,
+    distinct: Option<u128>,
+    cancel: bool,
+}
+
+impl Selector {
+    /// A selector whose bucket names are made with `key`.
+    pub fn new(key: HashKey) -> Self {
+        Self {
+            key,
+            metrics: SelectMetrics::default(),
+            candidates: Bits::default(),
+            chosen: Vec::new(),
+            keep: Keep::default(),
+            exhaustive: false,
+        }
+    }
+
+    /// The same, asking every scenario about every event: what `explain` and tests compare with.
+    pub fn exhaustive(self) -> Self {
+        Self { exhaustive: true, ..self }
+    }
+
+    /// Appends the pours of `event`, in file order.
+    pub fn select(&mut self, scenarios: &Scenarios, event: &Event, around: &Surroundings<'_>, pours: &mut Vec<Pour>) {
+        self.metrics.events += 1;
+        if self.metrics.scenarios.len() < scenarios.list.len() {
+            self.metrics.scenarios.resize(scenarios.list.len(), ScenarioSelect::default());
+        }
+        let address = address(event);
+        if let Some(allow) = around.allow
+            && allowed(event, address, allow, around.now)
+        {
+            self.metrics.allowed += 1;
+            return;
+        }
+        if self.exhaustive {
+            scenarios.dispatch.all(&mut self.candidates);
+        } else {
+            scenarios.dispatch.candidates(event, &mut self.candidates);
+        }
+        self.chosen.clear();
+        for index in self.candidates.iter() {
+            let counts = &mut self.metrics.scenarios[index];
+            counts.asked += 1;
+            match choose(index, &scenarios.list[index], event, around, &self.key, &mut counts.errors) {
+                Ok(Some(chosen)) => {
+                    counts.poured += 1;
+                    self.chosen.push(chosen);
+                }
+                Ok(None) => {}
+                Err(Failed) => counts.errors += 1,
+            }
+        }
+        if self.chosen.is_empty() {
+            return;
+        }
+        self.metrics.poured += 1;
+        self.keep.clear();
+        for chosen in &self.chosen {
+            self.keep.merge(&scenarios.list[chosen.scenario].keep);
+        }
+        let keep = &self.keep;
+        let table = event.table();
+        let unmarshaled = keep.has_map(fields::UNMARSHALED);
+        let live = |field| keep.has(table, field);
+        let record = Arc::new(Record::new(event, live, unmarshaled, Arc::clone(around.parsers)));
+        let time = event.get(fields::MARSHALED_TIME).and_then(EventTime::parse_rfc3339).map(Moment::from);
+        let network = Network::of(address);
+        pours.extend(self.chosen.drain(..).map(|chosen| Pour {
+            scenario: chosen.scenario,
+            key: self.key.bucket(scenarios.list[chosen.scenario].tag, &chosen.group),
+            partition: self.key.partition(&chosen.group),
+            group: chosen.group,
+            record: Arc::clone(&record),
+            time,
+            distinct: chosen.distinct,
+            cancel: chosen.cancel,
+            network,
+            checked: around.allow.is_some(),
+        }));
+    }
+}
+
+/// An expression that must give something failed, or gave something else.
+struct Failed;
+
+fn choose(
+    index: usize,
+    scenario: &Scenario,
+    event: &Event,
+    around: &Surroundings<'_>,
+    key: &HashKey,
+    errors: &mut u64,
+) -> Result<Option<Chosen>, Failed> {
+    let vars = [Value::Object(event)];
+    let env = Env { vars: &vars, host: around.host, memo: around.memo };
+    // What an expression wrote may be what another has computed already.
+    let wrote = |program: &Program| {
+        if let Some(memo) = around.memo.filter(|_| program.facts().effect) {
+            memo.next();
+        }
+    };
+    let wanted = scenario.filter.eval_bool(&env);
+    wrote(&scenario.filter);
+    match wanted {
+        Ok(Some(true)) => {}
+        Ok(Some(false)) => return Ok(None),
+        Ok(None) | Err(_) => return Err(Failed),
+    }
+    let group: Arc<str> = match &scenario.group_by {
+        None => "".into(),
+        Some(program) => {
+            let value = program.eval(&env);
+            let group = value.as_ref().ok().and_then(Value::as_str).map(Arc::from);
+            wrote(program);
+            group.ok_or(Failed)?
+        }
+    };
+    let (mut distinct, mut cancel) = (None, false);
+    // A trigger consumes the event before either is looked at.
+    if scenario.kind != Kind::Trigger {
+        if let Some(program) = &scenario.distinct {
+            match program.eval(&env) {
+                Ok(value) => distinct = Some(key.text(value.as_str().unwrap_or(""))),
+                Err(_) => *errors += 1,
+            }
+            wrote(program);
+        }
+        if let Some(program) = &scenario.cancel_on {
+            match program.eval_bool(&env) {
+                Ok(Some(answer)) => cancel = answer,
+                Ok(None) | Err(_) => *errors += 1,
+            }
+            wrote(program);
+        }
+    }
+    Ok(Some(Chosen { scenario: index, group, distinct, cancel }))
+}
+
+/// The address whose neighbourhood shares a quota.
+fn address(event: &Event) -> Option<IpAddr> {
+    match event.overflow() {
+        None => event.get(fields::SOURCE_IP)?.parse().ok(),
+        Some(overflow) => overflow.alert.source.ip.parse().ok(),
+    }
+}
+
+/// Whether all sources of the event are allowed; an event without an address is not.
+fn allowed(event: &Event, address: Option<IpAddr>, allow: &AllowSet, now: Timestamp) -> bool {
+    match event.overflow() {
+        None => address.is_some_and(|address| allow.covers_ip(address, now).is_some()),
+        Some(overflow) => {
+            let covered = |source: &str| {
+                let net = source.parse::<IpNet>().or_else(|_| source.parse::<IpAddr>().map(IpNet::from));
+                net.is_ok_and(|net| allow.covers(net, now).is_some())
+            };
+            !overflow.sources.is_empty() && overflow.sources.keys().all(|source| covered(source))
+        }
+    }
+}
