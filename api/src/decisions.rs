@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use model::{Decision, Delta, Scope};
 
-/// How many changes are remembered. Whoever is further behind gets a snapshot.
+/// How many changes are customarily remembered. Whoever is further behind gets a snapshot.
 pub const LOG_LEN: usize = 1 << 18;
 
 /// How many epochs a store remembers.
@@ -310,7 +310,7 @@ struct Change {
 type Ends = SmallVec<[(i64, i64); 1]>;
 
 /// All live decisions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
     rows: BTreeMap<i64, Arc<Row>>,
     kinds: HashSet<Arc<Kind>>,
@@ -321,12 +321,37 @@ pub struct Table {
     expiry: BTreeSet<(i64, i64)>,
     epochs: Epochs,
     log: VecDeque<Change>,
+    log_len: usize,
     /// Every change after this number is in the log.
     floor: u64,
     last: u64,
 }
 
+impl Default for Table {
+    fn default() -> Self {
+        Self::new(LOG_LEN)
+    }
+}
+
 impl Table {
+    /// An empty table that remembers `log_len` changes.
+    pub fn new(log_len: usize) -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            kinds: HashSet::new(),
+            kinds_limit: 0,
+            v4: PrefixMap::new(),
+            v6: PrefixMap::new(),
+            named: HashMap::new(),
+            expiry: BTreeSet::new(),
+            epochs: Epochs::default(),
+            log: VecDeque::new(),
+            log_len,
+            floor: 0,
+            last: 0,
+        }
+    }
+
     /// Continues the sequence of a store whose decisions were restored. `last` is the last number given by it,
     /// `floor` the last one of which the restored log knows nothing.
     pub fn resume(&mut self, epochs: Epochs, floor: u64, last: u64) {
@@ -591,7 +616,7 @@ impl Table {
         if change.number <= self.floor {
             return;
         }
-        if self.log.len() >= LOG_LEN
+        if self.log.len() >= self.log_len
             && let Some(oldest) = self.log.pop_front()
         {
             self.floor = oldest.number;

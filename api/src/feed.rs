@@ -13,8 +13,9 @@ pub enum Update {
     /// Everything that holds now: what is not in it no longer holds.
     Snapshot(Vec<Decision>),
     /// What changed since the update before. The same decision is never in both lists, and applying a delta
-    /// twice equals applying it once. The end of a decision is in the decision: a delta says only what begins,
-    /// and what ends before its time.
+    /// twice equals applying it once. What is removed comes before what is added where both are about the same
+    /// target. The end of a decision is in the decision: a delta says only what begins, and what ends before its
+    /// time.
     Delta(Delta),
 }
 

@@ -3,9 +3,12 @@
 //! [`decisions::Table`] is the one state: everything else fills it (profiles, people, imports) or reads it
 //! (bouncers, queries). Without the feature `server` only the reading side is built.
 //!
-//! Public types: [`Feed`], [`Update`], [`decisions::Table`]; with `server`: [`server::service::Service`],
+//! Public types: [`Feed`], [`Update`], [`client::Client`], [`client::SseFeed`], [`decisions::Table`]; with `server`: [`server::service::Service`],
 //! [`store::Sqlite`], [`profiles::Profiles`].
 
+pub mod client;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod decisions;
 pub mod feed;
 #[cfg(feature = "server")]

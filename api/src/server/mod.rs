@@ -1,6 +1,409 @@
-//! The local API's server.
+//! The local API's server: listeners, routes, limits.
 //!
-//! Handlers translate between the wire and [`service::Service`], which decides.
+//! Handlers translate between the wire and [`service::Service`], which decides. Whoever connects to the Unix
+//! socket as root or as the server's own user is this host's administrator and needs no token.
 
+mod alerts;
+mod allowlists;
+mod auth;
+mod bouncers;
+mod decisions;
+mod error;
+mod events;
+mod limits;
+mod machines;
 pub mod service;
 pub mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use futures_util::FutureExt;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt;
+use tracing::{debug, error, info, warn};
+
+use self::auth::{Peer, Proxies, Tokens};
+use self::limits::Limits;
+use self::service::Service;
+use crate::config::ServerConfig;
+use crate::metrics::RouteLabels;
+
+/// How many connections may be open at once.
+const MAX_CONNECTIONS: usize = 2048;
+/// How long a request's head may take to arrive.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long open requests may go on after the server was told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Longest path of a socket.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// There is nothing to listen on.
+    #[error("no listen_uri or listen_socket specified")]
+    NoListener,
+    /// Others could read keys and passwords on the way.
+    #[error(
+        "`{0}` can be reached from other hosts, and there is no TLS\nhint: listen on 127.0.0.1 behind a proxy, or set `allow_plaintext: true` if the network is trusted"
+    )]
+    Plaintext(SocketAddr),
+    /// The path of the socket is too long.
+    #[error("the path of the socket is {len} bytes long, the system allows {MAX_SOCKET_PATH}: `{path}`", path = path.display())]
+    SocketPath {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The address or path cannot be used.
+    #[error("cannot listen on `{on}`: {source}")]
+    Listen {
+        /// What it is.
+        on: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The key that signs tokens is too short.
+    #[error("CS_LAPI_SECRET not strong enough\nhint: at least 64 characters")]
+    WeakSecret,
+}
+
+/// What all handlers share.
+#[derive(Debug)]
+pub(crate) struct App {
+    service: Service,
+    tokens: Tokens,
+    limits: Limits,
+    proxies: Proxies,
+    config: ServerConfig,
+}
+
+/// A server that listens, but does not answer yet.
+#[derive(Debug)]
+pub struct Server {
+    app: Arc<App>,
+    tcp: Option<TcpListener>,
+    unix: Option<UnixListener>,
+    socket: Option<PathBuf>,
+}
+
+impl Server {
+    /// Opens the listeners of `config`.
+    pub async fn bind(config: ServerConfig, service: Service) -> Result<Self, ServerError> {
+        let tokens = Tokens::new(config.token_secret.as_ref())?;
+        let mut server = Self { tcp: None, unix: None, socket: None, app: Arc::new(App::new(config, service, tokens)) };
+        let config = &server.app.config;
+        if let Some(address) = config.listen {
+            if !address.ip().to_canonical().is_loopback() && !config.allow_plaintext {
+                return Err(ServerError::Plaintext(address));
+            }
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.map_err(|source| ServerError::Listen { on: address.to_string(), source })?;
+            server.tcp = Some(listener);
+        }
+        if let Some(path) = &config.socket {
+            server.unix = Some(bind_socket(path)?);
+            server.socket = Some(path.clone());
+        }
+        if server.tcp.is_none() && server.unix.is_none() {
+            return Err(ServerError::NoListener);
+        }
+        Ok(server)
+    }
+
+    /// The address on which it listens, if it does on one.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref()?.local_addr().ok()
+    }
+
+    /// Answers until `shutdown` resolves, then lets open requests end.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let (stop, stopping) = watch::channel(());
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let routes = routes(Arc::clone(&self.app));
+        let accept = Accept { routes, connections: Arc::clone(&connections), stopping };
+        let listen = async {
+            let tcp = async {
+                match &self.tcp {
+                    Some(listener) => accept.tcp(listener).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let unix = async {
+                match &self.unix {
+                    Some(listener) => accept.unix(listener).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::join!(tcp, unix)
+        };
+        if let Some(address) = self.local_addr() {
+            info!(%address, "local API listens");
+        }
+        if let Some(path) = &self.socket {
+            info!(path = %path.display(), "local API listens");
+        }
+        tokio::select! {
+            _ = listen => {}
+            () = shutdown => {}
+        }
+        drop(stop);
+        if let Some(path) = &self.socket {
+            // Somebody else may have removed it: then there is nothing to do.
+            let _ = std::fs::remove_file(path);
+        }
+        let drained = connections.acquire_many(MAX_CONNECTIONS as u32);
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            warn!("requests were still open when the local API stopped");
+        }
+    }
+}
+
+impl App {
+    fn new(config: ServerConfig, service: Service, tokens: Tokens) -> Self {
+        let proxies = Proxies { trusted: config.trusted_proxies.clone() };
+        Self { limits: Limits::new(config.login_burst), service, tokens, proxies, config }
+    }
+}
+
+/// Takes connections.
+struct Accept {
+    routes: Router,
+    connections: Arc<Semaphore>,
+    stopping: watch::Receiver<()>,
+}
+
+impl Accept {
+    async fn tcp(&self, listener: &TcpListener) -> Infallible {
+        loop {
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    // A delta must not wait for a full packet.
+                    let _ = stream.set_nodelay(true);
+                    self.serve(stream, Peer::Tcp(address)).await;
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    async fn unix(&self, listener: &UnixListener) -> Infallible {
+        let own = rustix::process::geteuid().as_raw();
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                    let admin = uid.is_some_and(|uid| uid == 0 || uid == own);
+                    self.serve(stream, Peer::Unix { admin }).await;
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    /// Serves a connection in a task of its own; waits while there are too many.
+    async fn serve<S>(&self, stream: S, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
+        let routes = self.routes.clone().map_request(move |mut request: Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(peer);
+            request
+        });
+        let mut stopping = self.stopping.clone();
+        tokio::spawn(async move {
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
+            builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_PATIENCE));
+            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+            let mut connection = std::pin::pin!(connection);
+            let result = tokio::select! {
+                result = connection.as_mut() => result,
+                _ = stopping.changed() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = result {
+                debug!(?peer, error, "connection ended");
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Out of file descriptors, most likely: it passes.
+async fn pause(error: &std::io::Error) {
+    error!(%error, "cannot take a connection");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
+fn bind_socket(path: &Path) -> Result<UnixListener, ServerError> {
+    let len = path.as_os_str().len();
+    if len > MAX_SOCKET_PATH {
+        return Err(ServerError::SocketPath { path: path.into(), len });
+    }
+    let failed = |source| ServerError::Listen { on: path.display().to_string(), source };
+    if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
+        // A socket on which somebody still listens is not ours to take.
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(failed(std::io::ErrorKind::AddrInUse.into()));
+        }
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// All routes (spec: local-api 3), and ours.
+fn routes(app: Arc<App>) -> Router {
+    let admin = Router::new()
+        .route("/v1/bouncers", get(bouncers::list).post(bouncers::add))
+        .route("/v1/bouncers/{name}", delete(bouncers::remove))
+        .route("/v1/machines", get(machines::list).post(machines::add))
+        .route("/v1/machines/{name}", delete(machines::remove))
+        .route("/v1/machines/{name}/validate", post(machines::validate))
+        .route("/v1/allowlists", post(allowlists::create))
+        .route("/v1/allowlists/{name}", delete(allowlists::remove))
+        .route("/v1/allowlists/{name}/items", post(allowlists::add).delete(allowlists::take))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&app), auth::admin_only));
+    Router::new()
+        .route("/v1/watchers", post(machines::register))
+        .route("/v1/watchers/login", post(machines::login))
+        .route("/v1/refresh_token", get(machines::refresh))
+        .route("/v1/watchers/self", delete(machines::remove_self))
+        .route("/v1/alerts", get(alerts::search).post(alerts::push).delete(alerts::erase))
+        .route("/v1/alerts/{alert_id}", get(alerts::one).delete(alerts::erase_one))
+        .route("/v1/decisions", get(decisions::query).delete(decisions::lift))
+        .route("/v1/decisions/{decision_id}", delete(decisions::lift_one))
+        .route("/v1/decisions/stream", get(decisions::stream))
+        .route("/v1/decisions/events", get(events::events))
+        .route("/v1/heartbeat", get(machines::heartbeat))
+        .route("/v1/usage-metrics", post(machines::usage_metrics))
+        .route("/v1/allowlists", get(allowlists::list))
+        .route("/v1/allowlists/{name}", get(allowlists::one))
+        .route("/v1/allowlists/check/{ip_or_range}", get(allowlists::check))
+        .route("/v1/allowlists/check", post(allowlists::check_many))
+        .merge(admin)
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&app), count))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .fallback(unmatched)
+        .layer(middleware::from_fn(survive))
+        .with_state(app)
+}
+
+async fn health() -> impl IntoResponse {
+    json_text(r#"{"status":"up"}"#)
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.service.metrics().text())
+}
+
+/// A trailing slash is sent to where it belongs; everything else is unknown.
+async fn unmatched(request: Request) -> Response {
+    let path = request.uri().path();
+    match path.strip_suffix('/') {
+        // Two slashes would name another host.
+        Some(known) if !known.is_empty() && !known.starts_with("//") => {
+            let status = if request.method() == Method::GET {
+                StatusCode::MOVED_PERMANENTLY
+            } else {
+                StatusCode::TEMPORARY_REDIRECT
+            };
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            (status, [(header::LOCATION, format!("{known}{query}"))]).into_response()
+        }
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// A handler that panics costs its own request alone.
+async fn survive(request: Request, next: Next) -> Response {
+    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn count(State(app): State<Arc<App>>, route: MatchedPath, request: Request, next: Next) -> Response {
+    let labels = RouteLabels {
+        route: route.as_str().replace('{', ":").replace('}', ""),
+        method: request.method().as_str().to_owned(),
+    };
+    app.service.metrics().requests.get_or_create(&labels).inc();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = next.run(request).await;
+    debug!(%method, path, status = response.status().as_u16(), "request");
+    response
+}
+
+/// An answer that is JSON already.
+fn json_text(text: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], text.into()).into_response()
+}
+
+/// An answer to be made JSON.
+fn json(value: &impl serde::Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(text) => json_text(text),
+        Err(error) => error::ApiError::internal(error.to_string()).into_response(),
+    }
+}
+
+/// The parameters of a query, decoded, in order.
+fn parameters(query: Option<&str>) -> Vec<(String, String)> {
+    let query = query.unwrap_or_default();
+    let decode = |text: &str| percent_decode(&text.replace('+', " "));
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        })
+        .collect()
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        let hex = |digit: u8| (digit as char).to_digit(16);
+        match (*first, tail) {
+            (b'%', [high, low, after @ ..]) if hex(*high).is_some() && hex(*low).is_some() => {
+                let value = hex(*high).unwrap_or(0) * 16 + hex(*low).unwrap_or(0);
+                bytes.push(value as u8);
+                rest = after;
+            }
+            (byte, _) => bytes.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

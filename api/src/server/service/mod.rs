@@ -26,7 +26,7 @@ use uuid::Uuid;
 use model::alert::DecisionBody;
 use model::{Alert, AllowEntry, AllowSet, Decision, Scope};
 
-use crate::decisions::{Query, Table, from_micros, net_of, to_micros};
+use crate::decisions::{LOG_LEN, Query, Table, from_micros, net_of, to_micros};
 use crate::metrics::Metrics;
 use crate::profiles::{Lookup, ProfileError, Profiles};
 use crate::server::stream::{self, Pull};
@@ -63,6 +63,8 @@ pub struct Options {
     pub max_age: Option<SignedDuration>,
     /// How long usage metrics are kept.
     pub metrics_max_age: SignedDuration,
+    /// How many changes are remembered for readers that fall behind.
+    pub log_len: usize,
     /// Work factor of password hashes.
     pub bcrypt_cost: u32,
 }
@@ -75,6 +77,7 @@ impl Default for Options {
             max_alerts: None,
             max_age: None,
             metrics_max_age: SignedDuration::from_hours(7 * 24),
+            log_len: LOG_LEN,
             bcrypt_cost: 10,
         }
     }
@@ -228,7 +231,7 @@ impl Service {
         options: Options,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        let mut table = Table::default();
+        let mut table = Table::new(options.log_len);
         let restored = store.restore(now, &mut |one| {
             if one.decision.is_active(now) {
                 table.restore(&one.decision, one.change);

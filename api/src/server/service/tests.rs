@@ -14,7 +14,7 @@ use crate::store::{AlertQuery, Remembered, Restored, Sqlite, Writer};
 
 fn open(path: &Path) -> Service {
     let store = Arc::new(Sqlite::open(path).expect("the database opens"));
-    let options = Options { bcrypt_cost: 4, ..Options::default() };
+    let options = Options { bcrypt_cost: 4, log_len: 1000, ..Options::default() };
     Service::open(store, Profiles::default(), options, Timestamp::now()).expect("the service starts")
 }
 
@@ -201,7 +201,7 @@ async fn a_reader_left_behind_by_the_log_gets_a_snapshot() {
     assert_eq!(feed.next().await, Ok(Update::Snapshot(Vec::new())));
     let mut many = ban("192.0.2.1");
     let one = many.decisions.clone().expect("it has one")[0].clone();
-    let count = crate::decisions::LOG_LEN as u32 + 1;
+    let count = 1001;
     let address = |index: u32| std::net::Ipv4Addr::from(0x0a00_0000 + index).to_string();
     many.decisions = Some((0..count).map(|index| DecisionBody { value: address(index), ..one.clone() }).collect());
     let submission = service.submit("edge", vec![many]).await.expect("an import is accepted");

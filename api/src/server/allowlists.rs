@@ -1,0 +1,176 @@
+//! Allowlists over HTTP (spec: local-api 16); changes are this host's administrator's.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::alerts::{durable, read_net};
+use super::auth::MachineId;
+use super::error::ApiError;
+use super::limits::LARGE_BODY;
+use super::service::Listed;
+use super::{App, json, parameters};
+use crate::wire::{self, AllowItemBody, AllowlistBody, CheckBody, CheckResult, CheckResults, Targets};
+
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    _: MachineId,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let content = with_content(query.as_deref());
+    let lists: Vec<AllowlistBody> =
+        app.service.allowlists(None).into_iter().map(|listed| list_body(listed, content)).collect();
+    Ok(json(&lists))
+}
+
+pub(crate) async fn one(
+    State(app): State<Arc<App>>,
+    method: Method,
+    _: MachineId,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    if method == Method::HEAD {
+        return Err(ApiError::Empty(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    let content = with_content(query.as_deref());
+    let listed = app.service.allowlists(Some(&name)).into_iter().next();
+    let listed = listed.ok_or_else(|| ApiError::internal(format!("allowlist '{name}' not found")))?;
+    Ok(json(&list_body(listed, content)))
+}
+
+pub(crate) async fn check(
+    State(app): State<Arc<App>>,
+    method: Method,
+    _: MachineId,
+    Path(value): Path<String>,
+) -> Result<Response, ApiError> {
+    let net = read_net(&value).map_err(ApiError::internal)?;
+    let reasons = app.service.allowed_by(net);
+    if method == Method::HEAD {
+        let status = if reasons.is_empty() { StatusCode::NO_CONTENT } else { StatusCode::OK };
+        return Ok(status.into_response());
+    }
+    Ok(json(&CheckBody { allowlisted: !reasons.is_empty(), reason: reasons.join(", ") }))
+}
+
+pub(crate) async fn check_many(
+    State(app): State<Arc<App>>,
+    _: MachineId,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Targets { targets } = read_body(&app, &headers, body).await?;
+    if targets.is_empty() {
+        return Err(ApiError::bad_request("targets list cannot be empty"));
+    }
+    let mut results = Vec::new();
+    for target in targets {
+        let net = read_net(&target).map_err(ApiError::internal)?;
+        let allowlists = app.service.allowed_by(net);
+        if !allowlists.is_empty() {
+            results.push(CheckResult { target, allowlists });
+        }
+    }
+    Ok(json(&CheckResults { results }))
+}
+
+/// A list to be made.
+#[derive(Deserialize)]
+pub(crate) struct NewList {
+    name: String,
+    #[serde(default)]
+    description: String,
+}
+
+pub(crate) async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let new: NewList = read_body(&app, &headers, body).await?;
+    durable(app.service.create_allowlist(&new.name, &new.description).await?).await?;
+    Ok(StatusCode::CREATED.into_response())
+}
+
+pub(crate) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
+    durable(app.service.delete_allowlist(&name).await?).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Values to be put on a list, or taken off it.
+#[derive(Deserialize)]
+pub(crate) struct Items {
+    values: Vec<String>,
+    #[serde(default)]
+    comment: String,
+    /// How long, as a duration; empty is for ever.
+    #[serde(default)]
+    expiration: String,
+}
+
+pub(crate) async fn add(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let items: Items = read_body(&app, &headers, body).await?;
+    let expires = match items.expiration.as_str() {
+        "" => None,
+        text => {
+            let long = model::duration::parse_with_days(text).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            Some(Timestamp::now().saturating_add(long).unwrap_or(Timestamp::MAX))
+        }
+    };
+    let answer = app.service.allow_values(&name, &items.values, &items.comment, expires).await?;
+    let ((added, lifted), receipt) = answer;
+    durable(receipt).await?;
+    Ok(json(&serde_json::json!({ "added": added, "lifted": lifted })))
+}
+
+pub(crate) async fn take(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let items: Items = read_body(&app, &headers, body).await?;
+    let (removed, receipt) = app.service.disallow_values(&name, &items.values).await?;
+    durable(receipt).await?;
+    Ok(json(&serde_json::json!({ "removed": removed })))
+}
+
+/// A JSON body of a request that is allowed to send one.
+pub(crate) async fn read_body<T: serde::de::DeserializeOwned>(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, ApiError> {
+    let body = app.limits.body(headers, body, LARGE_BODY).await?;
+    serde_json::from_slice(&body).map_err(|error| ApiError::bad_request(error.to_string()))
+}
+
+fn with_content(query: Option<&str>) -> bool {
+    parameters(query).iter().any(|(name, value)| name == "with_content" && value == "true")
+}
+
+fn list_body(listed: Listed, content: bool) -> AllowlistBody {
+    let items = if content { listed.items } else { Vec::new() };
+    AllowlistBody {
+        name: listed.list.name,
+        description: listed.list.description,
+        created_at: wire::millis(listed.list.created_at),
+        updated_at: wire::millis(listed.list.updated_at),
+        items: items
+            .into_iter()
+            .map(|item| AllowItemBody {
+                value: item.value,
+                description: item.comment,
+                created_at: wire::millis(item.created_at),
+                expiration: item.expires.map_or_else(|| wire::NEVER.into(), wire::millis),
+            })
+            .collect(),
+    }
+}
