@@ -3,5 +3,7 @@
 //! A shell: files, sockets, threads and the clock are here and nowhere below.
 
 pub mod acquisition;
+pub mod own_addresses;
+pub mod state;
 pub mod status;
 pub mod tail;

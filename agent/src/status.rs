@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use model::yaml::Fault;
 use serde::Serialize;
 
 /// Everything there is to show.
@@ -59,6 +60,19 @@ pub struct Problem {
     pub message: String,
     /// What to do; empty when the message says it.
     pub remedy: String,
+}
+
+impl Problem {
+    /// A mistake in a file that was read.
+    pub fn new(kind: Kind, fault: Fault) -> Self {
+        Self {
+            kind,
+            path: fault.path,
+            line: fault.line.into(),
+            message: fault.message,
+            remedy: fault.hint.unwrap_or_default(),
+        }
+    }
 }
 
 impl fmt::Display for Problem {

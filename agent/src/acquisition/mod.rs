@@ -8,7 +8,10 @@
 //! became of the lines.
 
 pub mod bell;
+pub mod config;
+pub mod discover;
 pub mod file;
+pub mod journald;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -154,6 +157,11 @@ impl Outlet {
     /// The counters of the datasource.
     pub fn status(&self) -> &SourceStatus {
         &self.status
+    }
+
+    /// The same, for whoever counts elsewhere.
+    pub fn shared_status(&self) -> Arc<SourceStatus> {
+        Arc::clone(&self.status)
     }
 
     /// Adds a line to the open batch.

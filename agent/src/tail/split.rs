@@ -19,22 +19,35 @@ pub struct Piece<'a> {
 }
 
 /// Splits a stream that comes in chunks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Splitter {
-    /// The beginning of the line that has not ended, at most [`KEEP`] bytes.
+    /// How much of a line is kept.
+    keep: usize,
+    /// The beginning of the line that has not ended.
     held: Vec<u8>,
     /// Offset of its first byte.
     start: u64,
 }
 
+impl Default for Splitter {
+    fn default() -> Self {
+        Self::with_limit(KEEP)
+    }
+}
+
 impl Splitter {
+    /// A splitter that keeps at most `keep` bytes of a line.
+    pub fn with_limit(keep: usize) -> Self {
+        Self { keep, held: Vec::new(), start: 0 }
+    }
+
     /// Hands each line that ends in `chunk` to `emit`. `offset` is the place of the chunk's first byte.
     pub fn push(&mut self, chunk: &[u8], offset: u64, mut emit: impl FnMut(Piece<'_>)) {
         let mut from = 0;
         for end in memchr::memchr_iter(b'\n', chunk) {
             let line = &chunk[from..end];
             if self.is_empty() {
-                give(line, offset + from as u64, &mut emit);
+                give(line, self.keep, offset + from as u64, &mut emit);
             } else {
                 self.hold(line);
                 self.finish(&mut emit);
@@ -50,7 +63,7 @@ impl Splitter {
 
     /// Hands out the line that has not ended, as it is.
     pub fn finish(&mut self, mut emit: impl FnMut(Piece<'_>)) {
-        give(&self.held, self.start, &mut emit);
+        give(&self.held, self.keep, self.start, &mut emit);
         self.clear();
     }
 
@@ -73,14 +86,14 @@ impl Splitter {
     }
 
     fn hold(&mut self, bytes: &[u8]) {
-        let room = KEEP - self.held.len();
+        let room = self.keep - self.held.len();
         self.held.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 }
 
-fn give(line: &[u8], start: u64, emit: &mut impl FnMut(Piece<'_>)) {
+fn give(line: &[u8], keep: usize, start: u64, emit: &mut impl FnMut(Piece<'_>)) {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let bytes = &line[..line.len().min(KEEP)];
+    let bytes = &line[..line.len().min(keep)];
     if !bytes.is_empty() {
         emit(Piece { bytes, start });
     }

@@ -4,6 +4,7 @@
 //! to its end (and watched a little longer, since its writer may not know yet) before the new one begins. What the
 //! file system says wakes us at once; a look at everything each second is the safety net.
 
+mod cat;
 mod pattern;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use model::Origin;
 use regex::Regex;
 use tracing::{debug, info, warn};
 
+pub use self::cat::Cat;
 pub use self::pattern::PathPattern;
 use super::{Bell, Datasource, Outlet, Place, SourceError, Step};
 use crate::tail::checkpoint::FilePlace;
@@ -58,6 +60,11 @@ pub struct Files {
 }
 
 impl Files {
+    /// The patterns, as they are shown.
+    pub fn name(&self) -> String {
+        self.patterns.iter().map(PathPattern::as_str).collect::<Vec<_>>().join(",")
+    }
+
     /// The files that match now, without those left out, sorted.
     pub fn matching(&self) -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = self.patterns.iter().flat_map(PathPattern::expand).collect();

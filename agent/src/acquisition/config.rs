@@ -1,0 +1,449 @@
+//! The YAML of datasources, checked once.
+//!
+//! A file holds documents, each one datasource. They are read one by one: a document with a mistake is reported with its
+//! place and left out, the others are read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use compact_str::CompactString;
+use model::yaml::{Fault, Keys, Text, Yaml, did_you_mean, documents};
+use regex::Regex;
+
+use super::file::{Files, Follow, PathPattern};
+use super::journald::JournalConfig;
+use crate::status::{Kind, Problem};
+
+/// Datasources that the field knows and this build does not have.
+const ELSEWHERE: [&str; 15] = [
+    "appsec",
+    "cloudwatch",
+    "docker",
+    "http",
+    "k8s-audit",
+    "kafka",
+    "kinesis",
+    "kubernetes",
+    "loki",
+    "nats",
+    "s3",
+    "syslog",
+    "unifi",
+    "victorialogs",
+    "wineventlog",
+];
+
+const COMMON_KEYS: &[&str] =
+    &["source", "mode", "labels", "log_level", "name", "unique_id", "use_time_machine", "transform"];
+const FILE_KEYS: &[&str] = &[
+    "filename",
+    "filenames",
+    "exclude_regexps",
+    "poll_without_inotify",
+    "force_inotify",
+    "discovery_poll_enable",
+    "discovery_poll_interval",
+    "max_buffer_size",
+];
+const JOURNAL_KEYS: &[&str] = &["journalctl_filter"];
+
+/// One datasource as configured.
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    /// What tells it from others, the same after a restart: kind and what it reads.
+    pub id: String,
+    /// The file that configures it; empty when it was discovered.
+    pub path: PathBuf,
+    /// The line on which its document starts.
+    pub line: u32,
+    /// What it reads.
+    pub input: Input,
+}
+
+/// What a datasource reads.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Files that are followed.
+    Follow(Files, Follow),
+    /// Files that are read once.
+    Cat(Files),
+    /// The journal.
+    Journal(JournalConfig),
+}
+
+impl SourceConfig {
+    /// A datasource that no file configures.
+    pub fn discovered(input: Input) -> Self {
+        Self { id: input.id(), path: PathBuf::new(), line: 0, input }
+    }
+}
+
+impl Input {
+    fn id(&self) -> String {
+        match self {
+            Input::Follow(files, _) | Input::Cat(files) => format!("file:{}", files.name()),
+            Input::Journal(journal) => format!("journalctl:{}", journal.name()),
+        }
+    }
+}
+
+/// Reads all datasources of `paths`: files, or folders of which `*.yaml` and then `*.yml` count. What is wrong is
+/// reported, and the rest is read. `env` answers for `$NAME` and `${NAME}`.
+pub fn load(paths: &[PathBuf], env: &dyn Fn(&str) -> Option<String>) -> (Vec<SourceConfig>, Vec<Problem>) {
+    let mut sources: Vec<SourceConfig> = Vec::new();
+    let mut problems = Vec::new();
+    for path in paths {
+        match files_of(path) {
+            Ok(files) => {
+                for file in files {
+                    match fs::read_to_string(&file) {
+                        Ok(text) => {
+                            let (new, wrong) = parse(&file, &text, env);
+                            sources.extend(new);
+                            problems.extend(wrong);
+                        }
+                        Err(error) => problems.push(unreadable(&file, &error)),
+                    }
+                }
+            }
+            Err(error) => problems.push(unreadable(path, &error)),
+        }
+    }
+    // Two that read the same are two datasources, with places of their own.
+    for index in 0..sources.len() {
+        let id = &sources[index].id;
+        let same = sources[..index].iter().filter(|before| before.id.split('#').next() == Some(id)).count();
+        if same > 0 {
+            sources[index].id = format!("{id}#{}", same + 1);
+        }
+    }
+    (sources, problems)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+    Problem {
+        kind: Kind::Datasource,
+        path: path.to_path_buf(),
+        line: 0,
+        message: format!("cannot be read: {error}"),
+        remedy: "name a file with datasources, or a folder of such files, that cordon may read".into(),
+    }
+}
+
+fn files_of(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    if !fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut files: Vec<PathBuf> = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    let rank = |path: &PathBuf| match path.extension().and_then(|extension| extension.to_str()) {
+        Some("yaml") => Some(0),
+        Some("yml") => Some(1),
+        _ => None,
+    };
+    files.retain(|path| rank(path).is_some());
+    files.sort_by_key(|path| (rank(path), path.clone()));
+    Ok(files)
+}
+
+/// Reads the datasources of one file.
+pub fn parse(path: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> (Vec<SourceConfig>, Vec<Problem>) {
+    let text = expand(text, env);
+    let mut sources = Vec::new();
+    let mut problems = Vec::new();
+    for document in split(&text) {
+        match documents(&document) {
+            Ok(all) => {
+                for document in all.iter().filter(|document| !document.is_null()) {
+                    match source(document, path) {
+                        Ok(source) => sources.push(source),
+                        Err(fault) => problems.push(Problem::new(Kind::Datasource, fault.within(path))),
+                    }
+                }
+            }
+            Err(fault) => problems.push(Problem::new(Kind::Datasource, fault.within(path))),
+        }
+    }
+    (sources, problems)
+}
+
+/// Cuts a text into documents, each with as many empty lines before it as keep its line numbers.
+fn split(text: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut document = String::new();
+    for (number, line) in text.lines().enumerate() {
+        let rest = line.strip_prefix("---");
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t'])) {
+            all.push(std::mem::replace(&mut document, "\n".repeat(number)));
+        }
+        document.push_str(line);
+        document.push('\n');
+    }
+    all.push(document);
+    all
+}
+
+/// Replaces `$NAME` and `${NAME}` where the variable exists; anything else stays as it is.
+fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> String {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        expanded.push_str(&rest[..dollar]);
+        let after = &rest[dollar + 1..];
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, len) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            Some((name, _)) if name.chars().all(is_name) => (name, name.len() + 2),
+            _ => {
+                let len = after.find(|c| !is_name(c)).unwrap_or(after.len());
+                (&after[..len], len)
+            }
+        };
+        // A line break in a variable would move the lines behind it.
+        match env(name).filter(|value| !name.is_empty() && !value.contains('\n')) {
+            Some(value) => {
+                expanded.push_str(&value);
+                rest = &after[len..];
+            }
+            None => {
+                expanded.push('$');
+                rest = after;
+            }
+        }
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+fn source(document: &Yaml, path: &Path) -> Result<SourceConfig, Fault> {
+    let entries = document.entries("the datasource")?;
+    let keys = document.keys("the datasource")?;
+    let kind = match keys.text("source")? {
+        Some(kind) => kind,
+        None => Text { line: keys.line(), text: detect(entries, keys.line())?.into() },
+    };
+    if ELSEWHERE.contains(&&*kind) {
+        return Err(Fault::new(kind.line, format!("datasource `{}` is not in this build", &*kind))
+            .hint("let it write to a file or to the journal, and read that"));
+    }
+    let own = match &*kind {
+        "file" => FILE_KEYS,
+        "journalctl" => JOURNAL_KEYS,
+        _ => return Err(Fault::unknown(kind.line, "datasource", &kind, ["file", "journalctl"])),
+    };
+    // A slip of the pen is named as such, not as something missing.
+    let known = || COMMON_KEYS.iter().chain(own).copied();
+    if let Some((key, _)) = entries.iter().find(|(key, _)| !known().any(|known| known == &**key)) {
+        return Err(Fault::unknown(key.line, "key in the datasource:", key, known()));
+    }
+    let common = common(&keys)?;
+    let input = if own == FILE_KEYS { file(&keys, common)? } else { journal(&keys, common)? };
+    Ok(SourceConfig { id: input.id(), path: path.to_path_buf(), line: keys.line(), input })
+}
+
+/// The kind of a document that does not say it, by what it has.
+fn detect(entries: &[(Text, Yaml)], line: u32) -> Result<&'static str, Fault> {
+    const TELLING: [(&str, &str); 3] =
+        [("filename", "file"), ("filenames", "file"), ("journalctl_filter", "journalctl")];
+    let has = |wanted: &str| entries.iter().any(|(key, _)| &**key == wanted);
+    if let Some((_, kind)) = TELLING.iter().find(|(key, _)| has(key)) {
+        return Ok(kind);
+    }
+    let telling = || TELLING.iter().map(|(key, _)| *key).chain(["source"]);
+    match entries.iter().find(|(key, _)| did_you_mean(key, telling()).is_some()) {
+        Some((key, _)) => Err(Fault::unknown(key.line, "key in the datasource:", key, telling())),
+        None => Err(Fault::new(line, "`source` is missing in the datasource")
+            .hint("add `source: file` with `filenames`, or `source: journalctl` with `journalctl_filter`")),
+    }
+}
+
+/// What all kinds have.
+struct Common {
+    labels: Vec<(CompactString, CompactString)>,
+    time_machine: bool,
+    follow: bool,
+}
+
+fn common(keys: &Keys<'_>) -> Result<Common, Fault> {
+    let mut labels = Vec::new();
+    if let Some(yaml) = keys.get("labels") {
+        for (key, value) in yaml.entries("labels")? {
+            labels.push((key.text.as_str().into(), value.text("labels")?.text.into()));
+        }
+    }
+    if labels.is_empty() {
+        return Err(Fault::new(keys.line(), "`labels` is missing in the datasource")
+            .hint("add `labels: {type: syslog}`, or the type that the parsers of this log ask for"));
+    }
+    let follow = match keys.text("mode")? {
+        None => true,
+        Some(mode) => match &*mode {
+            "tail" | "server" => true,
+            "cat" => false,
+            _ => return Err(Fault::unknown(mode.line, "mode", &mode, ["tail", "cat"])),
+        },
+    };
+    // Levels and names serve people; what they say is shown by the log filter and the status.
+    for key in ["log_level", "name", "unique_id"] {
+        keys.text(key)?;
+    }
+    if let Some(transform) = keys.get("transform") {
+        return Err(Fault::new(
+            transform.line,
+            "`transform` is not supported: the lines would not be what it makes of them",
+        )
+        .hint("let a parser of stage `s00-raw` take the text apart"));
+    }
+    let time_machine = keys.flag("use_time_machine")?.unwrap_or(false) || !follow;
+    Ok(Common { labels, time_machine, follow })
+}
+
+fn file(keys: &Keys<'_>, common: Common) -> Result<Input, Fault> {
+    let mut names = keys.texts("filenames")?;
+    names.extend(keys.text("filename")?);
+    names.retain(|name| !name.is_empty());
+    if names.is_empty() {
+        return Err(Fault::new(keys.line(), "`filenames` is missing in the datasource")
+            .hint("add `filenames: [/var/log/auth.log]`; `*`, `?` and `[...]` match within one folder"));
+    }
+    let mut patterns = Vec::new();
+    for name in &names {
+        patterns.push(PathPattern::new(name).map_err(|error| {
+            Fault::new(name.line, format!("`{}` is not a path pattern: {}", &**name, error.msg))
+                .hint("`*`, `?` and `[...]` match within one folder, `**` only stands between slashes")
+        })?);
+    }
+    let mut exclude = Vec::new();
+    for regex in keys.texts("exclude_regexps")? {
+        exclude.push(Regex::new(&regex).map_err(|error| {
+            let reason = error.to_string().lines().last().unwrap_or_default().replace("error: ", "");
+            Fault::new(regex.line, format!("`{}` is not a regular expression: {reason}", &*regex))
+        })?);
+    }
+    let poll = keys.flag("poll_without_inotify")?;
+    keys.flag("force_inotify")?;
+    keys.integer("max_buffer_size")?;
+    let discover = keys.flag("discovery_poll_enable")?.unwrap_or(false);
+    let interval = match keys.text("discovery_poll_interval")? {
+        None => None,
+        Some(text) => {
+            let duration = model::duration::parse(&text).ok().and_then(|duration| duration.try_into().ok());
+            Some(duration.ok_or_else(|| {
+                Fault::new(text.line, format!("`{}` is not a duration", &*text)).hint("write it like `30s` or `5m`")
+            })?)
+        }
+    };
+    let files = Files { patterns, exclude, labels: common.labels, time_machine: common.time_machine };
+    if !common.follow {
+        return Ok(Input::Cat(files));
+    }
+    Ok(Input::Follow(files, Follow { poll, rescan: interval.filter(|_| discover) }))
+}
+
+fn journal(keys: &Keys<'_>, common: Common) -> Result<Input, Fault> {
+    let filters: Vec<String> = keys.texts("journalctl_filter")?.into_iter().map(|filter| filter.text).collect();
+    if filters.is_empty() {
+        return Err(Fault::new(keys.line(), "`journalctl_filter` is missing in the datasource")
+            .hint("add `journalctl_filter: [_SYSTEMD_UNIT=ssh.service]`"));
+    }
+    Ok(Input::Journal(JournalConfig {
+        filters,
+        labels: common.labels,
+        time_machine: common.time_machine,
+        follow: common.follow,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Vec<SourceConfig>, String) {
+        let env = |name: &str| (name == "LOGS").then(|| "/srv/logs".to_owned());
+        let (sources, problems) = parse(Path::new("a.yaml"), text, &env);
+        (sources, problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    #[test]
+    fn mistakes_name_file_line_and_remedy() {
+        let (sources, problems) = read(
+            "filenames: [/var/log/a.log]\nlabels: {type: nginx}\n\
+             ---\nfilname: /var/log/b.log\nlabels: {type: nginx}\n\
+             ---\n# nothing but a comment\n\
+             ---\nfilename: /var/log/c.log\nlabel: {type: nginx}\n\
+             ---\nsource: filee\nlabels: {type: x}\n\
+             ---\nsource: docker\ncontainer_name: [x]\n\
+             ---\nfilename: /var/log/d.log\nlabels: {type: x}\nfilename: /var/log/e.log\n\
+             ---\nsource: journalctl\nlabels: {type: syslog}\n\
+             ---\nfilename: /var/log/f.log\nexclude_regexps: ['(gz']\nlabels: {type: x}\n\
+             ---\nfilename: a: b: c\n\
+             ---\nfilename: /var/log/g.log\nlabels: {type: x}\nmode: tial\n\
+             ---\nfilename: /var/log/h.log\nlabels: {type: x}\ntransform: evt.Line.Raw\n\
+             ---\nfilename: /var/log/i.log\nlabels: {type: x}\npoll_without_inotfy: true\n\
+             ---\nfilename: /var/log/[j.log\nlabels: {type: x}\n\
+             ---\nfilename: /var/log/k.log\nlabels: {type: x}\ndiscovery_poll_interval: soon\n\
+             ---\nfilename: /var/log/z.log\nlabels: {type: nginx}\n",
+        );
+        let ids: Vec<&str> = sources.iter().map(|source| source.id.as_str()).collect();
+        assert_eq!(ids, ["file:/var/log/a.log", "file:/var/log/z.log"]);
+        insta::assert_snapshot!(problems, @r"
+        a.yaml:4: unknown key in the datasource: `filname`
+        hint: did you mean `filename`?
+        a.yaml:10: unknown key in the datasource: `label`
+        hint: did you mean `labels`?
+        a.yaml:12: unknown datasource `filee`
+        hint: did you mean `file`?
+        a.yaml:15: datasource `docker` is not in this build
+        hint: let it write to a file or to the journal, and read that
+        a.yaml:20: key `filename` is repeated
+        hint: it is already set in line 18; keep one of them
+        a.yaml:22: `journalctl_filter` is missing in the datasource
+        hint: add `journalctl_filter: [_SYSTEMD_UNIT=ssh.service]`
+        a.yaml:26: `(gz` is not a regular expression: unclosed group
+        a.yaml:29: not valid YAML: mapping values are not allowed in this context
+        a.yaml:33: unknown mode `tial`
+        hint: did you mean `tail`?
+        a.yaml:37: `transform` is not supported: the lines would not be what it makes of them
+        hint: let a parser of stage `s00-raw` take the text apart
+        a.yaml:41: unknown key in the datasource: `poll_without_inotfy`
+        hint: did you mean `poll_without_inotify`?
+        a.yaml:43: `/var/log/[j.log` is not a path pattern: invalid range pattern
+        hint: `*`, `?` and `[...]` match within one folder, `**` only stands between slashes
+        a.yaml:48: `soon` is not a duration
+        hint: write it like `30s` or `5m`
+        ");
+    }
+
+    #[test]
+    fn every_key_of_the_field_is_read() {
+        let (sources, problems) = read(
+            "source: file\nfilenames: ['$LOGS/*.log', \"${LOGS}/x\", '$NONE/y']\nfilename: /z\nexclude_regexps: ['\\.gz$']\n\
+             mode: tail\nlabels: {type: nginx, program: n}\nlog_level: debug\nname: web\nunique_id: u\nuse_time_machine: yes\n\
+             poll_without_inotify: true\nforce_inotify: true\ndiscovery_poll_enable: true\ndiscovery_poll_interval: 5s\n\
+             max_buffer_size: 1000\n---\njournalctl_filter: [-b, _COMM=sshd]\nlabels: {type: syslog}\n",
+        );
+        assert_eq!(problems, "");
+        let Input::Follow(files, follow) = &sources[0].input else { panic!("a file that is followed") };
+        assert_eq!(files.name(), format!("/srv/logs/*.log,/srv/logs/x,{},/z", absolute("$NONE/y")));
+        assert!(files.time_machine);
+        assert_eq!((follow.poll, follow.rescan), (Some(true), Some(std::time::Duration::from_secs(5))));
+        assert_eq!((sources[1].id.as_str(), sources[1].line), ("journalctl:journalctl--b._COMM=sshd", 17));
+    }
+
+    fn absolute(path: &str) -> String {
+        std::path::absolute(path).expect("there is a working directory").to_string_lossy().into_owned()
+    }
+
+    #[test]
+    fn folders_are_read_in_order_and_the_same_twice_is_two() {
+        let folder = tempfile::TempDir::new().expect("a temporary folder");
+        for (name, log) in [("b.yaml", "/b"), ("a.yml", "/a"), ("a.yaml", "/b"), ("c.txt", "/c")] {
+            let text = format!("filename: {log}\nlabels: {{type: x}}\n");
+            fs::write(folder.path().join(name), text).expect("room on the disk");
+        }
+        let missing = folder.path().join("missing.yaml");
+        let (sources, problems) = load(&[folder.path().to_path_buf(), missing], &|_| None);
+        let ids: Vec<&str> = sources.iter().map(|source| source.id.as_str()).collect();
+        assert_eq!(ids, ["file:/b", "file:/b#2", "file:/a"]);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].message.starts_with("cannot be read"), "{}", problems[0]);
+    }
+}

@@ -1,0 +1,5 @@
+//! What survives a restart.
+
+pub mod checkpoint;
+
+pub use checkpoint::{Checkpoint, CheckpointError};
