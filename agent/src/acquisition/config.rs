@@ -198,15 +198,12 @@ fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> String {
             }
         };
         // A line break in a variable would move the lines behind it.
-        match env(name).filter(|value| !name.is_empty() && !value.contains('\n')) {
-            Some(value) => {
-                expanded.push_str(&value);
-                rest = &after[len..];
-            }
-            None => {
-                expanded.push('$');
-                rest = after;
-            }
+        if let Some(value) = env(name).filter(|value| !name.is_empty() && !value.contains('\n')) {
+            expanded.push_str(&value);
+            rest = &after[len..];
+        } else {
+            expanded.push('$');
+            rest = after;
         }
     }
     expanded.push_str(rest);

@@ -16,7 +16,7 @@ pub mod journald;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use std::{io, thread};
 
 use jiff::Timestamp;
@@ -26,6 +26,10 @@ use tokio::sync::mpsc::Sender;
 use tracing::{info, warn};
 
 pub use self::bell::Bell;
+use self::config::{Input, SourceConfig};
+use self::file::{Cat, FileSource};
+use self::journald::Journal;
+use crate::state::Checkpoint;
 use crate::status::SourceStatus;
 use crate::tail::checkpoint::FilePlace;
 use crate::tail::rotate::FileId;
@@ -216,6 +220,22 @@ impl Outlet {
         self.sequence += 1;
         self.bytes = 0;
         self.sender.blocking_send(batch).map_err(|_| SourceError::Hangup)
+    }
+}
+
+/// The datasource that `config` describes, standing where `checkpoint` says.
+pub fn build(config: &SourceConfig, checkpoint: &Checkpoint) -> Box<dyn Datasource> {
+    match &config.input {
+        Input::Follow(files, follow) => {
+            let remembered = checkpoint.written().map(SystemTime::from);
+            let places = checkpoint.files(&config.id);
+            Box::new(FileSource::new(files.clone(), follow.clone(), places, remembered))
+        }
+        Input::Cat(files) => Box::new(Cat::new(files)),
+        Input::Journal(journal) => {
+            let cursor = checkpoint.cursor(&config.id).filter(|_| journal.follow);
+            Box::new(Journal::new(journal.clone(), "journalctl".into(), cursor))
+        }
     }
 }
 
