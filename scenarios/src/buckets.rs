@@ -199,6 +199,11 @@ impl Buckets {
         let round = &mut Round { scenarios: &scenarios, now: Moment::utc(now), host, overflows };
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(round.now.nanos, &mut fired);
+        // An order that a restart does not change.
+        fired.sort_unstable_by_key(|index| {
+            let bucket = self.slots[*index as usize].as_ref();
+            bucket.map(|bucket| (bucket.tally.first, bucket.key))
+        });
         for index in fired.drain(..) {
             let Some(bucket) = &self.slots[index as usize] else { continue };
             let Some(lifetime) = scenarios.list[bucket.scenario as usize].lifetime else { continue };

@@ -99,45 +99,83 @@ fn scenario(document: &Yaml, notes: &mut Vec<Fault>) -> Result<Option<ScenarioCo
         return Err(nameless(document.line));
     }
     let keys = document.keys("a scenario")?;
+    let scenario = read(&keys, notes);
+    // A key that is misspelt is told before the one that is missing for it.
+    for key in KEYS {
+        keys.get(key);
+    }
+    keys.finish()?;
+    scenario
+}
+
+const KEYS: [&str; 26] = [
+    "name",
+    "description",
+    "type",
+    "filter",
+    "groupby",
+    "distinct",
+    "capacity",
+    "leakspeed",
+    "duration",
+    "blackhole",
+    "cache_size",
+    "condition",
+    "cancel_on",
+    "overflow_filter",
+    "bayesian_prior",
+    "bayesian_threshold",
+    "bayesian_conditions",
+    "scope",
+    "labels",
+    "reprocess",
+    "data",
+    "references",
+    "debug",
+    "format",
+    "version",
+    "cordon",
+];
+
+fn read(keys: &Keys<'_>, notes: &mut Vec<Fault>) -> Result<Option<ScenarioConfig>, Fault> {
     let line = keys.line();
-    let name = filled(&keys, "name")?.ok_or_else(|| nameless(line))?.text;
-    if let Err(note) = format::check(&keys)? {
+    let name = filled(keys, "name")?.ok_or_else(|| nameless(line))?.text;
+    if let Err(note) = format::check(keys)? {
         notes.push(note);
         return Ok(None);
     }
-    let kind = kind(&keys)?;
-    let capacity = small(&keys, "capacity")?.unwrap_or(0);
+    let kind = kind(keys)?;
+    let capacity = small(keys, "capacity")?.unwrap_or(0);
     let scenario = ScenarioConfig {
         line,
         name,
-        description: filled(&keys, "description")?
-            .ok_or_else(|| missing(&keys, "description", "one sentence for people"))?
+        description: filled(keys, "description")?
+            .ok_or_else(|| missing(keys, "description", "one sentence for people"))?
             .text,
         kind,
-        filter: filled(&keys, "filter")?
-            .ok_or_else(|| missing(&keys, "filter", "an expression that says which events count"))?,
-        group_by: filled(&keys, "groupby")?,
-        distinct: filled(&keys, "distinct")?,
-        cancel_on: filled(&keys, "cancel_on")?,
-        condition: filled(&keys, "condition")?,
-        overflow_filter: filled(&keys, "overflow_filter")?,
+        filter: filled(keys, "filter")?
+            .ok_or_else(|| missing(keys, "filter", "an expression that says which events count"))?,
+        group_by: filled(keys, "groupby")?,
+        distinct: filled(keys, "distinct")?,
+        cancel_on: filled(keys, "cancel_on")?,
+        condition: filled(keys, "condition")?,
+        overflow_filter: filled(keys, "overflow_filter")?,
         capacity,
-        leakspeed: duration(&keys, "leakspeed")?.unwrap_or(0),
-        duration: duration(&keys, "duration")?.unwrap_or(0),
-        blackhole: duration(&keys, "blackhole")?,
-        cache_size: small(&keys, "cache_size")?.unwrap_or(0),
-        bayes: bayes(&keys)?,
-        scope: scope(&keys)?,
-        labels: labels(&keys)?,
+        leakspeed: duration(keys, "leakspeed")?.unwrap_or(0),
+        duration: duration(keys, "duration")?.unwrap_or(0),
+        blackhole: duration(keys, "blackhole")?,
+        cache_size: small(keys, "cache_size")?.unwrap_or(0),
+        bayes: bayes(keys)?,
+        scope: scope(keys)?,
+        labels: labels(keys)?,
         reprocess: keys.flag("reprocess")?.unwrap_or(false),
         data: keys.list("data")?.iter().map(DataFile::parse).collect::<Result<_, _>>()?,
-        hold: ours(&keys)?,
+        hold: ours(keys)?,
     };
     keys.texts("references")?;
     keys.flag("debug")?;
     keys.text("version")?;
-    check(&scenario, &keys, notes)?;
-    keys.finish()?;
+    check(&scenario, keys, notes)?;
     Ok(Some(scenario))
 }
 

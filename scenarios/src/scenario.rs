@@ -111,8 +111,14 @@ impl Needs {
     /// What a program reads and writes, `requires` aside.
     pub(crate) fn add(&mut self, facts: &Facts) {
         union(&mut self.reads, &facts.reads);
+        union(&mut self.reads, &facts.queued);
         union(&mut self.reads_all, &facts.reads_all);
+        union(&mut self.reads_all, &facts.queued_all);
         union(&mut self.members, &facts.members);
+        union(&mut self.members, &facts.queued_members);
+        if facts.opaque {
+            union(&mut self.reads_all, &EVERY_MAP);
+        }
         union(&mut self.writes, &facts.writes);
         union(&mut self.writes_all, &facts.writes_all);
         union(&mut self.stashes, &facts.stashes);
@@ -162,9 +168,14 @@ impl Keep {
     }
 
     pub(crate) fn add(&mut self, facts: &Facts) {
-        facts.reads.iter().for_each(|field| self.field(*field));
-        facts.reads_all.iter().for_each(|map| self.map(*map));
-        if facts.members.contains(&classes::UNMARSHALED_MEMBER) {
+        for field in facts.reads.iter().chain(&facts.queued) {
+            self.field(*field);
+        }
+        let opaque = if facts.opaque { &EVERY_MAP[..] } else { &[] };
+        for map in facts.reads_all.iter().chain(&facts.queued_all).chain(opaque) {
+            self.map(*map);
+        }
+        if facts.members.iter().chain(&facts.queued_members).any(|member| *member == classes::UNMARSHALED_MEMBER) {
             self.map(fields::UNMARSHALED);
         }
     }
@@ -191,6 +202,18 @@ impl Keep {
         self.maps >> map.0.min(15) & 1 == 1
     }
 }
+
+/// What may be read where nothing is known.
+const EVERY_MAP: [MapId; 8] = [
+    fields::PARSED,
+    fields::META,
+    fields::ENRICHED,
+    fields::LABELS,
+    fields::TEXT,
+    fields::APPSEC_VARS,
+    fields::APPSEC_HOOK_VARS,
+    fields::UNMARSHALED,
+];
 
 /// Fields that every alert shows beside `Meta`.
 pub(crate) const ALERT_FIELDS: [FieldId; 8] = [

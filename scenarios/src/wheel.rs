@@ -1,12 +1,13 @@
 //! When live buckets end.
 //!
-//! A timer wheel: six circles of 64 slots, each slot of a circle as long as the whole circle below. A timer is set and
-//! cleared in constant time and moves down at most five times before it fires, so a flood of short-lived buckets costs
+//! A timer wheel: seven circles of 64 slots, each slot of a circle as long as the whole circle below. A timer is set and
+//! cleared in constant time and moves down at most six times before it fires, so a flood of short-lived buckets costs
 //! no more than their pours.
 
 const NONE: u32 = u32::MAX;
 const SLOTS: usize = 64;
-const CIRCLES: usize = 6;
+/// Enough for all times that nanoseconds in 64 bits can tell.
+const CIRCLES: usize = 7;
 /// Nanoseconds of a slot of the lowest circle, as a power of two: 17 ms.
 const TICK_BITS: u32 = 24;
 
@@ -107,12 +108,7 @@ impl Wheel {
         // The highest digit, base 64, in which the timer differs from now says on which circle it waits.
         let differs = (at ^ self.elapsed) | (SLOTS as u64 - 1);
         let circle = differs.ilog2() as usize / 6;
-        let (circle, slot) = if circle < CIRCLES {
-            (circle, (at >> (6 * circle)) as usize % SLOTS)
-        } else {
-            // Decades away: it waits in the slot that comes round last and is put back from there.
-            (CIRCLES - 1, (self.elapsed >> (6 * (CIRCLES - 1))).wrapping_sub(1) as usize % SLOTS)
-        };
+        let slot = (at >> (6 * circle)) as usize % SLOTS;
         let index = circle * SLOTS + slot;
         let next = std::mem::replace(&mut self.slots[index], bucket);
         if next != NONE {
