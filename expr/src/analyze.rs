@@ -190,7 +190,7 @@ fn safe(test: &BoolNode) -> bool {
         | BoolNode::AnyLine { text, .. } => safe_text(text),
         BoolNode::EqualTexts(left, right) => safe_text(left) && safe_text(right),
         BoolNode::Find { text, needle, .. } => safe_text(text) && safe_text(needle),
-        BoolNode::Matches { text: Node::Text(text), .. } => safe_text(text),
+        BoolNode::Matches { text: Node::Text(subject), .. } => safe_text(subject),
         BoolNode::Present { base: Node::Var(0), .. } => true,
         BoolNode::Memo { test, .. } => safe(test),
         BoolNode::Conditional { condition, then, otherwise } => safe(condition) && safe(then) && safe(otherwise),

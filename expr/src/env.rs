@@ -119,10 +119,33 @@ pub trait Host {
         None
     }
 
+    /// What the reputation service says of an address (`CrowdsecCTI`): its JSON item.
+    fn reputation(&self, ip: &str) -> Result<serde_json::Value, EvalError> {
+        let _ = ip;
+        Err(EvalError::new("the reputation service is not available"))
+    }
+
+    /// Sends a request (`HTTPGet` and its like). Whoever answers bounds body and time.
+    fn http(&self, method: &str, url: &str, headers: &[(String, String)], body: &str) -> Result<HttpAnswer, EvalError> {
+        let _ = (method, url, headers, body);
+        Err(EvalError::new("requests are not available"))
+    }
+
     /// A message a rule wants logged (`LogInfo`), or a helper's warning.
     fn log(&self, message: &str) {
         let _ = message;
     }
+}
+
+/// What a request gave.
+#[derive(Clone, Debug, Default)]
+pub struct HttpAnswer {
+    /// The status code.
+    pub status: u16,
+    /// The body, at most 10 MiB.
+    pub body: String,
+    /// Headers with their values, names in canonical form.
+    pub headers: Vec<(String, Vec<String>)>,
 }
 
 /// Which geo helper asks (`GeoIPEnrich`, `GeoIPASNEnrich`, `GeoIPRangeEnrich`).

@@ -305,26 +305,23 @@ pub fn parse(layout: &str, text: &str) -> Result<Parsed, LayoutError> {
         _ => {}
     }
     let year_number = i16::try_from(year.unwrap_or(0)).map_err(|_| LayoutError::Range("year"))?;
-    let date = match year_day {
-        Some(number) => {
-            let number = i64::from(within(number, 1, 366, "day of year")?);
-            let first = Date::new(year_number, 1, 1).map_err(|_| LayoutError::Range("year"))?;
-            let date = first
-                .checked_add(SignedDuration::from_hours(24 * (number - 1)))
-                .ok()
-                .filter(|date| date.year() == year_number)
-                .ok_or(LayoutError::Range("day of year"))?;
-            let same = month.is_none_or(|month| i64::from(month) == i64::from(date.month()))
-                && day.is_none_or(|day| i64::from(day) == i64::from(date.day()));
-            if !same {
-                return Err(LayoutError::Range("day of year"));
-            }
-            date
+    let date = if let Some(number) = year_day {
+        let number = i64::from(within(number, 1, 366, "day of year")?);
+        let first = Date::new(year_number, 1, 1).map_err(|_| LayoutError::Range("year"))?;
+        let date = first
+            .checked_add(SignedDuration::from_hours(24 * (number - 1)))
+            .ok()
+            .filter(|date| date.year() == year_number)
+            .ok_or(LayoutError::Range("day of year"))?;
+        let same = month.is_none_or(|month| i64::from(month) == i64::from(date.month()))
+            && day.is_none_or(|day| i64::from(day) == i64::from(date.day()));
+        if !same {
+            return Err(LayoutError::Range("day of year"));
         }
-        None => {
-            let day = i8::try_from(day.unwrap_or(1)).map_err(|_| LayoutError::Range("day"))?;
-            Date::new(year_number, month.unwrap_or(1) as i8, day).map_err(|_| LayoutError::Range("day"))?
-        }
+        date
+    } else {
+        let day = i8::try_from(day.unwrap_or(1)).map_err(|_| LayoutError::Range("day"))?;
+        Date::new(year_number, month.unwrap_or(1) as i8, day).map_err(|_| LayoutError::Range("day"))?
     };
     let time = Time::new(hour as i8, minute as i8, second as i8, nanos).map_err(|_| LayoutError::Range("time"))?;
     Ok(Parsed { datetime: date.to_datetime(time), offset, abbreviation, year_given: year.is_some() })
@@ -439,12 +436,12 @@ impl Reader<'_> {
             return Err(bad());
         };
         let mut values = [0; 3];
-        for part in 0..usize::from(parts) {
+        for (part, value) in values.iter_mut().enumerate().take(usize::from(parts)) {
             if part > 0 && colon && !self.skip(":") {
                 return Err(bad());
             }
             let limit = if part == 0 { 24 } else { 60 };
-            values[part] = within(self.digits(2, 2).ok_or_else(bad)?, 0, limit, "time zone offset")? as i32;
+            *value = within(self.digits(2, 2).ok_or_else(bad)?, 0, limit, "time zone offset")? as i32;
         }
         let seconds = (values[0] * 60 + values[1]) * 60 + values[2];
         Ok(if negative { -seconds } else { seconds })
@@ -539,13 +536,14 @@ fn write_chunk(
         Chunk::Year => write!(out, "{:02}", local.year().rem_euclid(100)),
         Chunk::UpperPm => out.write_str(if local.hour() >= 12 { "PM" } else { "AM" }),
         Chunk::LowerPm => out.write_str(if local.hour() >= 12 { "pm" } else { "am" }),
-        Chunk::Abbreviation => match abbreviation(zone, time) {
-            Some(name) => out.write_str(&name),
-            None => {
+        Chunk::Abbreviation => {
+            if let Some(name) = abbreviation(zone, time) {
+                out.write_str(&name)
+            } else {
                 write_offset(out, offset, false, 1)?;
                 if offset % 3600 != 0 { write!(out, "{:02}", offset.abs() / 60 % 60) } else { Ok(()) }
             }
-        },
+        }
         Chunk::Offset { z: true, .. } if offset == 0 => out.write_char('Z'),
         Chunk::Offset { colon, parts, .. } => write_offset(out, offset, colon, parts),
         Chunk::Fraction0 { digits, comma } => {

@@ -118,16 +118,15 @@ impl Lexer<'_> {
             Some('.') if self.peek_second().is_some_and(|c| c.is_ascii_digit()) => self.number()?,
             Some('"' | '\'') => Tok::Str(self.quoted()?),
             Some('`') => Tok::Str(self.raw()?),
-            Some(c) => match OPERATORS.iter().find(|op| self.rest().starts_with(*op)) {
-                Some(op) => {
+            Some(c) => {
+                if let Some(op) = OPERATORS.iter().find(|op| self.rest().starts_with(*op)) {
                     self.at += op.len();
                     Tok::Op(op)
-                }
-                None => {
+                } else {
                     self.next();
                     return self.error(start, format!("unexpected character `{c}`"));
                 }
-            },
+            }
         };
         Ok(Token { kind, start, end: self.at })
     }

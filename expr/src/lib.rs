@@ -27,8 +27,8 @@ mod types;
 mod value;
 
 pub use analyze::{Condition, Facts};
-pub use env::{DecisionQuery, Env, Geo, Host, Object, Stored};
+pub use env::{DecisionQuery, Env, Geo, Host, HttpAnswer, Object, Stored};
 pub use error::{CompileError, EvalError};
 pub use program::{Compiler, Program, Vars};
 pub use types::{At, Class, FieldId, Fields, IntKind, MapId, Member, MemberId, Method, MethodId, Type};
-pub use value::{List, Map, Value};
+pub use value::{List, Map, Texts, Value};

@@ -19,7 +19,6 @@ use crate::value::{List, Map, Value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum P {
     Any,
-    Bool,
     Int,
     Float,
     Str,
@@ -34,7 +33,6 @@ pub(crate) enum P {
     Zone,
     Month,
     Weekday,
-    Severity,
     /// Text to lists of text.
     Query,
     /// A pointer that no expression can make.
@@ -168,7 +166,6 @@ impl P {
     pub(crate) fn ty(self) -> Type {
         match self {
             P::Any => Type::Any,
-            P::Bool => Type::Bool,
             P::Int => Type::Int,
             P::Float => Type::Float,
             P::Str => Type::String,
@@ -180,7 +177,6 @@ impl P {
             P::Zone => Type::Zone,
             P::Month => Type::Sized(IntKind::Month),
             P::Weekday => Type::Sized(IntKind::Weekday),
-            P::Severity => Type::Sized(IntKind::Severity),
             P::Query => Type::Map(Box::new(Type::List(Box::new(Type::String)))),
             P::Unreachable => Type::Func,
         }
@@ -246,12 +242,12 @@ pub(crate) fn accepts(value: &Value<'_>, ty: &Type) -> bool {
             (inner, List::Typed(values)) => values.iter().all(|value| accepts(value, inner)),
             _ => false,
         },
-        (Type::Map(inner), Value::Map(map)) => match (&**inner, map) {
-            (Type::Any, Map::Any(_) | Map::Json(_) | Map::Object(..)) => true,
-            (Type::String, Map::Text(_) | Map::Pairs(_) | Map::Slots(..)) => true,
-            (Type::List(_), Map::Texts(_)) => true,
-            _ => false,
-        },
+        (Type::Map(inner), Value::Map(map)) => matches!(
+            (&**inner, map),
+            (Type::Any, Map::Any(_) | Map::Json(_) | Map::Object(..))
+                | (Type::String, Map::Text(_) | Map::Pairs(_) | Map::Slots(..))
+                | (Type::List(_), Map::Texts(_))
+        ),
         (Type::Class(class), Value::Object(object)) => object.class() == *class,
         (Type::Class(class), Value::Made(object)) => object.class() == *class,
         (Type::Pointer(inner), value) => value.is_nil() || accepts(value, inner),
@@ -279,6 +275,7 @@ pub(crate) fn method(ty: &Type, name: &str) -> Option<&'static Function> {
         Type::Sized(IntKind::Month) => builtins::time::MONTH_METHODS,
         Type::Sized(IntKind::Weekday) => builtins::time::WEEKDAY_METHODS,
         Type::Zone => builtins::time::ZONE_METHODS,
+        Type::Map(inner) if matches!(&**inner, Type::List(_)) => builtins::url::QUERY_METHODS,
         _ => return None,
     };
     rows.iter().find(|row| row.name == name)

@@ -1,9 +1,19 @@
 //! Results of pure subexpressions, shared across rules and computed at most once per event.
 //!
 //! The compiler gives structurally equal pure subexpressions the same slot; a slot holds the
-//! result for the current generation. Starting a new event costs one increment.
+//! result for the current generation. Starting a new event costs one increment. Answers about
+//! data files depend on nothing but the text asked for, so they outlive the event.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::builtins::xml::Tree;
+
+/// Most answers about data files that are kept.
+const LOOKUPS: usize = 8192;
+/// Longest text whose answer is kept, in bytes.
+const LOOKUP_TEXT: usize = 1024;
 
 /// One slot's content.
 #[derive(Clone, Debug)]
@@ -11,11 +21,11 @@ pub enum Cached {
     /// A truth value.
     Bool(bool),
     /// Text, shared.
-    Text(std::rc::Rc<str>),
+    Text(Rc<str>),
     /// An integer.
     Int(i64),
     /// Evaluation failed; the text of the error.
-    Failed(std::rc::Rc<str>),
+    Failed(Rc<str>),
 }
 
 /// The shared results of one worker.
@@ -23,6 +33,9 @@ pub enum Cached {
 pub struct Memo {
     generation: Cell<u64>,
     slots: RefCell<Vec<(u64, Option<Cached>)>>,
+    lookups: RefCell<HashMap<u64, HashMap<Box<str>, bool>>>,
+    looked_up: Cell<usize>,
+    xml: RefCell<Option<Rc<Tree>>>,
 }
 
 impl Memo {
@@ -47,5 +60,33 @@ impl Memo {
             slots.resize(index + 1, (u64::MAX, None));
         }
         slots[index] = (self.generation.get(), Some(value));
+    }
+
+    /// The answer of data file `file` for `text`, asked once for as long as there is room.
+    pub(crate) fn lookup(&self, file: u64, text: &str, ask: impl FnOnce() -> bool) -> bool {
+        if text.len() > LOOKUP_TEXT {
+            return ask();
+        }
+        if let Some(answer) = self.lookups.borrow().get(&file).and_then(|answers| answers.get(text)) {
+            return *answer;
+        }
+        let answer = ask();
+        let mut lookups = self.lookups.borrow_mut();
+        if self.looked_up.get() >= LOOKUPS {
+            lookups.clear();
+            self.looked_up.set(0);
+        }
+        self.looked_up.set(self.looked_up.get() + 1);
+        lookups.entry(file).or_default().insert(text.into(), answer);
+        answer
+    }
+
+    /// The tree of an XML text; the last one is kept, since rules ask one line for many paths.
+    pub(crate) fn xml(&self, text: &str) -> Rc<Tree> {
+        let mut kept = self.xml.borrow_mut();
+        match &*kept {
+            Some(tree) if tree.source() == text => Rc::clone(tree),
+            _ => Rc::clone(kept.insert(Rc::new(Tree::parse(text)))),
+        }
     }
 }

@@ -5,6 +5,8 @@
 //! bracket. [`rewrite`] spells such a pattern the way the `regex` crate reads it; the cost is
 //! linear in its length.
 
+use std::fmt::Write;
+
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::Hir;
 
@@ -117,8 +119,8 @@ impl Rewriter<'_> {
                     self.class()?;
                     repeated = false;
                 }
-                '{' => match self.count() {
-                    Some((text, low, high)) => {
+                '{' => {
+                    if let Some((text, low, high)) = self.count() {
                         if low > MAX_REPEAT || high.is_some_and(|high| high > MAX_REPEAT || high < low) {
                             return Err(RegexError::Syntax(format!("repeat count `{{{text}}}` is out of range")));
                         }
@@ -131,12 +133,11 @@ impl Rewriter<'_> {
                         self.out.push('}');
                         self.lazy();
                         repeated = true;
-                    }
-                    None => {
+                    } else {
                         self.out.push_str("\\{");
                         repeated = false;
                     }
-                },
+                }
                 '}' => {
                     self.out.push_str("\\}");
                     repeated = false;
@@ -280,7 +281,7 @@ impl Rewriter<'_> {
                 if digits == 1 && c != '0' {
                     return Err(RegexError::Syntax(format!("back-reference `\\{c}` is not supported")));
                 }
-                self.out.push_str(&format!("\\x{{{value:X}}}"));
+                let _ = write!(self.out, "\\x{{{value:X}}}");
             }
             'A' | 'z' if !in_class => {
                 self.out.push('\\');

@@ -156,9 +156,9 @@ impl IntKind {
 impl Type {
     /// The type behind pointers.
     #[must_use]
-    pub fn deref(&self) -> &Type {
+    pub fn behind(&self) -> &Type {
         match self {
-            Type::Pointer(inner) => inner.deref(),
+            Type::Pointer(inner) => inner.behind(),
             _ => self,
         }
     }

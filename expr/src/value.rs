@@ -60,6 +60,9 @@ pub enum List<'a> {
     Json(&'a [serde_json::Value]),
 }
 
+/// Several texts under one key.
+pub type Texts<'a> = Rc<[Cow<'a, str>]>;
+
 /// A map from text.
 #[derive(Clone, Debug)]
 pub enum Map<'a> {
@@ -70,7 +73,7 @@ pub enum Map<'a> {
     /// Text to text that belongs to someone else (parsed key-value pairs).
     Pairs(&'a [(String, String)]),
     /// Text to lists of text (query parameters, headers).
-    Texts(Rc<[(Cow<'a, str>, Rc<[Cow<'a, str>]>)]>),
+    Texts(Rc<[(Cow<'a, str>, Texts<'a>)]>),
     /// Values of any kind under keys of any kind (`groupBy`).
     Keyed(Rc<[(Value<'a>, Value<'a>)]>),
     /// A JSON object.

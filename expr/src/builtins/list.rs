@@ -147,12 +147,11 @@ fn from_pairs<'a>(cx: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
             return Err(EvalError::new("a pair has two elements"));
         };
         let hashed = Key::of(&key).ok_or_else(|| EvalError::new(format!("{} cannot be a key", key.kind())))?;
-        match at.get(&hashed) {
-            Some(index) => pairs[*index].1 = value,
-            None => {
-                at.insert(hashed, pairs.len());
-                pairs.push((key, value));
-            }
+        if let Some(index) = at.get(&hashed) {
+            pairs[*index].1 = value;
+        } else {
+            at.insert(hashed, pairs.len());
+            pairs.push((key, value));
         }
     }
     if pairs.iter().all(|(key, _)| key.as_str().is_some()) {
@@ -173,18 +172,17 @@ fn uniq<'a>(cx: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
     let mut kept = Vec::new();
     for item in list.iter() {
         cx.spend(1)?;
-        let new = match Key::of(&item) {
-            Some(key) => seen.insert(key),
-            None => {
-                for _ in &odd {
-                    cx.step()?;
-                }
-                let new = !odd.iter().any(|known| equal(known, &item));
-                if new {
-                    odd.push(item.clone());
-                }
-                new
+        let new = if let Some(key) = Key::of(&item) {
+            seen.insert(key)
+        } else {
+            for _ in &odd {
+                cx.step()?;
             }
+            let new = !odd.iter().any(|known| equal(known, &item));
+            if new {
+                odd.push(item.clone());
+            }
+            new
         };
         if new {
             kept.push(item);

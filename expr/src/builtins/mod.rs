@@ -1,12 +1,22 @@
 //! The functions, one file per subject; each file gives rows for the table of the library.
 
+#![allow(clippy::unnecessary_wraps, reason = "all functions of the table have one signature")]
+
 pub(crate) mod bits;
 pub(crate) mod convert;
+pub(crate) mod data;
 pub(crate) mod format;
+pub(crate) mod json;
 pub(crate) mod list;
 pub(crate) mod math;
+pub(crate) mod net;
+pub(crate) mod pairs;
+pub(crate) mod record;
 pub(crate) mod string;
 pub(crate) mod time;
+pub(crate) mod url;
+pub(crate) mod world;
+pub(crate) mod xml;
 
 use crate::error::EvalError;
 use crate::library::Function;
@@ -14,8 +24,22 @@ use crate::program::Outcome;
 use crate::value::{List, Value};
 
 /// Every row.
-pub(crate) const ALL: &[&[Function]] =
-    &[bits::ROWS, convert::ROWS, format::ROWS, list::ROWS, math::ROWS, string::ROWS, time::ROWS];
+pub(crate) const ALL: &[&[Function]] = &[
+    bits::ROWS,
+    convert::ROWS,
+    data::ROWS,
+    format::ROWS,
+    json::ROWS,
+    list::ROWS,
+    math::ROWS,
+    net::ROWS,
+    pairs::ROWS,
+    string::ROWS,
+    time::ROWS,
+    url::ROWS,
+    world::ROWS,
+    xml::ROWS,
+];
 
 /// The text in argument `index`; arguments have been checked against the row before.
 pub(crate) fn text<'v>(args: &'v [Value<'_>], index: usize) -> Outcome<&'v str> {

@@ -108,17 +108,27 @@ fn single(mut mapped: impl ExactSizeIterator<Item = char>, c: char) -> char {
 }
 
 /// One-to-one upper case.
-pub(crate) fn upper_char(c: char) -> char {
+fn upper_char(c: char) -> char {
     single(c.to_uppercase(), c)
 }
 
 /// One-to-one lower case.
-pub(crate) fn lower_char(c: char) -> char {
+fn lower_char(c: char) -> char {
     match c {
         // the only letter whose lower case is several characters
         'İ' => 'i',
         c => single(c.to_lowercase(), c),
     }
+}
+
+/// Upper case, letter by letter.
+pub(crate) fn upper_text(text: &str) -> String {
+    if text.is_ascii() { text.to_ascii_uppercase() } else { text.chars().map(upper_char).collect() }
+}
+
+/// Lower case, letter by letter.
+pub(crate) fn lower_text(text: &str) -> String {
+    if text.is_ascii() { text.to_ascii_lowercase() } else { text.chars().map(lower_char).collect() }
 }
 
 fn upper<'a>(_: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {

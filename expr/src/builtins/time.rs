@@ -288,6 +288,6 @@ fn median_interval<'a>(_: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>>
     Ok(Value::Duration(if intervals.len() % 2 == 1 {
         intervals[middle]
     } else {
-        ((i128::from(intervals[middle - 1]) + i128::from(intervals[middle])) / 2) as i64
+        i128::midpoint(i128::from(intervals[middle - 1]), i128::from(intervals[middle])) as i64
     }))
 }

@@ -63,14 +63,14 @@ impl Checker<'_> {
             };
             return error(&expr.span, format!("`{}` takes {wanted} arguments, found {count}", function.name));
         }
-        let types: Vec<Type> = typed.iter().map(|(_, ty)| ty.deref().clone()).collect();
+        let known: Vec<Type> = typed.iter().map(|(_, ty)| ty.behind().clone()).collect();
         let mut nodes = Vec::with_capacity(count);
         let mut check = Vec::new();
         for (index, ((node, ty), arg)) in typed.into_iter().zip(exprs).enumerate() {
             let param = function.param(index).unwrap_or(P::Any);
             nodes.push(self.argument(arg, node, &ty, &param.ty(), function.name, index, &mut check)?);
         }
-        let ty = function.result.ty(&types).map_err(|message| crate::CompileError::new(expr.span.clone(), message))?;
+        let ty = function.result.ty(&known).map_err(|message| crate::CompileError::new(expr.span.clone(), message))?;
         self.note_call(function, &nodes);
         Ok((Node::Call { function, args: Args { nodes: nodes.into(), check: check.into() } }, ty))
     }
@@ -179,7 +179,7 @@ impl Checker<'_> {
             return self.visit_call(expr, name, args);
         }
         let (base_node, base_ty) = self.visit_place(base)?;
-        match base_ty.deref() {
+        match base_ty.behind() {
             Type::Any => {
                 self.facts.opaque |= self.leaks;
                 // it may be the event, whose methods write

@@ -20,7 +20,7 @@ impl Checker<'_> {
             return Ok((self.share(expr, node, &Type::Bool, flow, outer), Type::Bool));
         }
         let (list_node, list_ty) = self.visit(list)?;
-        let element = match list_ty.deref() {
+        let element = match list_ty.behind() {
             Type::Any => Type::Any,
             Type::List(element) | Type::Generic(element) => (**element).clone(),
             Type::Bytes => Type::Sized(IntKind::U8),
@@ -37,7 +37,7 @@ impl Checker<'_> {
         let visited = visited?;
         let extra = extra.map(|extra| self.visit(extra)).transpose()?;
         if let (ClosureFn::SortBy, Some((_, ty))) = (function, &extra)
-            && !matches!(ty.deref(), Type::String | Type::Any)
+            && !matches!(ty.behind(), Type::String | Type::Any)
         {
             return error(&expr.span, format!("the order of `sortBy` is \"asc\" or \"desc\", found {ty}"));
         }
@@ -56,7 +56,7 @@ impl Checker<'_> {
         );
         let body_ty = match (&visited, body) {
             (Some((_, ty)), Some(body)) => {
-                if boolean && !matches!(ty.deref(), Type::Bool | Type::Any) {
+                if boolean && !matches!(ty.behind(), Type::Bool | Type::Any) {
                     return error(
                         &body.span,
                         format!("the predicate of `{}` must be bool, found {ty}", function.name()),
@@ -72,8 +72,8 @@ impl Checker<'_> {
             ClosureFn::Filter | ClosureFn::SortBy => Type::Generic(Box::new(element)),
             ClosureFn::Map => Type::Generic(Box::new(body_ty)),
             ClosureFn::Find | ClosureFn::FindLast => element,
-            ClosureFn::Sum => match body_ty.deref() {
-                Type::Int | Type::Float | Type::Duration => body_ty.deref().clone(),
+            ClosureFn::Sum => match body_ty.behind() {
+                Type::Int | Type::Float | Type::Duration => body_ty.behind().clone(),
                 _ => Type::Any,
             },
             ClosureFn::GroupBy => {
@@ -119,23 +119,23 @@ impl Checker<'_> {
         let Kind::Binary { op, left, right } = &body.kind else {
             return Ok(None);
         };
-        let (line, text, op) = match (op, line(left), line(right)) {
+        let (fold, subject, op) = match (op, line(left), line(right)) {
             (BinaryOp::Contains, None, Some(fold)) => (fold, left, LineOp::Contains),
             (BinaryOp::Equal, None, Some(fold)) => (fold, left, LineOp::Equals),
             (BinaryOp::Equal, Some(fold), None) => (fold, right, LineOp::Equals),
             _ => return Ok(None),
         };
-        if text.mentions_element() {
+        if subject.mentions_element() {
             return Ok(None);
         }
         let before = self.flow;
-        let (node, ty) = self.visit(text)?;
+        let (node, ty) = self.visit(subject)?;
         // the text is looked at once instead of once a line, so it must not do anything
         if ty != Type::String || (self.flow.impure && !before.impure) || matches!(node, Node::Const(Const::Text(_))) {
             return Ok(None);
         }
         self.facts.files.push(file.clone());
-        let test = LineTest { op, fold: line };
+        let test = LineTest { op, fold };
         Ok(Some(from_bool(BoolNode::AnyLine { file: file.as_str().into(), text: to_text(node), test })))
     }
 }

@@ -25,7 +25,7 @@ impl Checker<'_> {
             Kind::Str(name) => Some(name.as_str()),
             _ => None,
         };
-        match base_ty.deref() {
+        match base_ty.behind() {
             Type::Any => self.dynamic_member(base_node, property, name, optional),
             Type::Nil => error(&expr.span, "nil has no members"),
             Type::Map(element) => {
@@ -75,7 +75,7 @@ impl Checker<'_> {
     ) -> Checked {
         let Some(name) = name else {
             let (key, ty) = self.visit(property)?;
-            if !matches!(ty.deref(), Type::String | Type::Any) {
+            if !matches!(ty.behind(), Type::String | Type::Any) {
                 return error(&property.span, format!("cannot use {ty} as a key of a map from strings"));
             }
             if let Node::SlotMap { base, map, .. } = &base {
@@ -95,7 +95,7 @@ impl Checker<'_> {
 
     fn list_element(&mut self, base: Node, ty: &Type, property: &Expr, optional: bool, element: Type) -> Checked {
         let (key, key_ty) = self.visit(property)?;
-        let integer = match key_ty.deref() {
+        let integer = match key_ty.behind() {
             Type::Int | Type::Any => true,
             Type::Sized(kind) => !kind.named(),
             _ => false,
@@ -138,20 +138,20 @@ impl Checker<'_> {
 
     pub(super) fn visit_slice(&mut self, expr: &Expr, base: &Expr, from: Option<&Expr>, to: Option<&Expr>) -> Checked {
         let (node, ty) = self.visit(base)?;
-        match ty.deref() {
+        match ty.behind() {
             Type::Any | Type::String | Type::List(_) | Type::Generic(_) | Type::Bytes => {}
             other => return error(&expr.span, format!("cannot slice {other}")),
         }
         let mut bound = |expr: Option<&Expr>| -> Checked<Option<Box<Node>>> {
             let Some(expr) = expr else { return Ok(None) };
             let (node, ty) = self.visit(expr)?;
-            match ty.deref() {
+            match ty.behind() {
                 Type::Int | Type::Sized(_) | Type::Any => Ok(Some(Box::new(node))),
                 other => error(&expr.span, format!("a bound must be an integer, found {other}")),
             }
         };
         let (from, to) = (bound(from)?, bound(to)?);
-        Ok((Node::Slice { base: Box::new(node), from, to }, ty.deref().clone()))
+        Ok((Node::Slice { base: Box::new(node), from, to }, ty.behind().clone()))
     }
 }
 

@@ -281,7 +281,7 @@ impl<'c> Checker<'c> {
         let mut nodes = Vec::with_capacity(pairs.len());
         for (key, value) in pairs {
             let (key_node, ty) = self.visit(key)?;
-            if !matches!(ty.deref(), Type::String | Type::Any) {
+            if !matches!(ty.behind(), Type::String | Type::Any) {
                 return error(&key.span, format!("a map key must be a string, found {ty}"));
             }
             let (value_node, ty) = self.visit(value)?;
@@ -321,11 +321,11 @@ impl<'c> Checker<'c> {
         let holds = |ty: &Type| match ty {
             Type::Class(_) => true,
             Type::List(inner) | Type::Generic(inner) | Type::Map(inner) => {
-                matches!(inner.deref(), Type::Class(_))
+                matches!(inner.behind(), Type::Class(_))
             }
             _ => false,
         };
-        self.leaks |= holds(ty.deref());
+        self.leaks |= holds(ty.behind());
     }
 
     fn note_field(&mut self, base: &Node, field: FieldId) {

@@ -27,7 +27,7 @@ fn list(ty: &Type) -> bool {
 
 /// Whether `==` makes sense between two known types.
 fn comparable(left: &Type, right: &Type) -> bool {
-    let (left, right) = (left.deref(), right.deref());
+    let (left, right) = (left.behind(), right.behind());
     left == right
         || matches!(left, Type::Any | Type::Nil)
         || matches!(right, Type::Any | Type::Nil)
@@ -70,7 +70,7 @@ impl Checker<'_> {
         }
         let (left_node, left_ty) = self.visit(left)?;
         let (right_node, right_ty) = self.visit(right)?;
-        let (l, r) = (left_ty.deref(), right_ty.deref());
+        let (l, r) = (left_ty.behind(), right_ty.behind());
         let mismatch = || {
             let mut error = crate::CompileError::new(
                 expr.span.clone(),
@@ -127,7 +127,7 @@ impl Checker<'_> {
 
     pub(super) fn visit_not(&mut self, expr: &Expr, operand: &Expr) -> Checked {
         let (node, ty) = self.visit(operand)?;
-        match ty.deref() {
+        match ty.behind() {
             Type::Bool | Type::Any => Ok((from_bool(negate(to_bool(node))), Type::Bool)),
             other => {
                 let mut error =
@@ -141,7 +141,7 @@ impl Checker<'_> {
 
     pub(super) fn visit_sign(&mut self, expr: &Expr, minus: bool, operand: &Expr) -> Checked {
         let (node, ty) = self.visit(operand)?;
-        let result = match ty.deref() {
+        let result = match ty.behind() {
             Type::Any => Type::Any,
             known if number(known) => known.clone(),
             other => {
@@ -163,7 +163,7 @@ impl Checker<'_> {
         let word = if and { "and" } else { "or" };
         for item in items {
             let (node, ty) = self.visit(item)?;
-            let ty = ty.deref().clone();
+            let ty = ty.behind().clone();
             if let Some(before) = &before
                 && !both(before, &ty, &[bool_like])
             {
@@ -198,7 +198,7 @@ impl Checker<'_> {
 
     pub(super) fn visit_conditional(&mut self, condition: &Expr, then: &Expr, otherwise: &Expr) -> Checked {
         let (test, test_ty) = self.visit(condition)?;
-        if !matches!(test_ty.deref(), Type::Bool | Type::Any) {
+        if !matches!(test_ty.behind(), Type::Bool | Type::Any) {
             return error(&condition.span, format!("a condition must be bool, found {test_ty}"));
         }
         let (then_node, then_ty) = self.visit(then)?;
@@ -254,8 +254,9 @@ impl Checker<'_> {
         let (text, text_ty) = self.visit(left)?;
         let (pattern, pattern_ty) = self.visit(right)?;
         let bytes = |ty: &Type| *ty == Type::Bytes;
-        let (l, r) = (text_ty.deref(), pattern_ty.deref());
-        if !both(l, r, &[string]) && !(bytes(l) && matches!(r, Type::String | Type::Any)) {
+        let (l, r) = (text_ty.behind(), pattern_ty.behind());
+        let fits = both(l, r, &[string]) || (bytes(l) && matches!(r, Type::String | Type::Any));
+        if !fits {
             return error(&expr.span, format!("invalid operation: `matches` between {text_ty} and {pattern_ty}"));
         }
         let node = match pattern {
@@ -281,8 +282,8 @@ impl Checker<'_> {
             return self.visit_in_array(expr, left_node, &left_ty, right, items);
         }
         let (right_node, right_ty) = self.visit_place(right)?;
-        let l = left_ty.deref();
-        match right_ty.deref() {
+        let l = left_ty.behind();
+        match right_ty.behind() {
             Type::Any => {}
             Type::Map(_) => {
                 if !matches!(l, Type::String | Type::Any | Type::Nil) {
@@ -301,7 +302,7 @@ impl Checker<'_> {
                     expr.span.clone(),
                     format!("invalid operation: `in` between {left_ty} and {right_ty}"),
                 );
-                if *right_ty.deref() == Type::String {
+                if *right_ty.behind() == Type::String {
                     error.hint = Some("write `text contains part`".to_owned());
                 }
                 return Err(error);

@@ -207,19 +207,19 @@ impl Node {
                 names.iter().zip(cx.env.vars).map(|(name, value)| (Cow::Borrowed(*name), value.clone())).collect(),
             ))),
             Node::Member { base, member, name, optional } => {
-                let Some(base) = self.base(base, *optional, cx)? else {
+                let Some(base) = base_of(base, *optional, cx)? else {
                     return Ok(Value::Nil);
                 };
                 Handle::of(&base).ok_or_else(|| no_member(name, &base))?.member(*member)
             }
             Node::SlotMap { base, map, optional } => {
-                let Some(base) = self.base(base, *optional, cx)? else {
+                let Some(base) = base_of(base, *optional, cx)? else {
                     return Ok(Value::Nil);
                 };
                 Ok(Handle::of(&base).ok_or_else(|| no_member("member", &base))?.slot_map(*map))
             }
             Node::Field { base, name, optional } => {
-                let Some(base) = self.base(base, *optional, cx)? else {
+                let Some(base) = base_of(base, *optional, cx)? else {
                     return Ok(Value::Nil);
                 };
                 field(&base, name)
@@ -263,7 +263,7 @@ impl Node {
                 result
             }
             Node::DynamicMethod { base, name, optional, args } => {
-                let Some(base) = self.base(base, *optional, cx)? else {
+                let Some(base) = base_of(base, *optional, cx)? else {
                     return Ok(Value::Nil);
                 };
                 let mut values: SmallVec<[Value<'a>; 4]> = SmallVec::new();
@@ -376,19 +376,19 @@ impl Node {
             Node::Closure(closure) => closures::eval(closure, cx),
         }
     }
+}
 
-    /// The value before a dot; `None` when the rest of the chain is skipped.
-    fn base<'a>(&'a self, base: &'a Node, optional: bool, cx: &mut Cx<'a>) -> Outcome<Option<Value<'a>>> {
-        let value = base.eval(cx)?;
-        if cx.skip {
-            return Ok(None);
-        }
-        if optional && value.is_nil() {
-            cx.skip = true;
-            return Ok(None);
-        }
-        Ok(Some(value))
+/// The value before a dot; `None` when the rest of the chain is skipped.
+fn base_of<'a>(base: &'a Node, optional: bool, cx: &mut Cx<'a>) -> Outcome<Option<Value<'a>>> {
+    let value = base.eval(cx)?;
+    if cx.skip {
+        return Ok(None);
     }
+    if optional && value.is_nil() {
+        cx.skip = true;
+        return Ok(None);
+    }
+    Ok(Some(value))
 }
 
 impl Args {
@@ -693,7 +693,7 @@ impl BoolNode {
                     return Ok(false);
                 }
                 match (text.eval(cx)?, test.op) {
-                    (Some(text), _) => files.any_line(file, *test, &text),
+                    (Some(text), _) => files.any_line(file, *test, &text, cx.env.memo),
                     (None, LineOp::Contains) => false,
                     (None, LineOp::Equals) => {
                         return Err(EvalError::new("invalid operation: <nil> == string"));

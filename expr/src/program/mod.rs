@@ -16,7 +16,7 @@ use crate::types::{Fields, Type};
 use crate::value::Value;
 
 pub(crate) use closures::{Key, descending, sort};
-pub(crate) use eval::{Cx, Outcome, index};
+pub(crate) use eval::{Cx, Outcome, field, index};
 pub(crate) use node::{
     Args, Body, BoolNode, Closure, Const, Fold, LazyRegex, LineOp, LineTest, Node, TextNode, TextSet,
 };

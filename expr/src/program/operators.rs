@@ -11,6 +11,7 @@ use crate::ast::BinaryOp;
 use crate::error::EvalError;
 use crate::value::{List, Map, Value};
 
+#[expect(clippy::float_cmp, reason = "the language compares floats exactly")]
 /// `==`: numbers across their widths, lists and maps by their elements; different kinds differ.
 pub(crate) fn equal(left: &Value<'_>, right: &Value<'_>) -> bool {
     match (left, right) {

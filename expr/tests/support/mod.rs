@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 
 /// Numbers the fields of the test event.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     names: Vec<(MapId, String)>,
 }
 
@@ -27,22 +27,15 @@ impl Fields for Names {
     }
 }
 
-impl Names {
-    /// The name behind a number.
-    pub fn name(&self, field: FieldId) -> Option<&(MapId, String)> {
-        self.names.get((field.0 as usize).checked_sub(100)?)
-    }
-}
-
-pub const PARSED: MapId = MapId(0);
-pub const META: MapId = MapId(1);
+pub(crate) const PARSED: MapId = MapId(0);
+pub(crate) const META: MapId = MapId(1);
 const UNMARSHALED: MapId = MapId(2);
 const SOURCES: MapId = MapId(3);
 const RAW: FieldId = FieldId(1);
 
 /// One event: what a test wants to see, the rest empty.
 #[derive(Default)]
-pub struct Event {
+pub(crate) struct Event {
     pub raw: String,
     pub parsed: Vec<(String, String)>,
     pub meta: elsa::FrozenVec<Box<(String, String)>>,
@@ -54,14 +47,14 @@ pub struct Event {
 }
 
 #[derive(Debug)]
-pub enum StoredValue {
+pub(crate) enum StoredValue {
     Json(serde_json::Value),
     Pairs(Vec<(String, String)>),
 }
 
 /// An alert behind a pointer.
 #[derive(Debug, Default)]
-pub struct Alert {
+pub(crate) struct Alert {
     pub scenario: Option<String>,
     pub events_count: i64,
     pub source: Option<Box<Source>>,
@@ -69,7 +62,7 @@ pub struct Alert {
 
 /// The source of an alert.
 #[derive(Debug, Default)]
-pub struct Source {
+pub(crate) struct Source {
     pub ip: String,
 }
 
@@ -83,7 +76,7 @@ fn text() -> Type {
     Type::String
 }
 
-pub static EVENT: Class = Class {
+pub(crate) static EVENT: Class = Class {
     name: "Event",
     members: &[
         member!("Parsed", Type::Map(Box::new(Type::String)), At::Slots(PARSED)),
@@ -262,7 +255,7 @@ impl Object for Source {
 
 /// The world of the tests.
 #[derive(Debug, Default)]
-pub struct World {
+pub(crate) struct World {
     pub files: Files,
 }
 
@@ -281,12 +274,12 @@ impl Host for World {
 }
 
 /// The one variable of most expressions.
-pub fn vars() -> Vars {
+pub(crate) fn vars() -> Vars {
     Vars { names: vec![("evt", Type::Pointer(Box::new(Type::Class(&EVENT))))] }
 }
 
 /// The event of the worked results.
-pub fn sample() -> Event {
+pub(crate) fn sample() -> Event {
     Event {
         raw: "hello".into(),
         parsed: vec![("a".into(), "x".into()), ("n".into(), "42".into())],
@@ -296,7 +289,7 @@ pub fn sample() -> Event {
 }
 
 /// What an expression does: `value`, `load: message` or `run: message`.
-pub fn outcome(source: &str, event: &Event, world: &World) -> String {
+pub(crate) fn outcome(source: &str, event: &Event, world: &World) -> String {
     let mut names = Names::default();
     let program = match expr::Compiler::new(&mut names).compile(source, &vars()) {
         Ok(program) => program,
@@ -312,7 +305,7 @@ pub fn outcome(source: &str, event: &Event, world: &World) -> String {
 }
 
 /// A value as the tables write it.
-pub fn show(value: &Value<'_>) -> String {
+pub(crate) fn show(value: &Value<'_>) -> String {
     match value {
         Value::Nil => "nil".into(),
         Value::Bool(value) => value.to_string(),
