@@ -81,7 +81,8 @@ pub trait Bouncer: Send {
     /// Makes ready what entries need, and leaves the entries that are there.
     fn prepare(&mut self) -> impl Future<Output = Result<(), BouncerError>> + Send;
 
-    /// Makes the target hold `wanted`, and let `never` pass, in one step.
+    /// Makes the target hold `wanted`, and let `never` pass, in one step. What others change meanwhile may go
+    /// unnoticed: look afterwards.
     fn rebuild(
         &mut self,
         wanted: &Placement,

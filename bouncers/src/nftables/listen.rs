@@ -8,6 +8,7 @@ use std::io;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 
 use crate::engine::Disturbance;
 use crate::nftables::netlink::{Kind, Message, NetlinkError, attributes, messages, number32, string};
@@ -15,6 +16,8 @@ use crate::nftables::netlink::{Kind, Message, NetlinkError, attributes, messages
 /// Group 7, as a bit.
 const NFTABLES_GROUP: u32 = 1 << 6;
 const DATAGRAM: usize = 64 << 10;
+/// Room for the notes on some 200,000 removed elements; a limit, not an allocation.
+const RECEIVE_BUFFER: usize = 32 << 20;
 
 /// What the messages of the current transaction touched.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +41,8 @@ impl Listener {
         let failed = |what| move |source| NetlinkError::Socket { what, source };
         let mut socket = TokioSocket::new(NETLINK_NETFILTER).map_err(failed("socket"))?;
         socket.socket_mut().bind(&SocketAddr::new(0, NFTABLES_GROUP)).map_err(failed("subscription"))?;
+        // Without the capability the kernel's default holds; then a big flush is healed, but nobody is named.
+        let _ = sockopt::set_socket_recv_buffer_size_force(socket.socket_ref(), RECEIVE_BUFFER);
         let touched = Touched::default();
         Ok(Self { socket, table: table.to_owned(), own_port, touched, buffer: Vec::with_capacity(DATAGRAM) })
     }

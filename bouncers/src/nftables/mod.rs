@@ -186,6 +186,14 @@ impl Nftables {
         if self.options.observe { Hit::Pass } else { Hit::Drop }
     }
 
+    fn listen(&mut self) -> Result<(), BouncerError> {
+        if self.listener.is_none() {
+            let port = self.connection.lock().unwrap_or_else(PoisonError::into_inner).port();
+            self.listener = Some(Listener::open(&self.options.table, port)?);
+        }
+        Ok(())
+    }
+
     /// Runs `work` on the connection, away from the asynchronous threads.
     async fn with<T: Send + 'static>(
         &self,
@@ -223,10 +231,7 @@ impl Bouncer for Nftables {
     }
 
     async fn prepare(&mut self) -> Result<(), BouncerError> {
-        if self.listener.is_none() {
-            let port = self.connection.lock().unwrap_or_else(PoisonError::into_inner).port();
-            self.listener = Some(Listener::open(&self.options.table, port)?);
-        }
+        self.listen()?;
         let before = self.structure().await?;
         if self.intact(before.as_ref()) {
             return Ok(());
@@ -265,7 +270,14 @@ impl Bouncer for Nftables {
         batch.add_forever(plan::ALLOW4, &never.v4);
         batch.add_forever(plan::ALLOW6, &never.v6);
         self.edits(&mut batch, &edits, now);
-        self.with(move |connection| connection.transact(batch)).await?;
+        // The kernel writes a note on every element while somebody listens, which doubles the time of a big load.
+        // Who rebuilds looks afterwards anyway.
+        if batch.len() > QUIET_LOAD {
+            self.listener = None;
+        }
+        let outcome = self.with(move |connection| connection.transact(batch)).await;
+        self.listen()?;
+        outcome?;
         self.layout = layout;
         Ok(())
     }
@@ -325,6 +337,9 @@ impl Bouncer for Nftables {
         tokio::task::spawn_blocking(move || load(&program, &removal)).await.map_err(|_| BouncerError::Stopping)?
     }
 }
+
+/// A batch of more bytes than this is carried out without listening.
+const QUIET_LOAD: usize = 1 << 20;
 
 /// Keys that are looked up without letting others at the kernel's lock.
 const LOOK_UP_SLICE: usize = 10_000;

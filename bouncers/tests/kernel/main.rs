@@ -566,3 +566,29 @@ fn a_process_without_rights_says_what_it_needs() {
         }
     });
 }
+
+#[test]
+fn a_big_table_is_healed_within_a_second_too() {
+    isolated("a_big_table_is_healed_within_a_second_too", || {
+        runtime().block_on(async {
+            let hosts: Vec<Decision> = (0..100_000u32)
+                .map(|number| ban(&Family::V4.address((0x0b00_0000 + number * 7).into()).to_string()))
+                .collect();
+            let mut engine = Running::new(internal());
+            engine.tell(Update::Snapshot(hosts)).await;
+            engine.until("in force", |status| status.applied == 100_000).await;
+            for (heals, command) in [
+                (1, "flush ruleset"),
+                (2, "flush set inet cordon ban4"),
+                (3, "delete element inet cordon ban4 { 11.0.0.0 }"),
+            ] {
+                let start = Instant::now();
+                run("nft", &[command]);
+                let meddled = start.elapsed();
+                let status = engine.until("healed", |status| status.heals == heals).await;
+                eprintln!("{command}: healed {:?} after it was done in {meddled:?}", start.elapsed() - meddled);
+                assert_eq!(status.last_heal.as_ref().map(|heal| heal.process.as_str()), Some("nft"), "{command}");
+            }
+        });
+    });
+}
