@@ -3,7 +3,7 @@
 //! What should be, what to change and what must never be are pure values; a bouncer carries out one plan at a
 //! time, all of it or nothing.
 //!
-//! [`engine::run`] is the loop; [`nftables::Nftables`] is what it drives on a Linux host.
+//! [`engine::run()`] is the loop; [`nftables::Nftables`] is what it drives on a Linux host.
 //!
 //! Public types: [`Config`], [`engine::Status`], [`engine::Bouncer`], [`engine::desired::Desired`],
 //! [`engine::plan::Plan`], [`engine::rails::Rails`], [`nftables::Nftables`], [`Metrics`], [`BouncerError`].
