@@ -1,8 +1,11 @@
 //! What can be typed: clap types only, no behaviour.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use jiff::SignedDuration;
 
 /// Watches logs, decides, drops attackers in the kernel.
 #[derive(Debug, Parser)]
@@ -15,7 +18,7 @@ pub(crate) struct Args {
 }
 
 /// What every subcommand understands.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct Global {
     /// Configuration file; without it /etc/cordon/cordon.yaml if it exists, else the defaults
     #[arg(short, long, global = true, env = "CORDON_CONFIG", value_name = "FILE")]
@@ -47,17 +50,58 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Watch logs, decide, enforce; on this host only what you allow it to
+    Run(RunArgs),
+    /// Play a recorded attack against a cordon of its own, in a network of its own
+    Demo,
+    /// Keep an address or range out
+    Ban(Ban),
+    /// End every decision about an address or range
+    Lift {
+        /// Address or range
+        #[arg(value_parser = net, value_name = "IP|RANGE")]
+        target: IpNet,
+    },
+    /// Who is kept out, until when
+    #[command(subcommand, visible_alias = "decision")]
+    Decisions(Decisions),
+    /// What happened
+    #[command(subcommand, visible_alias = "alert")]
+    Alerts(Alerts),
+    /// Why an address is kept out, or is not: lines, rules, checks, and how to undo it
+    Why {
+        /// The address
+        ip: IpAddr,
+    },
+    /// Who is never punished
+    #[command(subcommand, visible_alias = "allowlist")]
+    Allowlists(Allowlists),
+    /// Accounts of those who enforce
+    #[command(subcommand)]
+    Bouncers(Bouncers),
+    /// Accounts of those who send alerts
+    #[command(subcommand, visible_alias = "machine")]
+    Machines(Machines),
+    /// What is read, what was seen, what is enforced, and what does not work
+    Status,
+    /// Only enforce: follow the decisions of an API elsewhere
+    Bouncer(Bouncer),
+    /// The panic switch: from now on nothing is dropped, whatever is decided
+    Disarm,
+    /// Undo `cordon disarm`
+    Arm,
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-
+    /// Measure
+    #[command(subcommand, hide = true)]
+    Bench(Bench),
     /// Print completions for a shell
     #[command(hide = true)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
-
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man {
@@ -66,10 +110,404 @@ pub(crate) enum Command {
     },
 }
 
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    /// Drop packets instead of only saying what would be done
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) enforce: bool,
+    /// Only say what would be done, whatever the configuration says
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// TCP address of the API, instead of the configured one
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Ban {
+    /// Address or range
+    #[arg(value_parser = net, value_name = "IP|RANGE")]
+    pub(crate) target: IpNet,
+    /// How long: `30m`, `4h`, `7d`
+    #[arg(long = "for", visible_alias = "duration", value_parser = duration, default_value = "4h", value_name = "DURATION")]
+    pub(crate) duration: SignedDuration,
+    /// Why
+    #[arg(long, default_value = "banned by hand")]
+    pub(crate) reason: String,
+    /// Ban it although it is on an allowlist
+    #[arg(long)]
+    pub(crate) bypass_allowlist: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Decisions {
+    /// List decisions in force
+    List(DecisionFilter),
+    /// Make a decision of any kind
+    Add(AddDecision),
+    /// End decisions
+    #[command(visible_alias = "remove")]
+    Delete(DeleteDecisions),
+    /// Make many decisions from a file
+    Import(Import),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DecisionFilter {
+    /// Also those of lists
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Only about this address, and ranges around it
+    #[arg(short, long)]
+    pub(crate) ip: Option<String>,
+    /// Only about this range, and ranges around it
+    #[arg(short, long)]
+    pub(crate) range: Option<String>,
+    /// Only with this scope
+    #[arg(long)]
+    pub(crate) scope: Option<String>,
+    /// Only with this value
+    #[arg(short, long)]
+    pub(crate) value: Option<String>,
+    /// Only with this remediation
+    #[arg(short = 't', long = "type")]
+    pub(crate) remediation: Option<String>,
+    /// Only of this scenario
+    #[arg(short, long)]
+    pub(crate) scenario: Option<String>,
+    /// Only of this origin
+    #[arg(long)]
+    pub(crate) origin: Option<String>,
+    /// Only of alerts that began within this time
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub(crate) since: Option<SignedDuration>,
+    /// Only of alerts that began before this time ago
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub(crate) until: Option<SignedDuration>,
+    /// How many alerts are looked at; 0 for all
+    #[arg(short, long, default_value_t = 100)]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(id = "subject", required = true, multiple = false)]
+pub(crate) struct Subject {
+    /// An address
+    #[arg(short, long, group = "subject")]
+    pub(crate) ip: Option<String>,
+    /// A range
+    #[arg(short, long, group = "subject")]
+    pub(crate) range: Option<String>,
+    /// Anything else, with --scope
+    #[arg(short, long, group = "subject")]
+    pub(crate) value: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AddDecision {
+    #[command(flatten)]
+    pub(crate) subject: Subject,
+    /// What kind of thing --value names
+    #[arg(long, default_value = "Ip")]
+    pub(crate) scope: String,
+    /// How long
+    #[arg(short, long, value_parser = duration, default_value = "4h")]
+    pub(crate) duration: SignedDuration,
+    /// What is done
+    #[arg(short = 't', long = "type", default_value = "ban")]
+    pub(crate) remediation: String,
+    /// Why
+    #[arg(short = 'R', long, default_value = "decided by hand")]
+    pub(crate) reason: String,
+    /// Decide it although the target is on an allowlist
+    #[arg(short = 'B', long)]
+    pub(crate) bypass_allowlist: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(id = "which", required = true, multiple = true)]
+pub(crate) struct DeleteDecisions {
+    /// By number
+    #[arg(long, group = "which")]
+    pub(crate) id: Option<i64>,
+    /// About this address, and ranges around it
+    #[arg(short, long, group = "which")]
+    pub(crate) ip: Option<String>,
+    /// About this range, and ranges around it
+    #[arg(short, long, group = "which")]
+    pub(crate) range: Option<String>,
+    /// With this value
+    #[arg(short, long, group = "which")]
+    pub(crate) value: Option<String>,
+    /// With this remediation
+    #[arg(short = 't', long = "type", group = "which")]
+    pub(crate) remediation: Option<String>,
+    /// Of this scenario
+    #[arg(short, long, group = "which")]
+    pub(crate) scenario: Option<String>,
+    /// Of this origin
+    #[arg(long, group = "which")]
+    pub(crate) origin: Option<String>,
+    /// All of them
+    #[arg(long, group = "which", conflicts_with_all = ["id", "ip", "range", "value", "remediation", "scenario", "origin"])]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Import {
+    /// The file; `-` is standard input
+    #[arg(short, long)]
+    pub(crate) input: PathBuf,
+    /// How it is written; without it the file name says
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<ImportFormat>,
+    /// How long, where the file does not say
+    #[arg(short, long, default_value = "4h")]
+    pub(crate) duration: String,
+    /// Scope, where the file does not say
+    #[arg(long, default_value = "Ip")]
+    pub(crate) scope: String,
+    /// Why, where the file does not say
+    #[arg(short = 'R', long, default_value = "manual")]
+    pub(crate) reason: String,
+    /// What is done, where the file does not say
+    #[arg(short = 't', long = "type", default_value = "ban")]
+    pub(crate) remediation: String,
+    /// How many in one alert; 0 for all
+    #[arg(long, default_value_t = 0)]
+    pub(crate) batch: usize,
+}
+
+/// How decisions are written in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportFormat {
+    /// Comma-separated values with a header line
+    Csv,
+    /// A list of objects
+    Json,
+    /// One value a line
+    Values,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Alerts {
+    /// List alerts, newest first
+    List(Box<AlertFilter>),
+    /// Show one whole
+    Inspect {
+        /// Its number
+        #[arg(required = true)]
+        ids: Vec<i64>,
+        /// With all its events
+        #[arg(short, long)]
+        details: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AlertFilter {
+    /// Also those of lists
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Only with a decision about this address
+    #[arg(short, long)]
+    pub(crate) ip: Option<String>,
+    /// Only with a decision about this range
+    #[arg(short, long)]
+    pub(crate) range: Option<String>,
+    /// Only with this scope
+    #[arg(long)]
+    pub(crate) scope: Option<String>,
+    /// Only with this value
+    #[arg(short, long)]
+    pub(crate) value: Option<String>,
+    /// Only of this scenario
+    #[arg(short, long)]
+    pub(crate) scenario: Option<String>,
+    /// Only with a decision of this kind
+    #[arg(long = "type")]
+    pub(crate) remediation: Option<String>,
+    /// Only with a decision of this origin
+    #[arg(long)]
+    pub(crate) origin: Option<String>,
+    /// Only of this kind
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// Only those that began within this time
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub(crate) since: Option<SignedDuration>,
+    /// Only those that began before this time ago
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub(crate) until: Option<SignedDuration>,
+    /// How many; 0 for all
+    #[arg(short, long, default_value_t = 50)]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Allowlists {
+    /// Make an empty allowlist
+    Create {
+        /// Its name
+        name: String,
+        /// What it is for
+        #[arg(short, long)]
+        description: String,
+    },
+    /// List allowlists
+    List,
+    /// Show the items of one
+    Inspect {
+        /// Its name
+        name: String,
+    },
+    /// Add addresses and ranges, and lift decisions about them
+    Add {
+        /// Its name
+        name: String,
+        /// Addresses and ranges
+        #[arg(required = true)]
+        values: Vec<String>,
+        /// How long they count; without it, always
+        #[arg(short, long, value_parser = duration, value_name = "DURATION")]
+        expiration: Option<SignedDuration>,
+        /// What for
+        #[arg(short = 'd', long, default_value = "")]
+        comment: String,
+    },
+    /// Take addresses and ranges off
+    Remove {
+        /// Its name
+        name: String,
+        /// Addresses and ranges
+        #[arg(required = true)]
+        values: Vec<String>,
+    },
+    /// Say whether addresses and ranges are allowed, and by what
+    Check {
+        /// Addresses and ranges
+        #[arg(required = true)]
+        values: Vec<String>,
+    },
+    /// Remove an allowlist
+    Delete {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bouncers {
+    /// List accounts
+    List,
+    /// Make an account and print its key
+    Add {
+        /// Its name
+        name: String,
+        /// The key, instead of a new one
+        #[arg(short, long)]
+        key: Option<String>,
+    },
+    /// Remove accounts
+    #[command(visible_alias = "remove")]
+    Delete {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Machines {
+    /// List accounts
+    List,
+    /// Make an account and print its credentials
+    Add {
+        /// Its name
+        name: String,
+        /// The password, instead of a new one
+        #[arg(short, long)]
+        password: Option<String>,
+    },
+    /// Let an account that registered by itself log in
+    Validate {
+        /// Its name
+        name: String,
+    },
+    /// Remove accounts
+    #[command(visible_alias = "remove")]
+    Delete {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Bouncer {
+    /// The API to follow
+    #[arg(long, env = "CORDON_URL", value_name = "URL")]
+    pub(crate) url: String,
+    /// File that holds the key which `cordon bouncers add` printed there
+    #[arg(long, env = "CORDON_KEY_FILE", value_name = "FILE")]
+    pub(crate) key_file: PathBuf,
+    /// Drop packets instead of only saying what would be done
+    #[arg(long)]
+    pub(crate) enforce: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Read the configuration and say what is wrong with it
     Check,
     /// Print the configuration in force, defaults filled in
     Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// From the last attack line to the first dropped packet
+    Latency {
+        /// How many bans are measured
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=400))]
+        bans: u16,
+        /// How many others are in force in the second run
+        #[arg(long, default_value_t = 100_000)]
+        loaded: usize,
+    },
+}
+
+fn net(text: &str) -> Result<IpNet, String> {
+    model::scope::parse_net(text).map_err(|error| error.to_string())
+}
+
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    let duration = model::duration::parse_with_days(text).map_err(|error| error.to_string())?;
+    if duration.is_positive() { Ok(duration) } else { Err("expected more than nothing".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_hang_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn targets_and_durations_are_checked_when_they_are_typed() {
+        let parse = |args: &[&str]| Args::try_parse_from(args).map(|_| ()).map_err(|error| error.to_string());
+        assert_eq!(parse(&["cordon", "ban", "192.0.2.7", "--for", "1d12h"]), Ok(()));
+        for (args, complaint) in [
+            (["cordon", "ban", "192.0.2.256", "--for", "4h"], "`192.0.2.256` is not an IP address or a range"),
+            (["cordon", "ban", "192.0.2.7", "--for", "0s"], "expected more than nothing"),
+            (["cordon", "ban", "192.0.2.7", "--for", "soon"], "soon"),
+        ] {
+            let message = parse(&args).expect_err("a mistake");
+            assert!(message.contains(complaint), "{message}");
+        }
+    }
 }

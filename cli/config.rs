@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use bouncers::config::{Config as Enforcement, Mode, RawConfig as RawEnforcement};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
@@ -61,32 +62,6 @@ pub(crate) struct Rules {
     pub(crate) profiles: Option<PathBuf>,
 }
 
-/// What is done about decisions on this host.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Enforcement {
-    /// Enforce, or only say what would be done.
-    pub(crate) mode: Mode,
-    /// Name of the nftables table.
-    pub(crate) table: String,
-}
-
-/// How decisions are carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Mode {
-    /// Packets are dropped.
-    Enforce,
-    /// Nothing is changed; what would be is logged.
-    DryRun,
-    /// This process does not look at decisions.
-    Off,
-}
-
-impl Mode {
-    const NAMES: [(&'static str, Mode); 3] =
-        [("enforce", Mode::Enforce), ("dry-run", Mode::DryRun), ("off", Mode::Off)];
-}
-
 impl Config {
     /// The configuration that the arguments ask for: defaults, then the file, then flags.
     pub(crate) fn load(global: &Global) -> anyhow::Result<Self> {
@@ -115,6 +90,11 @@ impl Config {
         };
         raw.check(path)
     }
+
+    /// The socket on which this host's own commands reach the running process.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.state.join("cordon.sock")
+    }
 }
 
 impl Default for Config {
@@ -125,7 +105,8 @@ impl Default for Config {
             acquisition: Acquisition { discover: true, paths: Vec::new() },
             rules: Rules { shipped: true, folders: Vec::new(), profiles: None },
             allowlist: Vec::new(),
-            enforcement: Enforcement { mode: Mode::DryRun, table: "cordon".to_owned() },
+            // a newcomer must not lock himself out
+            enforcement: Enforcement { mode: Mode::DryRun, ..Enforcement::default() },
         }
     }
 }
@@ -173,13 +154,6 @@ struct RawRules {
     profiles: Option<PathBuf>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawEnforcement {
-    mode: Option<Spanned<String>>,
-    table: Option<Spanned<String>>,
-}
-
 impl RawConfig {
     /// The checked configuration, or everything that is wrong with it at once.
     fn check(self, path: &Path) -> anyhow::Result<Config> {
@@ -216,24 +190,9 @@ impl RawConfig {
                 Err(error) => faults.add(&entry, format_args!("{error}")),
             }
         }
-        let enforcement = self.enforcement.unwrap_or_default();
-        if let Some(mode) = enforcement.mode {
-            match Mode::NAMES.iter().find(|(name, _)| *name == mode.value) {
-                Some((_, found)) => config.enforcement.mode = *found,
-                None => faults
-                    .add(&mode, format_args!("`{}` is no mode, expected `enforce`, `dry-run` or `off`", mode.value)),
-            }
-        }
-        if let Some(table) = enforcement.table {
-            let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            if !table.value.is_empty() && table.value.len() <= 32 && table.value.chars().all(good) {
-                config.enforcement.table = table.value;
-            } else {
-                faults.add(
-                    &table,
-                    format_args!("`{}` is no table name, expected up to 32 letters, digits and `_`", table.value),
-                );
-            }
+        match self.enforcement.unwrap_or_default().check(config.enforcement.clone()) {
+            Ok(checked) => config.enforcement = checked,
+            Err(found) => found.iter().for_each(|fault| faults.at(fault.line, format_args!("{}", fault.message))),
         }
 
         if faults.text.is_empty() { Ok(config) } else { bail!(faults.text) }
@@ -248,9 +207,13 @@ struct Faults<'a> {
 
 impl Faults<'_> {
     fn add<T>(&mut self, at: &Spanned<T>, what: std::fmt::Arguments<'_>) {
+        self.at(at.referenced.line(), what);
+    }
+
+    fn at(&mut self, line: u64, what: std::fmt::Arguments<'_>) {
         let newline = if self.text.is_empty() { "" } else { "\n" };
         // writing to a String cannot fail
-        let _ = write!(self.text, "{newline}{}:{}: {what}", self.path.display(), at.referenced.line());
+        let _ = write!(self.text, "{newline}{}:{line}: {what}", self.path.display());
     }
 }
 
@@ -356,11 +319,11 @@ mod tests {
             (
                 "allowlist:\n  - 10.0.0.0/8\n  - office\nenforcement:\n  mode: on\n",
                 "cordon.yaml:3: `office` is not an IP address or a range, expected a form like `192.0.2.4` or `192.0.2.0/24`\n\
-                 cordon.yaml:5: `on` is no mode, expected `enforce`, `dry-run` or `off`",
+                 cordon.yaml:5: `on` is no value for `mode`, expected `enforce` or `observe` or `dry-run` or `off`",
             ),
             (
                 "enforcement:\n  table: a b\n",
-                "cordon.yaml:2: `a b` is no table name, expected up to 32 letters, digits and `_`",
+                "cordon.yaml:2: `a b` is no table name, expected up to 32 letters, digits and `_`, a letter first",
             ),
             ("acquisition: 3\n", "cordon.yaml:1: expected mapping start"),
             ("acquisition:\n  discover: maybe\n", "cordon.yaml:2: invalid boolean"),

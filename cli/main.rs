@@ -3,16 +3,29 @@
 //! No logic of its own: each subcommand is one file, and what it does lives in the crates it calls.
 //! Exit codes: 0 done, 1 failed (one sentence on standard error), 2 wrong usage.
 
+mod accounts;
+mod alerts;
+mod allowlists;
 mod args;
+mod bench;
+mod bouncer;
 mod config;
+mod decisions;
+mod demo;
+mod lab;
 mod output;
+mod remote;
+mod run;
+mod sandbox;
 mod shell;
+mod status;
+mod why;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Args, Command, ConfigCommand};
+use crate::args::{Args, Bench, Command, ConfigCommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,7 +33,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let args = Args::parse();
     output::log_to_stderr(&args.global);
-    match run(args) {
+    match dispatch(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -30,11 +43,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
+fn dispatch(args: Args) -> anyhow::Result<()> {
     let global = &args.global;
     match args.command {
+        Command::Run(args) => run::run(global, &args),
+        Command::Demo => demo::run(global),
+        Command::Ban(ban) => decisions::ban(global, &ban),
+        Command::Lift { target } => decisions::lift(global, target),
+        Command::Decisions(command) => decisions::run(global, &command),
+        Command::Alerts(command) => alerts::run(global, &command),
+        Command::Why { ip } => why::run(global, ip),
+        Command::Allowlists(command) => allowlists::run(global, &command),
+        Command::Bouncers(command) => accounts::bouncers(global, &command),
+        Command::Machines(command) => accounts::machines(global, &command),
+        Command::Status => status::run(global),
+        Command::Bouncer(args) => bouncer::follow(global, &args),
+        Command::Disarm => bouncer::switch(global, false),
+        Command::Arm => bouncer::switch(global, true),
         Command::Config(ConfigCommand::Check) => config::check(global),
         Command::Config(ConfigCommand::Show) => config::show(global),
+        Command::Bench(Bench::Latency { bans, loaded }) => bench::latency(bans, loaded, global),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { folder } => shell::man(&folder),
     }

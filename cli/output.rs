@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
+use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -31,10 +32,28 @@ pub(crate) fn log_to_stderr(global: &Global) {
     }
 }
 
-/// Prints an error and what caused it as one sentence; a `hint:` line in it stays a line.
+/// Prints an error and what caused it as one sentence, and then the way out.
 pub(crate) fn print_error(error: &anyhow::Error) {
     // nobody is left to tell if standard error is closed
-    let _ = writeln!(io::stderr(), "error: {error:#}");
+    let _ = writeln!(io::stderr(), "error: {}", sentence(error));
+}
+
+/// The messages of an error and its causes joined; their `hint:` lines come last.
+fn sentence(error: &anyhow::Error) -> String {
+    let (mut messages, mut hints) = (Vec::new(), String::new());
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
+        // an error that is transparent to its cause says the same twice
+        if messages.last().is_none_or(|last| last != message) {
+            messages.push(message.to_owned());
+            if !hint.is_empty() {
+                hints.push_str("\nhint: ");
+                hints.push_str(hint);
+            }
+        }
+    }
+    messages.join(": ") + &hints
 }
 
 /// Whether the reader of our output went away (`cordon alerts list | head -1`): no failure of ours.
@@ -50,8 +69,91 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints text as it is, without a line end.
+pub(crate) fn text(text: &str) -> anyhow::Result<()> {
+    write!(io::stdout(), "{text}")?;
+    io::stdout().flush()?;
+    Ok(())
+}
+
 /// Prints one JSON document.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value).context("cannot print as JSON")?;
     line(&text)
+}
+
+/// Rows for people and for scripts.
+pub(crate) struct Rows {
+    /// Names of the columns, as scripts see them.
+    pub(crate) columns: &'static [&'static str],
+    /// One text a column.
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+impl Rows {
+    /// Prints a table, or `empty` when there is no row.
+    pub(crate) fn human(&self, empty: &str) -> anyhow::Result<()> {
+        if self.rows.is_empty() { line(empty) } else { line(&self.table()) }
+    }
+
+    /// Prints comma-separated values; the header is always there.
+    pub(crate) fn raw(&self) -> anyhow::Result<()> {
+        let mut text = self.columns.join(",");
+        for row in &self.rows {
+            text.push('\n');
+            text.push_str(&row.iter().map(|cell| csv(cell)).collect::<Vec<_>>().join(","));
+        }
+        line(&text)
+    }
+
+    fn table(&self) -> String {
+        let mut table = Table::new();
+        let style = if io::stdout().is_terminal() {
+            presets::UTF8_HORIZONTAL_ONLY
+        } else {
+            presets::ASCII_BORDERS_ONLY_CONDENSED
+        };
+        table
+            .load_style(style)
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_header(self.columns.iter().map(|name| name.replace('_', " ")))
+            .add_rows(&self.rows);
+        table.trim_fmt()
+    }
+}
+
+/// A cell as comma-separated values want it: quoted only when it must be.
+fn csv(cell: &str) -> String {
+    if cell.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
+}
+
+/// Replaces control characters, so that text written by an attacker cannot drive the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn csv_quotes_only_what_must_be_quoted() {
+        for (cell, written) in
+            [("ban", "ban"), ("a,b", "\"a,b\""), ("say \"hi\"", "\"say \"\"hi\"\"\""), ("", ""), ("a\nb", "\"a\nb\"")]
+        {
+            assert_eq!(csv(cell), written);
+        }
+    }
+
+    #[test]
+    fn the_way_out_comes_after_what_went_wrong() {
+        let cause = anyhow::anyhow!("no such file");
+        let error = cause.context("cannot use `x`\nhint: name another one").context("cannot start");
+        assert_eq!(sentence(&error), "cannot start: cannot use `x`: no such file\nhint: name another one");
+    }
+
+    #[test]
+    fn log_text_cannot_drive_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\u{9b}c é"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c é");
+    }
 }

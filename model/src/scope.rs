@@ -78,17 +78,15 @@ pub struct NetError(pub String);
 /// and an IPv4 address written as IPv6 (`::ffff:192.0.2.4`) is IPv4.
 pub fn parse_net(text: &str) -> Result<IpNet, NetError> {
     let bad = || NetError(text.to_owned());
-    match text.split_once('/') {
-        None => text.parse::<IpAddr>().map(|ip| IpNet::from(ip.to_canonical())).map_err(|_| bad()),
-        Some(_) => {
-            let net: IpNet = text.parse().map_err(|_| bad())?;
-            match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {
-                (IpAddr::V4(ip), Some(length)) if matches!(net, IpNet::V6(_)) => {
-                    IpNet::new(ip.into(), length).map(|net| net.trunc()).map_err(|_| bad())
-                }
-                _ => Ok(net.trunc()),
-            }
+    if !text.contains('/') {
+        return text.parse::<IpAddr>().map(|ip| IpNet::from(ip.to_canonical())).map_err(|_| bad());
+    }
+    let net: IpNet = text.parse().map_err(|_| bad())?;
+    match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {
+        (IpAddr::V4(ip), Some(length)) if matches!(net, IpNet::V6(_)) => {
+            IpNet::new(ip.into(), length).map(|net| net.trunc()).map_err(|_| bad())
         }
+        _ => Ok(net.trunc()),
     }
 }
 

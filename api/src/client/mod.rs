@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use reqwest::{Method, StatusCode};
+use reqwest::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +20,7 @@ use model::Alert;
 use crate::wire::{self, Deleted, Message, TokenBody};
 
 pub use feed::SseFeed;
+pub use reqwest::Method;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);

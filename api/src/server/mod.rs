@@ -98,6 +98,23 @@ pub(crate) struct App {
     limits: Limits,
     proxies: Proxies,
     config: ServerConfig,
+    status: Option<StatusSource>,
+}
+
+/// Answers what else runs in this process and how it is, as JSON, for this host's administrator.
+pub struct StatusSource(Box<dyn Fn() -> serde_json::Value + Send + Sync>);
+
+impl StatusSource {
+    /// `look` is called for each question.
+    pub fn new(look: impl Fn() -> serde_json::Value + Send + Sync + 'static) -> Self {
+        Self(Box::new(look))
+    }
+}
+
+impl std::fmt::Debug for StatusSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StatusSource")
+    }
 }
 
 /// A server that listens, but does not answer yet.
@@ -131,6 +148,16 @@ impl Server {
             return Err(ServerError::NoListener);
         }
         Ok(server)
+    }
+
+    /// The same, answering `/v1/status` with what `source` says.
+    #[must_use]
+    pub fn with_status(mut self, source: StatusSource) -> Self {
+        // nobody else has it before `run`
+        if let Some(app) = Arc::get_mut(&mut self.app) {
+            app.status = Some(source);
+        }
+        self
     }
 
     /// The address on which it listens, if it does on one.
@@ -184,7 +211,7 @@ impl Server {
 impl App {
     fn new(config: ServerConfig, service: Service, tokens: Tokens) -> Self {
         let proxies = Proxies { trusted: config.trusted_proxies.clone() };
-        Self { limits: Limits::new(config.login_burst), service, tokens, proxies, config }
+        Self { limits: Limits::new(config.login_burst), service, tokens, proxies, config, status: None }
     }
 }
 
@@ -290,6 +317,7 @@ fn routes(app: Arc<App>) -> Router {
         .route("/v1/allowlists", post(allowlists::create))
         .route("/v1/allowlists/{name}", delete(allowlists::remove))
         .route("/v1/allowlists/{name}/items", post(allowlists::add).delete(allowlists::take))
+        .route("/v1/status", get(status))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), auth::admin_only));
     Router::new()
         .route("/v1/watchers", post(machines::register))
@@ -319,6 +347,10 @@ fn routes(app: Arc<App>) -> Router {
 
 async fn health() -> impl IntoResponse {
     json_text(r#"{"status":"up"}"#)
+}
+
+async fn status(State(app): State<Arc<App>>) -> Response {
+    json(&app.status.as_ref().map(|source| (source.0)()))
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {

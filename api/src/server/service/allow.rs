@@ -181,8 +181,10 @@ impl Service {
         self.0.allow.load().all_touching(net, now).into_iter().map(AllowEntry::reason).collect()
     }
 
-    fn publish_allow(&self, state: &State) {
-        self.0.allow.store(Arc::new(state.allow_set()));
+    pub(super) fn publish_allow(&self, state: &State) {
+        let set = Arc::new(state.allow_set());
+        self.0.allow.store(Arc::clone(&set));
+        self.0.allow_changed.send_replace(set);
     }
 }
 

@@ -94,6 +94,8 @@ struct Inner {
     store: Arc<dyn Store>,
     profiles: ArcSwap<Profiles>,
     allow: Arc<ArcSwap<AllowSet>>,
+    /// The same, for those who wait for a change.
+    allow_changed: watch::Sender<Arc<AllowSet>>,
     applied: watch::Sender<u64>,
     closed: AtomicBool,
     /// Wakes the maintenance when a deadline may have come nearer.
@@ -266,6 +268,7 @@ impl Service {
             queue,
             store,
             profiles: ArcSwap::from_pointee(profiles),
+            allow_changed: watch::channel(allow.load_full()).0,
             allow,
             applied: watch::channel(change).0,
             closed: AtomicBool::new(false),
@@ -390,6 +393,11 @@ impl Service {
         Arc::clone(&self.0.allow)
     }
 
+    /// The same set, for those who must do something when it changes.
+    pub fn watch_allow(&self) -> watch::Receiver<Arc<AllowSet>> {
+        self.0.allow_changed.subscribe()
+    }
+
     /// Replaces the profiles.
     pub fn set_profiles(&self, profiles: Profiles) {
         self.0.profiles.store(Arc::new(profiles));
@@ -495,7 +503,7 @@ impl Service {
                     }));
                 }
                 if expired {
-                    self.0.allow.store(Arc::new(state.allow_set()));
+                    self.publish_allow(state);
                 }
                 (expired, writes)
             })

@@ -1,0 +1,163 @@
+//! `cordon alerts`: what happened.
+
+use std::collections::BTreeMap;
+
+use model::Alert;
+use model::alert::{DecisionBody, Meta};
+use model::duration;
+
+use crate::args::{AlertFilter, Alerts, Format, Global};
+use crate::decisions::is_active;
+use crate::output::{self, Rows, printable};
+use crate::remote::{Query, Remote};
+
+pub(crate) fn run(global: &Global, command: &Alerts) -> anyhow::Result<()> {
+    match command {
+        Alerts::List(filter) => list(global, filter),
+        Alerts::Inspect { ids, details } => inspect(global, ids, *details),
+    }
+}
+
+fn list(global: &Global, filter: &AlertFilter) -> anyhow::Result<()> {
+    let mut query = Query::new();
+    query
+        .add("include_capi", filter.all)
+        .add("limit", if filter.all { 0 } else { filter.limit })
+        .maybe("ip", filter.ip.as_ref())
+        .maybe("range", filter.range.as_ref())
+        .maybe("scope", filter.scope.as_ref())
+        .maybe("value", filter.value.as_ref())
+        .maybe("scenario", filter.scenario.as_ref())
+        .maybe("decision_type", filter.remediation.as_ref())
+        .maybe("origin", filter.origin.as_ref())
+        .maybe("kind", filter.kind.as_ref())
+        .maybe("since", filter.since.map(duration::format))
+        .maybe("until", filter.until.map(duration::format));
+    let alerts: Vec<Alert> = Remote::connect(global)?.list("v1/alerts", &query)?;
+    match global.output {
+        Format::Json => output::json(&alerts),
+        Format::Raw => {
+            let rows = alerts.iter().map(|alert| {
+                vec![
+                    alert.id.to_string(),
+                    alert.source.scope.clone(),
+                    alert.source.value.clone(),
+                    alert.scenario.clone(),
+                    alert.source.cn.clone(),
+                    alert.source.as_number_name(),
+                    summary(alert),
+                    alert.created_at.clone(),
+                    alert.kind.clone(),
+                ]
+            });
+            let columns = &["id", "scope", "value", "reason", "country", "as", "decisions", "created_at", "kind"];
+            Rows { columns, rows: rows.collect() }.raw()
+        }
+        Format::Human => {
+            let rows = alerts.iter().map(|alert| {
+                vec![
+                    alert.id.to_string(),
+                    printable(&target(alert)),
+                    printable(&alert.scenario),
+                    alert.source.cn.clone(),
+                    printable(&alert.source.as_number_name()),
+                    summary(alert),
+                    alert.start_at.clone(),
+                    alert.kind.clone(),
+                ]
+            });
+            let columns = &["ID", "Value", "Reason", "Country", "AS", "Decisions", "Began", "Kind"];
+            Rows { columns, rows: rows.collect() }.human("no alerts")
+        }
+    }
+}
+
+/// Who: the source, or how many targets an import has.
+fn target(alert: &Alert) -> String {
+    let decisions = alert.decisions.as_deref().unwrap_or_default();
+    match decisions {
+        [] | [_] if alert.source.value.is_empty() => alert.source.scope.clone(),
+        [] | [_] => format!("{}:{}", alert.source.scope, alert.source.value),
+        [first, ..] => format!("{} ({} {}s)", alert.source.scope, decisions.len(), first.scope),
+    }
+}
+
+/// How many decisions of each kind are in force.
+fn summary(alert: &Alert) -> String {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for body in alert.decisions.iter().flatten().filter(|body| is_active(body)) {
+        let simulated = if body.simulated == Some(true) { "(simul)" } else { "" };
+        *counts.entry(format!("{simulated}{}", body.remediation)).or_default() += 1;
+    }
+    counts.iter().map(|(kind, count)| format!("{kind}:{count}")).collect::<Vec<_>>().join(" ")
+}
+
+fn inspect(global: &Global, ids: &[i64], details: bool) -> anyhow::Result<()> {
+    let remote = Remote::connect(global)?;
+    let alerts = ids
+        .iter()
+        .map(|id| remote.get(&format!("v1/alerts/{id}"), &Query::new()))
+        .collect::<anyhow::Result<Vec<Alert>>>()?;
+    if global.output != Format::Human {
+        return match alerts.as_slice() {
+            [alert] => output::json(alert),
+            all => output::json(&all),
+        };
+    }
+    for alert in &alerts {
+        show(alert, details)?;
+    }
+    Ok(())
+}
+
+fn show(alert: &Alert, details: bool) -> anyhow::Result<()> {
+    let source = &alert.source;
+    for (name, value) in [
+        ("ID", alert.id.to_string()),
+        ("Date", alert.created_at.clone()),
+        ("Machine", alert.machine_id.clone()),
+        ("Simulation", alert.simulated.to_string()),
+        ("Remediation", alert.remediation.to_string()),
+        ("Kind", alert.kind.clone()),
+        ("Reason", alert.scenario.clone()),
+        ("Events Count", alert.events_count.to_string()),
+        ("Scope:Value", format!("{}:{}", source.scope, source.value)),
+        ("Country", source.cn.clone()),
+        ("AS", source.as_number_name()),
+        ("Begin", alert.start_at.clone()),
+        ("End", alert.stop_at.clone()),
+        ("UUID", alert.uuid.clone()),
+    ] {
+        output::line(printable(&format!("  {name:<13} {value}")).trim_end())?;
+    }
+    let active: Vec<&DecisionBody> = alert.decisions.iter().flatten().filter(|body| is_active(body)).collect();
+    if !active.is_empty() {
+        output::line("\n  Active decisions")?;
+        let row = |body: &&DecisionBody| {
+            let target = printable(&format!("{}:{}", body.scope, body.value));
+            vec![body.id.to_string(), target, body.remediation.clone(), body.duration.clone()]
+        };
+        let columns = &["ID", "Scope:Value", "Action", "Expiration"];
+        Rows { columns, rows: active.iter().map(row).collect() }.human("")?;
+    }
+    if !alert.meta.is_empty() {
+        output::line("\n  Context")?;
+        meta(&alert.meta)?;
+    }
+    if details {
+        for event in &alert.events {
+            output::line(&format!("\n  {}", event.timestamp))?;
+            meta(&event.meta)?;
+        }
+    }
+    output::line("")
+}
+
+/// Keys and values; a value that is a JSON list of texts makes a row an item.
+fn meta(all: &[Meta]) -> anyhow::Result<()> {
+    let rows = all.iter().flat_map(|meta| {
+        let items = serde_json::from_str(&meta.value).unwrap_or_else(|_| vec![meta.value.clone()]);
+        items.into_iter().map(|item: String| vec![printable(&meta.key), printable(&item)])
+    });
+    Rows { columns: &["Key", "Value"], rows: rows.collect() }.human("")
+}

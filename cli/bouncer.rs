@@ -1,0 +1,78 @@
+//! `cordon bouncer`: only enforce what an API elsewhere decides. And the panic switch, `cordon disarm` and
+//! `cordon arm`, which needs no running process.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use api::client::feed::PollOptions;
+use api::client::{Endpoint, SseFeed};
+use bouncers::config::Mode;
+use bouncers::engine::run::{Nowhere, Wiring};
+use bouncers::engine::status::Status;
+use bouncers::engine::{self, host};
+use bouncers::metrics::Metrics;
+use bouncers::nftables::Nftables;
+use model::{AllowEntry, AllowSet};
+use sd_notify::NotifyState;
+use secrecy::SecretString;
+use tokio::sync::watch;
+
+use crate::accounts::confirm;
+use crate::args::{Bouncer, Global};
+use crate::config::Config;
+use crate::run;
+
+/// Follows the API until a signal says stop.
+pub(crate) fn follow(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
+    let mut config = Config::load(global)?;
+    if args.enforce {
+        config.enforcement.mode = Mode::Enforce;
+    }
+    let key = std::fs::read_to_string(&args.key_file)
+        .with_context(|| format!("cannot read the key in `{}`", args.key_file.display()))?;
+    let key = SecretString::from(key.trim().to_owned());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(serve(config, Endpoint::new(&args.url), key))
+}
+
+async fn serve(config: Config, endpoint: Endpoint, key: SecretString) -> anyhow::Result<()> {
+    run::make_folder(&config.state)?;
+    let target = run::open_target(&config.enforcement)?;
+    let feed = SseFeed::new(endpoint, Some(key), PollOptions::default())?;
+    let entry = |net| AllowEntry { net, list: "cordon.yaml".to_owned(), comment: String::new(), expires: None };
+    let set = Arc::new(AllowSet::new(config.allowlist.iter().copied().map(entry)));
+    let (_allow, allow) = watch::channel(set);
+    let (status, _seen) = watch::channel(Status::new(config.enforcement.mode));
+    let wiring = Wiring { allow, status, metrics: Metrics::default(), own: host::own_addresses };
+    let mut enforcement = config.enforcement.clone();
+    if enforcement.snapshot.is_none() && target.is_some() {
+        enforcement.snapshot = Some(config.state.join("bouncer.snapshot"));
+    }
+    run::announce(&enforcement);
+    // nobody may have asked to be told
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let shutdown = async {
+        if let Err(error) = run::wait_for_signal().await {
+            tracing::error!(%error, "stopping");
+        }
+    };
+    match target {
+        Some(target) => engine::run::run(feed, target, enforcement, wiring, shutdown).await?,
+        None => engine::run::run(feed, Nowhere, enforcement, wiring, shutdown).await?,
+    }
+    Ok(())
+}
+
+/// Lets everybody through, or undoes that.
+pub(crate) fn switch(global: &Global, armed: bool) -> anyhow::Result<()> {
+    let config = Config::load(global)?.enforcement;
+    let table = Nftables::open(config.nftables())?;
+    let there = if armed { table.arm()? } else { table.disarm()? };
+    if !there {
+        bail!("there is no table `inet {}` in this kernel: nothing is enforced here", config.table);
+    }
+    confirm(
+        global,
+        if armed { "armed: bans drop packets again" } else { "disarmed: nothing is dropped until `cordon arm`" },
+    )
+}

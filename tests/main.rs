@@ -1,0 +1,8 @@
+//! End-to-end tests: the built binary, and in network namespaces of their own real servers and real attackers.
+
+#[path = "../cli/lab.rs"]
+mod lab;
+mod support;
+
+mod cli;
+mod defence;

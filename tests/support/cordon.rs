@@ -1,0 +1,101 @@
+//! A running cordon: its state and configuration in a temporary folder, its commands at hand.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use super::eventually;
+use crate::lab::Host;
+
+/// One installation, running or not.
+pub(crate) struct Cordon {
+    folder: PathBuf,
+    host: Host,
+    running: Option<Child>,
+}
+
+impl Cordon {
+    /// Prepares an installation on `host`: `config` goes into its `cordon.yaml`, `acquisition` into its datasources.
+    pub(crate) fn install(host: &Host, folder: &Path, config: &str, acquisition: &str) -> Self {
+        let folder = folder.join("cordon");
+        fs::create_dir_all(&folder).expect("a writable folder");
+        fs::write(folder.join("acquisition.yaml"), acquisition).expect("a writable folder");
+        let place = folder.display();
+        let head = format!(
+            "state: {place}/state\napi:\n  listen: off\nacquisition:\n  discover: false\n  paths: [{place}/acquisition.yaml]\n"
+        );
+        fs::write(folder.join("cordon.yaml"), head + config).expect("a writable folder");
+        Self { folder, host: host.clone(), running: None }
+    }
+
+    /// Starts it and waits until it watches.
+    pub(crate) fn start(&mut self) {
+        let log =
+            fs::File::options().create(true).append(true).open(self.folder.join("log")).expect("a writable folder");
+        let child = self.command(&["run"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.running = Some(child.expect("the binary was built"));
+        eventually("cordon answers", || self.run(&["status"]).status.success());
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        let mut child = self.running.take().expect("it was started");
+        signal(&child, rustix::process::Signal::TERM);
+        let status = child.wait().expect("it is our child");
+        assert!(status.success(), "cordon ended with {status}:\n{}", self.log());
+    }
+
+    /// Kills it without a chance to tidy up.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.running.take().expect("it was started");
+        signal(&child, rustix::process::Signal::KILL);
+        child.wait().expect("it is our child");
+    }
+
+    /// Runs one of its commands.
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command(args).stdin(Stdio::null()).output().expect("the binary was built")
+    }
+
+    /// Runs one of its commands, which must succeed; what it printed.
+    pub(crate) fn ask(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "cordon {} failed: {complaint}\n{}", args.join(" "), self.log());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The values of all decisions in force.
+    pub(crate) fn banned(&self) -> Vec<String> {
+        let text = self.ask(&["decisions", "list", "--limit", "0", "-o", "raw"]);
+        text.lines().skip(1).filter_map(|row| row.split(',').nth(2)).map(str::to_owned).collect()
+    }
+
+    /// What it logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.host.command(env!("CARGO_BIN_EXE_cordon"));
+        command.args(args).arg("--config").arg(self.folder.join("cordon.yaml")).env("CORDON_LOG", "info");
+        command
+    }
+}
+
+impl Drop for Cordon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            // it may have ended by itself
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- what cordon logged:\n{}", self.log());
+        }
+    }
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).expect("it is our child");
+}
