@@ -318,3 +318,154 @@ impl Host for ProfileHost<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Past;
+
+    impl Lookup for Past {
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+
+        fn ever(&self, _net: IpNet, since: Option<Timestamp>) -> i64 {
+            if since.is_some() { 1 } else { 3 }
+        }
+
+        fn active(&self, _net: IpNet) -> (i64, Option<Timestamp>) {
+            (2, None)
+        }
+    }
+
+    fn parse(text: &str) -> Result<Profiles, String> {
+        Profiles::parse(&[(Path::new("profiles.yaml"), text)]).map_err(|fault| fault.to_string())
+    }
+
+    fn alert(scope: &str, value: &str) -> Alert {
+        Alert {
+            remediation: true,
+            scenario: "acme/ssh".into(),
+            events_count: 6,
+            source: model::Source { scope: scope.into(), value: value.into(), ..model::Source::default() },
+            ..Alert::default()
+        }
+    }
+
+    /// What is decided, one per decision: remediation, target, duration, origin.
+    fn decided(profiles: &str, alert: &Alert) -> Result<Vec<String>, String> {
+        let verdict = parse(profiles)?.judge(alert, &Past).map_err(|error| error.to_string())?;
+        let line = |d: DecisionBody| {
+            let simulated = if d.simulated == Some(true) { " simulated" } else { "" };
+            format!("{} {}:{} {} {}{simulated}", d.remediation, d.scope, d.value, d.duration, d.origin)
+        };
+        let notified = verdict.notifications.into_iter().map(|name| format!("tell {name}"));
+        Ok(verdict.decisions.into_iter().map(line).chain(notified).collect())
+    }
+
+    #[test]
+    fn the_profiles_that_come_along_ban_addresses_and_ranges() {
+        // (scope, value, whether the scenario asks for it, decisions)
+        let cases: &[(&str, &str, bool, &[&str])] = &[
+            ("Ip", "192.0.2.4", true, &["ban Ip:192.0.2.4 4h crowdsec"]),
+            ("Range", "192.0.2.0/24", true, &["ban Range:192.0.2.0/24 4h crowdsec"]),
+            ("Username", "eve", true, &[]),
+            ("Ip", "192.0.2.4", false, &[]),
+        ];
+        for (scope, value, remediation, decisions) in cases {
+            let alert = Alert { remediation: *remediation, ..alert(scope, value) };
+            let found = decided(DEFAULT, &alert).expect("they are right");
+            assert_eq!(found, *decisions, "{scope} {value}");
+        }
+    }
+
+    #[test]
+    fn profiles_decide_in_order() {
+        let yes = "filters: ['true']\n";
+        let ban = "decisions: [{type: ban, duration: 1h}]\n";
+        let fails = "filters: ['true', 'Alert.Events[7].GetMeta(\"x\") == \"\"']\n";
+        let next = "---\nfilters: ['true']\ndecisions: [{type: captcha}]\nnotifications: [mail]\n";
+        let captcha = "captcha Ip:192.0.2.4 4h crowdsec";
+        let hour = "ban Ip:192.0.2.4 1h crowdsec";
+        // (what, profiles, decisions and notifications)
+        let cases: Vec<(&str, String, Vec<&str>)> = vec![
+            ("the first decides, later ones only tell", format!("{yes}{ban}{next}"), vec![hour, "tell mail"]),
+            ("a break ends it", format!("{yes}{ban}on_success: break\n{next}"), vec![hour]),
+            ("two true filters decide twice", format!("filters: ['1 == 1', 'true']\n{ban}"), vec![hour, hour]),
+            ("no filter never matches", format!("{ban}{next}"), vec![captcha, "tell mail"]),
+            ("a profile without decisions leaves them to the next", format!("{yes}{next}"), vec![captcha, "tell mail"]),
+            (
+                "an error applied",
+                format!("{fails}{ban}on_error: apply\nnotifications: [a]\n{next}"),
+                vec![captcha, "tell a", "tell mail"],
+            ),
+            (
+                "an error ignored",
+                format!("filters: ['Alert.Events[7].GetMeta(\"x\") == \"\"']\n{ban}on_error: ignore\n{next}"),
+                vec![captcha, "tell mail"],
+            ),
+            (
+                "an error that breaks after a match",
+                format!("{fails}{ban}on_error: break\nnotifications: [a]\n{next}"),
+                vec!["tell a"],
+            ),
+            (
+                "scope, origin and simulation of the template",
+                format!("{yes}decisions: [{{type: ban, scope: session, origin: shop, simulated: true}}]\n"),
+                vec!["ban session:192.0.2.4 4h crowdsec/shop simulated"],
+            ),
+            (
+                "a duration that is computed",
+                format!(
+                    "{yes}{ban}duration_expr: \"Sprintf('%dm', 30 + 90 * GetDecisionsSinceCount(Alert.GetValue(), '7d'))\"\n"
+                ),
+                vec!["ban Ip:192.0.2.4 120m crowdsec"],
+            ),
+            ("a duration that makes no sense", format!("{yes}{ban}duration_expr: '\"soon\"'\n"), vec![hour]),
+            (
+                "past decisions",
+                format!(
+                    "filters: ['GetDecisionsCount(Alert.GetValue()) == 3 && GetActiveDecisionsCount(Alert.GetValue()) == 2']\n{ban}"
+                ),
+                vec![hour],
+            ),
+        ];
+        for (what, profiles, expected) in cases {
+            let expected: Vec<String> = expected.into_iter().map(str::to_owned).collect();
+            assert_eq!(decided(&profiles, &alert("Ip", "192.0.2.4")), Ok(expected), "{what}");
+        }
+        let error = decided(&format!("name: broken\n{fails}{ban}{next}"), &alert("Ip", "192.0.2.4"));
+        assert!(error.is_err_and(|error| error.starts_with("profile `broken`: ")), "an error unhandled fails");
+    }
+
+    #[test]
+    fn an_alert_that_brings_decisions_keeps_them() {
+        let alert = Alert { decisions: Some(vec![DecisionBody::default()]), ..alert("Ip", "192.0.2.4") };
+        let profiles = "filters: ['true']\ndecisions: [{type: ban}]\nnotifications: [mail]\n";
+        assert_eq!(decided(profiles, &alert), Ok(vec!["tell mail".into()]));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_line() {
+        // (text, beginning of the message)
+        let cases = [
+            ("", "profiles.yaml: there is no profile"),
+            (
+                "filters: ['true']\nfilter: []\n",
+                "profiles.yaml:2: unknown key in a profile: `filter`\nhint: did you mean `filters`?",
+            ),
+            ("filters:\n  - 'true'\n  - 'Alert.Nope'\n", "profiles.yaml:3: "),
+            ("decisions:\n  - duration: 4h\n", "profiles.yaml:2: `type` is missing in a decision"),
+            ("decisions:\n  - type: ban\n    duration: soon\n", "profiles.yaml:3: `duration`: "),
+            (
+                "on_success: maybe\n",
+                "profiles.yaml:1: unknown value of `on_success` `maybe`\nhint: expected one of `continue`, `break`",
+            ),
+        ];
+        for (text, message) in cases {
+            let error = parse(text).expect_err(text);
+            assert!(error.starts_with(message), "{text}: {error}");
+        }
+    }
+}

@@ -77,8 +77,8 @@ pub(crate) async fn stream(
     let is = |name: &str, wanted: &str| parameters.iter().any(|(known, value)| known == name && value == wanted);
     let pull = Pull { startup: is("startup", "true"), query, duplicates: is("dedup", "false") };
     let name = bouncer.unwrap_or_default();
-    let Answer { now, new, deleted } = app.service.pull(&name, &pull).await?;
-    let service: Service = app.service.clone();
+    let Answer { reached, new, deleted } = app.service.pull(&name, &pull).await?;
+    let (service, now): (Service, _) = (app.service.clone(), reached.at);
     let new = Box::new(new.into_iter().map(|row| row.decision()));
     let deleted = Box::new(deleted.into_iter());
     let lists = vec![
@@ -86,7 +86,7 @@ pub(crate) async fn stream(
         ListBody { rows: deleted, before: r#", "deleted": ["#, close: "]}", live: false, now },
     ];
     // What was not sent to the end counts as not pulled: the bouncer will ask for the same again.
-    Ok(typed(body(lists, move || service.note_pull(&name, now))))
+    Ok(typed(body(lists, move || service.note_pull(&name, reached))))
 }
 
 pub(crate) async fn lift(

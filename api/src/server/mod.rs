@@ -387,13 +387,23 @@ async fn survive(request: Request, next: Next) -> Response {
 async fn count(State(app): State<Arc<App>>, route: MatchedPath, request: Request, next: Next) -> Response {
     let labels = RouteLabels {
         route: route.as_str().replace('{', ":").replace('}', ""),
-        method: request.method().as_str().to_owned(),
+        method: known_method(request.method()).to_owned(),
     };
     app.service.metrics().requests.get_or_create(&labels).inc();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     debug!(%method, path, status = response.status().as_u16(), "request");
     response
+}
+
+/// The name of a method, unless somebody invented it.
+fn known_method(method: &Method) -> &str {
+    match *method {
+        Method::GET | Method::HEAD | Method::POST | Method::DELETE | Method::PUT | Method::PATCH | Method::OPTIONS => {
+            method.as_str()
+        }
+        _ => "other",
+    }
 }
 
 /// An answer that is JSON already.

@@ -220,6 +220,8 @@ pub struct Bouncer {
     pub updated_at: Timestamp,
     /// When it last asked for decisions.
     pub last_pull: Option<Timestamp>,
+    /// The highest decision number there was when it last asked.
+    pub last_decision: i64,
     /// Whether it was made for a further address that uses the same key.
     pub auto_created: bool,
     /// What it reported about its host.
@@ -312,6 +314,7 @@ impl Default for Bouncer {
             created_at: Timestamp::UNIX_EPOCH,
             updated_at: Timestamp::UNIX_EPOCH,
             last_pull: None,
+            last_decision: 0,
             auto_created: false,
             report: Report::default(),
         }

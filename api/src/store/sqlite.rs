@@ -626,3 +626,145 @@ impl From<rusqlite::Error> for StoreError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary folder")
+    }
+
+    fn tables(path: &Path) -> i64 {
+        let connection = Connection::open(path).expect("it opens");
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE name IN ('one', 'two')";
+        connection.query_row(sql, [], |row| row.get(0)).expect("it answers")
+    }
+
+    #[test]
+    fn a_schema_is_brought_up_to_date_and_the_old_file_kept() {
+        let folder = folder();
+        let path = folder.path().join("cordon.db");
+        let steps =
+            ["CREATE TABLE one (a) STRICT;".replace("(a)", "(a TEXT)"), "CREATE TABLE two (a TEXT) STRICT;".into()];
+        let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
+        drop(Sqlite::open_with(&path, &steps[..1]).expect("it is made"));
+        assert_eq!(tables(&path), 1);
+        drop(Sqlite::open_with(&path, &steps).expect("it is migrated"));
+        assert_eq!((tables(&path), tables(&sibling(&path, ".schema-1"))), (2, 1));
+        let before = std::fs::read(&path).expect("it can be read");
+        let error = Sqlite::open_with(&path, &steps[..1]).expect_err("it is newer");
+        assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error}");
+        assert!(before == std::fs::read(&path).expect("it can be read"), "it was not touched");
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_schema_as_it_was() {
+        let folder = folder();
+        let path = folder.path().join("cordon.db");
+        let broken =
+            ["CREATE TABLE one (a TEXT) STRICT;", "CREATE TABLE two (a TEXT) STRICT; CREATE TABLE one (b TEXT);"];
+        assert!(Sqlite::open_with(&path, &broken).is_err());
+        assert_eq!(tables(&path), 1);
+        drop(Sqlite::open_with(&path, &broken[..1]).expect("the first step holds"));
+    }
+
+    #[test]
+    fn files_of_others_are_refused() {
+        let folder = folder();
+        let path = folder.path().join("other.db");
+        Connection::open(&path).and_then(|other| other.execute_batch("CREATE TABLE bouncers (a)")).expect("a database");
+        assert!(matches!(Sqlite::open(&path), Err(StoreError::Foreign { .. })));
+        let path = folder.path().join("text.db");
+        std::fs::write(&path, "not a database, but long enough to be looked at as one").expect("a file");
+        assert!(Sqlite::open(&path).is_err());
+        let path = folder.path().join("cordon.db");
+        let first = Sqlite::open(&path).expect("it is made");
+        assert!(matches!(Sqlite::open(&path), Err(StoreError::InUse { .. })));
+        drop(first);
+        Sqlite::open(&path).expect("it is free again");
+    }
+
+    fn new_alert(id: i64, value: &str, created: i64, until: i64) -> Write {
+        let decision = Decision {
+            id,
+            uuid: String::new(),
+            origin: "crowdsec".into(),
+            remediation: "ban".into(),
+            scope: Scope::Ip,
+            value: value.into(),
+            scenario: "acme/ssh".into(),
+            created_at: from_micros(created),
+            until: from_micros(until),
+            simulated: false,
+            alert_id: id,
+        };
+        let alert = Alert { id, ..Alert::default() };
+        let (created_at, started_at) = (from_micros(created), from_micros(created));
+        let decisions = vec![(decision, id.cast_unsigned())];
+        Write::Alert(Box::new(NewAlert { alert, created_at, started_at, decisions, seen: None }))
+    }
+
+    #[test]
+    fn one_bad_job_does_not_harm_its_neighbours() {
+        let folder = folder();
+        let store = Sqlite::open(&folder.path().join("cordon.db")).expect("it is made");
+        let mut writer = store.writer().expect("a writer");
+        let good = [new_alert(1, "192.0.2.1", 10, 99)];
+        let twice = [new_alert(2, "192.0.2.2", 10, 99), new_alert(1, "192.0.2.1", 10, 99)];
+        let after = [new_alert(3, "192.0.2.3", 10, 99)];
+        let results = writer.commit(&[&good, &twice, &after]).expect("the store works");
+        assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+        let ids = store.alert_ids(&AlertQuery::default(), from_micros(20)).expect("it answers");
+        assert_eq!(ids, [3, 1]);
+    }
+
+    #[test]
+    fn past_decisions_are_counted_by_what_they_cover() {
+        let folder = folder();
+        let store = Sqlite::open(&folder.path().join("cordon.db")).expect("it is made");
+        let mut writer = store.writer().expect("a writer");
+        let values = ["192.0.2.1", "192.0.2.0/24", "0.0.0.0/0", "192.0.2.2", "2001:db8::/32", "::/0"];
+        let jobs: Vec<Write> = (1..).zip(values).map(|(id, value)| new_alert(id, value, id, id + 1)).collect();
+        writer.commit(&[&jobs]).expect("the store works");
+        // (address or prefix, made since, how many cover it)
+        let cases = [
+            ("192.0.2.1", None, 3),
+            ("192.0.2.1", Some(2), 2),
+            ("192.0.2.0/25", None, 2),
+            ("198.51.100.1", None, 1),
+            ("2001:db8::1", None, 2),
+            ("2001:db9::1", None, 1),
+        ];
+        for (text, since, count) in cases {
+            let net = model::scope::parse_net(text).expect("a net");
+            assert_eq!(
+                store.count_covering(net, since.map(from_micros)).expect("it answers"),
+                count,
+                "{text} {since:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn retention_spares_what_still_holds() {
+        let folder = folder();
+        let store = Sqlite::open(&folder.path().join("cordon.db")).expect("it is made");
+        let mut writer = store.writer().expect("a writer");
+        let alerts: Vec<Write> =
+            (1..=5).map(|id| new_alert(id, "192.0.2.1", id, if id == 2 { 1000 } else { 20 })).collect();
+        let lift = Write::Lift { lifted: vec![(1, 9)], until: from_micros(15) };
+        let retain = |retention| [Write::Retain(Retention { now: from_micros(100), ..retention })];
+        writer.commit(&[&alerts, &[lift]]).expect("the store works");
+        let remaining = || store.alert_ids(&AlertQuery::default(), from_micros(100)).expect("it answers");
+        let old = retain(Retention { alerts_before: Some(from_micros(3)), ..Retention::default() });
+        writer.commit(&[&old]).expect("the store works");
+        assert_eq!(remaining(), [5, 4, 3, 2]);
+        let many = retain(Retention { max_alerts: Some(1), ..Retention::default() });
+        writer.commit(&[&many]).expect("the store works");
+        assert_eq!(remaining(), [5, 2]);
+        let restored = store.restore(from_micros(100), &mut |_| ()).expect("it answers");
+        assert_eq!((restored.floor, restored.last_change), (9, 9), "who missed the lift that is gone gets a snapshot");
+        assert_eq!((restored.last_alert, restored.last_decision), (5, 5), "numbers are not given twice");
+    }
+}

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha512};
 use subtle::ConstantTimeEq;
 
-use super::{Receipt, Service, State, Write};
+use super::{Receipt, Service, State, Write, present};
 use crate::store::{Bouncer, Hash, Machine, Report, StoreError};
 
 /// How many addresses may share one key.
@@ -177,8 +177,7 @@ impl Service {
         if !right.await.unwrap_or(false) {
             return Err(AccountError::WrongPassword);
         }
-        let mut state = self.lock();
-        let now = state.tick();
+        let (mut state, now) = (self.lock(), present());
         if let Some(machine) = state.machines.get_mut(login.name) {
             machine.ip = login.ip;
             machine.version = login.agent.split_once('/').map_or(login.agent, |(_, version)| version).into();
@@ -193,8 +192,7 @@ impl Service {
 
     /// Notes that a machine lives. Answers whether there is such a machine.
     pub fn heartbeat(&self, name: &str) -> bool {
-        let mut state = self.lock();
-        let now = state.tick();
+        let (mut state, now) = (self.lock(), present());
         let known = state.machines.get_mut(name).map(|machine| machine.last_heartbeat = Some(now)).is_some();
         if known {
             state.touched_machines.insert(name.into());
@@ -321,12 +319,13 @@ impl Service {
 
     /// Notes that a bouncer asked for live decisions.
     pub fn note_query(&self, bouncer: &str) {
-        let mut state = self.lock();
-        let now = state.tick();
+        let (mut state, now) = (self.lock(), present());
+        let last_decision = state.last_decision;
         if let Some(row) = state.bouncers.get_mut(bouncer)
             && row.last_pull.is_none_or(|last| now.duration_since(last) >= PULL_GRAIN)
         {
             row.last_pull = Some(now);
+            row.last_decision = last_decision;
             state.touched_bouncers.insert(bouncer.into());
         }
     }

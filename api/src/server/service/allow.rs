@@ -11,7 +11,7 @@ use model::allowlist::display_net;
 use model::{AllowEntry, AllowSet};
 use tracing::info;
 
-use super::{Receipt, Service, State, Write};
+use super::{Receipt, Service, State, Write, present};
 use crate::decisions::{Query, Reach};
 use crate::store::{AllowItem, Allowlist, StoreError};
 
@@ -164,8 +164,7 @@ impl Service {
 
     /// All allowlists by name, or the one called `name`; without items that have ended.
     pub fn allowlists(&self, name: Option<&str>) -> Vec<Listed> {
-        let mut state = self.lock();
-        let now = state.tick();
+        let (state, now) = (self.lock(), present());
         let wanted = state.lists.values().filter(|(list, _)| name.is_none_or(|name| list.name == name));
         wanted
             .map(|(list, items)| Listed {
@@ -177,7 +176,7 @@ impl Service {
 
     /// The entries that share an address with `net`, as people read them, by list.
     pub fn allowed_by(&self, net: IpNet) -> Vec<String> {
-        let now = self.lock().tick();
+        let now = present();
         self.0.allow.load().all_touching(net, now).into_iter().map(AllowEntry::reason).collect()
     }
 

@@ -29,7 +29,7 @@ use model::{Alert, AllowEntry, AllowSet, Decision, Scope};
 use crate::decisions::{LOG_LEN, Query, Table, from_micros, net_of, to_micros};
 use crate::metrics::Metrics;
 use crate::profiles::{Lookup, ProfileError, Profiles};
-use crate::server::stream::{self, Pull};
+use crate::server::stream::{self, Last, Pull};
 use crate::store::writer::{Durable, Job, Queue};
 use crate::store::{AllowItem, Allowlist, Bouncer, Machine, NewAlert, Retention, SeenKey, Store, StoreError, Write};
 use crate::wire;
@@ -47,7 +47,9 @@ const MAX_FIELD: usize = 255;
 /// How often what is merely nice to know (last pull, heartbeat) is written.
 const TOUCH_EVERY: Duration = Duration::from_secs(5);
 /// How often old records are erased.
-const RETAIN_EVERY: SignedDuration = SignedDuration::from_mins(1);
+const RETAIN_EVERY: SignedDuration = SignedDuration::from_secs(10);
+/// Up to how many decisions of one alert each has its line in the log.
+const LOGGED: usize = 10;
 
 /// What can be set.
 #[derive(Clone, Debug)]
@@ -74,8 +76,8 @@ impl Default for Options {
         Self {
             allow: Vec::new(),
             max_decisions: 4_000_000,
-            max_alerts: None,
-            max_age: None,
+            max_alerts: Some(100_000),
+            max_age: Some(SignedDuration::from_hours(7 * 24)),
             metrics_max_age: SignedDuration::from_hours(7 * 24),
             log_len: LOG_LEN,
             bcrypt_cost: 10,
@@ -111,8 +113,6 @@ struct State {
     last_decision: i64,
     /// Number of the last job queued for the store.
     job: u64,
-    /// The latest time seen: the order of numbers is the order of times.
-    clock: Timestamp,
     machines: BTreeMap<String, Machine>,
     bouncers: BTreeMap<String, Bouncer>,
     lists: BTreeMap<String, (Allowlist, BTreeMap<String, AllowItem>)>,
@@ -249,7 +249,6 @@ impl Service {
             last_decision: restored.last_decision,
             machines: restored.machines.into_iter().map(|machine| (machine.name.clone(), machine)).collect(),
             bouncers: restored.bouncers.into_iter().map(|bouncer| (bouncer.name.clone(), bouncer)).collect(),
-            clock: now,
             retained: now,
             configured: options.allow.clone(),
             ..State::default()
@@ -427,24 +426,26 @@ impl Service {
     /// What a bouncer gets that asks for what is new (spec: local-api 12). Once it has it, [`Service::note_pull`]
     /// notes the time of the answer.
     pub async fn pull(&self, bouncer: &str, request: &Pull) -> Result<stream::Answer, StoreError> {
-        let (now, last) = {
-            let mut state = self.lock();
-            let now = state.tick();
-            (now, state.bouncers.get(bouncer).and_then(|bouncer| bouncer.last_pull))
+        let now = present();
+        let (reached, last) = {
+            let state = self.lock();
+            let row = state.bouncers.get(bouncer).filter(|_| !request.startup);
+            let last = row.and_then(|row| Some(Last { at: row.last_pull?, decision: row.last_decision }));
+            (Last { at: now, decision: state.last_decision }, last)
         };
-        let last = if request.startup { None } else { last };
-        // What was changed before `now` must be in the store: the decisions that ended are read from there.
+        // What was changed before must be in the store: the decisions that ended are read from there.
         self.settle().await?;
-        let after = last.map(|last| last.checked_sub(stream::OVERLAP).unwrap_or(last));
+        let after = last.and_then(|last| last.ended_after(now));
         let ended = self.read(move |store| store.ended(after, now)).await?;
-        Ok(stream::answer(&self.lock().table, &ended, last, request, now))
+        Ok(stream::answer(&self.lock().table, &ended, last, request, reached))
     }
 
-    /// Notes that a bouncer got what was new at `at`.
-    pub fn note_pull(&self, bouncer: &str, at: Timestamp) {
+    /// Notes that a bouncer got an answer.
+    pub fn note_pull(&self, bouncer: &str, reached: Last) {
         let mut state = self.lock();
         if let Some(row) = state.bouncers.get_mut(bouncer) {
-            row.last_pull = Some(at);
+            row.last_pull = Some(reached.at);
+            row.last_decision = reached.decision;
             state.touched_bouncers.insert(bouncer.to_owned());
         }
     }
@@ -522,7 +523,7 @@ impl Service {
     ) -> Result<(T, Receipt), StoreError> {
         let permit = self.0.queue.reserve().await?;
         let mut state = self.lock();
-        let now = state.tick();
+        let now = present();
         state.table.expire(now);
         let (answer, writes) = work(&mut state, now);
         let change = state.table.cursor().number;
@@ -603,13 +604,6 @@ enum Unaccepted {
 }
 
 impl State {
-    /// The time, which never goes back.
-    fn tick(&mut self) -> Timestamp {
-        let now = from_micros(to_micros(Timestamp::now()));
-        self.clock = self.clock.max(now);
-        self.clock
-    }
-
     /// Gives an alert its number and makes its decisions. An alert that was here before only tells its number.
     fn accept(
         &mut self,
@@ -675,16 +669,22 @@ impl State {
         if let Some(key) = seen {
             self.remember(key, alert.id, now);
         }
+        let logged = decisions.len() <= LOGGED;
+        if !logged {
+            info!(machine = alert.machine_id, scenario = alert.scenario, count = decisions.len(), "decisions");
+        }
         let decisions = decisions
             .into_iter()
             .map(|mut decision| {
                 self.last_decision += 1;
                 decision.id = self.last_decision;
-                info!(
-                    machine = alert.machine_id, origin = %decision.origin, scenario = alert.scenario,
-                    remediation = %decision.remediation, scope = %decision.scope, value = %decision.value,
-                    until = %decision.until, simulated = decision.simulated, "decision"
-                );
+                if logged {
+                    info!(
+                        machine = alert.machine_id, origin = %decision.origin, scenario = alert.scenario,
+                        remediation = %decision.remediation, scope = %decision.scope, value = %decision.value,
+                        until = %decision.until, simulated = decision.simulated, "decision"
+                    );
+                }
                 let change = if decision.is_active(now) { self.table.add(&decision) } else { 0 };
                 (decision, change)
             })
@@ -732,6 +732,11 @@ impl State {
     }
 }
 
+/// The present, in the precision of tables and stores.
+fn present() -> Timestamp {
+    from_micros(to_micros(Timestamp::now()))
+}
+
 /// Which identity of which machine: one machine cannot claim another's.
 fn seen_key(machine: &str, uuid: &str) -> SeenKey {
     let digest = Sha256::new().chain_update(machine).chain_update([0]).chain_update(uuid).finalize();
@@ -752,6 +757,7 @@ impl Lookup for StoreLookup<'_> {
         self.now
     }
 
+    // A look into an index; a thread of its own would cost more.
     fn ever(&self, net: ipnet::IpNet, since: Option<Timestamp>) -> i64 {
         self.store.count_covering(net, since).unwrap_or_else(|error| {
             warn!(%error, "cannot count decisions for a profile");
