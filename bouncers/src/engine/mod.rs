@@ -62,6 +62,13 @@ pub struct Check {
     pub missing: usize,
 }
 
+impl Check {
+    /// Whether nothing was found to be wrong.
+    pub fn is_good(&self) -> bool {
+        self.intact && self.missing == 0
+    }
+}
+
 /// Somebody else changed what is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disturbance {

@@ -506,8 +506,12 @@ impl<B: Bouncer> Engine<B> {
     /// Looks whether the target is as it should be, and makes it so. `cause` is what somebody else did.
     async fn look(&mut self, all: bool, cause: Option<Disturbance>) {
         let started = Instant::now();
-        let keys = self.sample(if all { usize::MAX } else { SAMPLE });
-        let check = match self.bouncer.check(keys).await {
+        // A sample finds great damage at once; only what it misses is worth a look at everything.
+        let mut check = self.bouncer.check(self.sample(SAMPLE)).await;
+        if all && check.as_ref().is_ok_and(Check::is_good) && self.applied.len() > SAMPLE {
+            check = self.bouncer.check(self.sample(usize::MAX)).await;
+        }
+        let check = match check {
             Ok(check) => check,
             Err(error) => {
                 self.fail(&error);
@@ -516,7 +520,7 @@ impl<B: Bouncer> Engine<B> {
             }
         };
         self.note_check(check);
-        if check.intact && check.missing == 0 {
+        if check.is_good() {
             return;
         }
         if let Err(error) = self.rebuild_target(self.extent()).await {
