@@ -123,15 +123,21 @@ fn of_bool(test: &BoolNode) -> Vec<Condition> {
             }
             conditions
         }
-        BoolNode::EqualConst { text, to } => {
-            field(text).map(|field| Condition::In(field, vec![to.to_string()])).into_iter().collect()
-        }
-        BoolNode::InTexts { text, set } => {
-            field(text).map(|field| Condition::In(field, set.to_vec())).into_iter().collect()
-        }
-        BoolNode::StartsWith { text, prefix } if !prefix.is_empty() => {
-            field(text).map(|field| Condition::StartsWith(field, vec![prefix.to_string()])).into_iter().collect()
-        }
+        BoolNode::EqualConst { text, to } => match field(text) {
+            Some(field) => vec![Condition::In(field, vec![to.to_string()])],
+            None if !to.is_empty() => not_empty(text),
+            None => Vec::new(),
+        },
+        BoolNode::InTexts { text, set } => match field(text) {
+            Some(field) => vec![Condition::In(field, set.to_vec())],
+            None if !set.contains("") => not_empty(text),
+            None => Vec::new(),
+        },
+        BoolNode::StartsWith { text, prefix } if !prefix.is_empty() => match field(text) {
+            Some(field) => vec![Condition::StartsWith(field, vec![prefix.to_string()])],
+            None => not_empty(text),
+        },
+        BoolNode::Matches { text: Node::Text(subject), regex } if !regex.matches_empty() => not_empty(subject),
         BoolNode::Contains { text, needle } if !needle.needle().is_empty() => not_empty(text),
         BoolNode::EndsWith { text, suffix } if !suffix.is_empty() => not_empty(text),
         BoolNode::Not(test) => match &**test {

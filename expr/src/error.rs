@@ -22,8 +22,35 @@ impl CompileError {
     /// The error with its source line and a caret, as a person reads it. `place` names the
     /// file and line where the expression starts (`rules/ssh.yaml:12`), if known.
     pub fn render(&self, source: &str, place: Option<&str>) -> String {
-        let _ = (source, place);
-        self.to_string()
+        let mut start = self.span.start.min(source.len());
+        while !source.is_char_boundary(start) {
+            start -= 1;
+        }
+        let before = &source[..start];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = source[line_start..].lines().next().unwrap_or("");
+        let row = before.matches('\n').count();
+        let column = source[line_start..start].chars().count();
+        let end = self.span.end.clamp(start, line_start + line.len());
+        let width = source.get(start..end).map_or(1, |text| text.chars().count()).max(1);
+        let (file, first) = match place.and_then(|place| place.rsplit_once(':')) {
+            Some((file, number)) if number.parse::<usize>().is_ok() => (file, number.parse().unwrap_or(1)),
+            _ => (place.unwrap_or("expression"), 1),
+        };
+        let number = (first + row).to_string();
+        let margin = " ".repeat(number.len());
+        // tabs stay tabs, so that the caret stands below what it points at
+        let indent: String = line.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let mut text = format!(
+            "{self}\n{margin}--> {file}:{number}:{}\n{margin} |\n{number} | {line}\n{margin} | {indent}{}",
+            column + 1,
+            "^".repeat(width)
+        );
+        if let Some(hint) = &self.hint {
+            text.push_str("\nhint: ");
+            text.push_str(hint);
+        }
+        text
     }
 }
 
@@ -47,3 +74,30 @@ impl fmt::Display for EvalError {
 }
 
 impl std::error::Error for EvalError {}
+
+#[cfg(test)]
+mod tests {
+    use super::CompileError;
+
+    #[test]
+    fn shows_where_and_what() {
+        let source = "evt.Parsed.a == 'x' &&\n  evt.Parsd.b == 'é'";
+        let mut error = CompileError::new(29..34, "Event has no member `Parsd`");
+        error.hint = Some("did you mean `Parsed`?".to_owned());
+        insta::assert_snapshot!(error.render(source, Some("rules/ssh.yaml:12")), @r"
+        Event has no member `Parsd`
+          --> rules/ssh.yaml:13:7
+           |
+        13 |   evt.Parsd.b == 'é'
+           |       ^^^^^
+        hint: did you mean `Parsed`?
+        ");
+    }
+
+    #[test]
+    fn any_span_can_be_shown() {
+        for (start, end) in [(0, 0), (3, 99), (99, 100), (2, 3), (5, 1)] {
+            assert!(CompileError::new(start..end, "bad").render("é\n\té", None).starts_with("bad\n"));
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! The language as tables: every row of `cases/*.tsv` is an expression and what it gives.
+//! The language as tables: every row of `cases/*.tsv` is an expression and what it gives. `⏎` stands
+//! for a line break inside an expression.
 
 mod support;
 
@@ -31,7 +32,7 @@ fn tables() {
                 failures.push(format!("{name}: no tab"));
                 continue;
             };
-            let source = source.trim().replace("\\n", "\n");
+            let source = source.trim().replace('⏎', "\n");
             let got = outcome(&source, &sample(), &World::default());
             if !fits(&got, want.trim()) {
                 failures.push(format!("{name}: {source}\n    got  {got}\n    want {want}"));

@@ -33,7 +33,7 @@ pub(crate) const ROWS: &[Function] = &[
     Function::new("keys", &[P::Any], R::From(of_map), keys).fails(),
     Function::new("values", &[P::Any], R::From(of_map), values).fails(),
     Function::new("toPairs", &[P::Any], R::From(of_map), to_pairs).fails(),
-    Function::new("fromPairs", &[P::List], R::Map, from_pairs).fails(),
+    Function::new("fromPairs", &[P::List], R::Any, from_pairs).fails(),
     Function::new("reverse", &[P::List], R::List, |cx, args| {
         let list = items(args, 0)?;
         cx.spend(list.len())?;
@@ -41,7 +41,7 @@ pub(crate) const ROWS: &[Function] = &[
     })
     .fails(),
     Function::new("uniq", &[P::List], R::List, uniq).fails(),
-    Function::new("concat", &[P::List], R::List, concat).rest().fails(),
+    Function::new("concat", &[P::List], R::From(at_least_one), concat).rest().fails(),
     Function::new("flatten", &[P::List], R::List, |cx, args| {
         let mut flat = Vec::new();
         open(items(args, 0)?, &mut flat, cx, 0)?;
@@ -71,6 +71,10 @@ fn typed_element(args: &[Type]) -> Result<Type, String> {
         [Type::List(element)] => (**element).clone(),
         _ => Type::Any,
     })
+}
+
+fn at_least_one(args: &[Type]) -> Result<Type, String> {
+    if args.is_empty() { Err("`concat` takes at least one list".to_owned()) } else { generic(args) }
 }
 
 fn generic(_: &[Type]) -> Result<Type, String> {
@@ -192,9 +196,6 @@ fn uniq<'a>(cx: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
 }
 
 fn concat<'a>(cx: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
-    if args.is_empty() {
-        return Err(EvalError::new("concat takes at least one list"));
-    }
     let mut all = Vec::new();
     for at in 0..args.len() {
         let list = items(args, at)?;

@@ -6,6 +6,7 @@ pub(crate) mod bits;
 pub(crate) mod convert;
 pub(crate) mod data;
 pub(crate) mod format;
+pub(crate) mod injection;
 pub(crate) mod json;
 pub(crate) mod list;
 pub(crate) mod math;
@@ -29,6 +30,7 @@ pub(crate) const ALL: &[&[Function]] = &[
     convert::ROWS,
     data::ROWS,
     format::ROWS,
+    injection::ROWS,
     json::ROWS,
     list::ROWS,
     math::ROWS,

@@ -2,6 +2,7 @@
 
 use super::{Checked, Checker, Flow, constant, error, unknown};
 use crate::ast::{Expr, Kind};
+use crate::builtins::string::{lower_text, upper_text};
 use crate::library::{self, Function, Nature, P, assignable};
 use crate::program::{Args, Const, Node, TextNode};
 use crate::types::{At, Class, Method, Type};
@@ -42,6 +43,12 @@ impl Checker<'_> {
                 }
                 _ => self.note_map(base, *map),
             }
+        }
+        if let ("Upper" | "Lower" | "upper" | "lower", [(Node::Const(Const::Text(text)), _)]) = (name, typed.as_slice())
+        {
+            let change = if name.starts_with(['U', 'u']) { upper_text } else { lower_text };
+            self.leave(saved);
+            return Ok((Node::Const(Const::Text(change(text).into())), Type::String));
         }
         let (node, ty) = self.call(expr, function, args, typed)?;
         let flow = self.leave(saved);

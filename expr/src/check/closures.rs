@@ -116,11 +116,16 @@ impl Checker<'_> {
         let ("File", [Expr { kind: Kind::Str(file), .. }]) = (name.as_str(), args.as_slice()) else {
             return Ok(None);
         };
-        let Kind::Binary { op, left, right } = &body.kind else {
-            return Ok(None);
+        // the lines of a file are never empty
+        let body = match &body.kind {
+            Kind::Logic { and: true, items } if items.len() == 2 && not_empty(&items[0]) => &items[1],
+            _ => body,
         };
+        let Kind::Binary { op, left, right } = &body.kind else { return Ok(None) };
         let (fold, subject, op) = match (op, line(left), line(right)) {
             (BinaryOp::Contains, None, Some(fold)) => (fold, left, LineOp::Contains),
+            (BinaryOp::StartsWith, None, Some(fold)) => (fold, left, LineOp::StartsWith),
+            (BinaryOp::EndsWith, None, Some(fold)) => (fold, left, LineOp::EndsWith),
             (BinaryOp::Equal, None, Some(fold)) => (fold, left, LineOp::Equals),
             (BinaryOp::Equal, Some(fold), None) => (fold, right, LineOp::Equals),
             _ => return Ok(None),
@@ -138,6 +143,14 @@ impl Checker<'_> {
         let test = LineTest { op, fold };
         Ok(Some(from_bool(BoolNode::AnyLine { file: file.as_str().into(), text: to_text(node), test })))
     }
+}
+
+/// Whether `expr` is `len(#) > 0`.
+fn not_empty(expr: &Expr) -> bool {
+    let Kind::Binary { op: BinaryOp::Greater, left, right } = &expr.kind else { return false };
+    let length = matches!(&left.kind, Kind::Call { name, args }
+        if name == "len" && args.len() == 1 && line(&args[0]) == Some(Fold::Keep));
+    length && matches!(right.kind, Kind::Int(0))
 }
 
 /// How the element of the predicate is used, if `expr` is nothing else.

@@ -256,6 +256,8 @@ pub(crate) struct LineTest {
 pub(crate) enum LineOp {
     Contains,
     Equals,
+    StartsWith,
+    EndsWith,
 }
 
 /// How a line is changed before it is compared.
@@ -323,14 +325,21 @@ impl TextSet {
 #[derive(Debug)]
 pub(crate) struct LazyRegex {
     pattern: Box<str>,
+    matches_empty: bool,
     built: OnceLock<Result<regex::bytes::Regex, Box<str>>>,
 }
 
 impl LazyRegex {
     /// Checks `pattern`; an error says what is wrong with it.
     pub(crate) fn new(pattern: &str) -> Result<Self, String> {
-        regex_dialect::check(pattern).map_err(|error| error.to_string())?;
-        Ok(Self { pattern: pattern.into(), built: OnceLock::new() })
+        let hir = regex_dialect::check(pattern).map_err(|error| error.to_string())?;
+        let matches_empty = hir.properties().minimum_len() == Some(0);
+        Ok(Self { pattern: pattern.into(), matches_empty, built: OnceLock::new() })
+    }
+
+    /// Whether the empty text may match.
+    pub(crate) fn matches_empty(&self) -> bool {
+        self.matches_empty
     }
 
     /// The matcher; the error is one of size.
