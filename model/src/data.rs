@@ -1,5 +1,7 @@
 //! Data files that rules declare (spec: parsers 8): what to load, and as what.
 
+use expr::files::FileKind;
+
 use crate::yaml::{Fault, Keys, Yaml};
 
 /// One entry of `data:`.
@@ -12,20 +14,7 @@ pub struct DataFile {
     /// Name in the data directory, and the name that expressions use.
     pub name: String,
     /// What its lines are; `None` loads nothing (databases that the program opens by itself).
-    pub kind: Option<DataKind>,
-}
-
-/// What the lines of a data file are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DataKind {
-    /// Texts.
-    Text,
-    /// Regexes.
-    Regex,
-    /// JSON objects with `pattern`, `tag` and `type`.
-    Map,
-    /// JSON objects that describe well-known bots.
-    Bots,
+    pub kind: Option<FileKind>,
 }
 
 impl DataFile {
@@ -50,14 +39,12 @@ impl DataFile {
     }
 }
 
-fn kind(keys: &Keys<'_>) -> Result<Option<DataKind>, Fault> {
-    let Some(kind) = keys.text("type")? else { return Ok(None) };
-    match &*kind {
-        "" => Ok(None),
-        "string" => Ok(Some(DataKind::Text)),
-        "regexp" | "regex" => Ok(Some(DataKind::Regex)),
-        "map" => Ok(Some(DataKind::Map)),
-        "bots" => Ok(Some(DataKind::Bots)),
-        other => Err(Fault::unknown(kind.line, "data type", other, ["string", "regexp", "regex", "map", "bots"])),
+fn kind(keys: &Keys<'_>) -> Result<Option<FileKind>, Fault> {
+    match keys.text("type")? {
+        Some(kind) if !kind.is_empty() => match kind.parse() {
+            Ok(kind) => Ok(Some(kind)),
+            Err(_) => Err(Fault::unknown(kind.line, "data type", &kind, ["string", "regexp", "regex", "map", "bots"])),
+        },
+        _ => Ok(None),
     }
 }

@@ -21,7 +21,7 @@ pub mod yaml;
 
 pub use alert::{Alert, RuntimeAlert, Source};
 pub use allowlist::{AllowEntry, AllowSet};
-pub use data::{DataFile, DataKind};
+pub use data::DataFile;
 pub use decision::{Decision, Delta};
 pub use event::{Event, EventDump, EventKind};
 pub use fields::FieldTable;

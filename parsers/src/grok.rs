@@ -19,6 +19,7 @@ use regex_syntax::hir::{self, Hir, HirKind};
 
 use crate::literals::Literals;
 use crate::patterns::Expansion;
+use crate::scanner::{Scanner, Verdict};
 
 /// A checked pattern whose matcher is built when it is first needed.
 pub struct Pattern {
@@ -30,6 +31,7 @@ pub struct Pattern {
     literals: Literals,
     starts_at_start: bool,
     id: usize,
+    scanner: OnceLock<Option<Scanner>>,
     matcher: OnceLock<Result<Regex, String>>,
 }
 
@@ -43,15 +45,26 @@ pub struct Patterns {
 #[derive(Debug, Default)]
 pub struct Matching {
     slots: Vec<Option<NonMaxUsize>>,
-    caches: HashMap<usize, Cache>,
+    /// By number of the pattern.
+    patterns: Vec<Local>,
     /// Searches until the caches are measured.
     until_measured: u32,
+}
+
+/// What one worker has of one pattern.
+#[derive(Debug, Default)]
+struct Local {
+    cache: Option<Box<Cache>>,
+    /// Scans that gave an answer, and scans that did not.
+    scans: [u32; 2],
 }
 
 /// Bytes of matcher caches that one worker keeps.
 const CACHES: usize = 32 << 20;
 /// Searches between two looks at what the caches take.
 const MEASURE_EVERY: u32 = 4096;
+/// Scans without an answer after which a pattern is judged.
+const TRIALS: u32 = 64;
 /// Why no cache outgrows its share: two automata at most have this each.
 const CACHE: usize = regex_dialect::CACHE_LIMIT;
 
@@ -82,6 +95,7 @@ impl Patterns {
             groups,
             aliases,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            scanner: OnceLock::new(),
             matcher: OnceLock::new(),
         });
         self.known.entry(expansion.text.clone()).or_default().push(Arc::clone(&pattern));
@@ -102,26 +116,53 @@ impl Pattern {
 
     /// Looks for the leftmost match in `text`. `Err` says why there is no matcher.
     pub fn search<'m>(&self, text: &str, matching: &'m mut Matching) -> Result<Option<Match<'m>>, &str> {
-        if self.aliases.is_empty() || !self.literals.may_match(text) {
+        if self.aliases.is_empty() {
             return Ok(None);
         }
-        let regex = self.matcher.get_or_init(|| self.build()).as_ref().map_err(String::as_str)?;
+        // a scan of an anchored pattern gives up at least as soon as a search for literals
+        let scanned = self.starts_at_start && self.scanner.get().is_some_and(Option::is_some);
+        if !scanned && !self.literals.may_match(text) {
+            return Ok(None);
+        }
         matching.measure();
-        let Matching { slots, caches, .. } = matching;
-        let cache = caches.entry(self.id).or_insert_with(|| regex.create_cache());
+        let Matching { slots, patterns, .. } = matching;
+        if patterns.len() <= self.id {
+            patterns.resize_with(self.id + 1, Local::default);
+        }
+        let Some(local) = patterns.get_mut(self.id) else { return Ok(None) };
         slots.clear();
         slots.resize((self.groups.len() + 1) * 2, None);
+        let mut from_start = true;
+        if local.worth_scanning()
+            && let Some(scanner) = self.scanner.get_or_init(|| Scanner::new(&self.keep(&self.hir().ok()?)))
+        {
+            let verdict = scanner.scan(text, slots);
+            local.count(verdict);
+            match verdict {
+                Verdict::Match => return Ok(Some(Match { slots })),
+                Verdict::NoMatch if self.starts_at_start => return Ok(None),
+                Verdict::NoMatch => from_start = false,
+                Verdict::Unsure => {}
+            }
+            slots.fill(None);
+        }
+        let regex = self.matcher.get_or_init(|| self.build()).as_ref().map_err(String::as_str)?;
+        let cache = local.cache.get_or_insert_with(|| Box::new(regex.create_cache()));
         let anchored = Input::new(text).anchored(Anchored::Yes);
-        let mut found = regex.search_slots_with(cache, &anchored, slots).is_some();
+        let mut found = from_start && regex.search_slots_with(cache, &anchored, slots).is_some();
         if !found && !self.starts_at_start {
             found = regex.search_slots_with(cache, &Input::new(text), slots).is_some();
         }
         Ok(found.then_some(Match { slots }))
     }
 
-    fn build(&self) -> Result<Regex, String> {
+    fn hir(&self) -> Result<Hir, String> {
         let mut parser = regex_syntax::ParserBuilder::new();
-        let hir = parser.utf8(false).build().parse(&self.regex).map_err(|error| error.to_string())?;
+        parser.utf8(false).build().parse(&self.regex).map_err(|error| error.to_string())
+    }
+
+    fn build(&self) -> Result<Regex, String> {
+        let hir = self.hir()?;
         let config = Regex::config()
             .utf8_empty(true)
             .nfa_size_limit(Some(regex_dialect::SIZE_LIMIT))
@@ -191,9 +232,23 @@ impl Matching {
             return;
         }
         self.until_measured = MEASURE_EVERY;
-        if self.caches.values().map(Cache::memory_usage).sum::<usize>() > CACHES {
-            self.caches.clear();
+        let caches = self.patterns.iter().filter_map(|local| local.cache.as_ref());
+        if caches.map(|cache| cache.memory_usage()).sum::<usize>() > CACHES {
+            self.patterns.iter_mut().for_each(|local| local.cache = None);
         }
+    }
+}
+
+impl Local {
+    /// Whether scanning has been of use: where most lines leave a choice open it only costs.
+    fn worth_scanning(&self) -> bool {
+        let [sure, unsure] = self.scans;
+        unsure < TRIALS || unsure < sure
+    }
+
+    fn count(&mut self, verdict: Verdict) {
+        let count = &mut self.scans[usize::from(verdict == Verdict::Unsure)];
+        *count = count.saturating_add(1);
     }
 }
 

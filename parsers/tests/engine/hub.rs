@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use model::fields;
+use expr::Compiler;
+use model::{FieldTable, fields};
 use parsers::Trace;
 
-use crate::support::{Worker, library, parsers_of, root};
+use crate::support::{Worker, files, library, load_files, parsers_of, root};
 
 #[test]
 fn all_patterns_load() {
@@ -41,4 +42,22 @@ fn hostile_lines_choose_no_source() {
     }
     assert!(wrong.is_empty(), "{} of {rows} rows are wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert!(rows > 100);
+}
+
+#[test]
+fn the_fields_rules_load_unmodified() {
+    let hub = root().join("../shared/hub");
+    if !hub.is_dir() {
+        eprintln!("SKIPPED: the reference rules are not here ({})", hub.display());
+        return;
+    }
+    let mut table = FieldTable::default();
+    let mut problems = Vec::new();
+    for kind in ["parsers", "postoverflows"] {
+        let loaded = load_files(&files(&hub.join(kind)), &mut Compiler::new(&mut table));
+        problems.extend(loaded.problems.iter().map(ToString::to_string));
+        let set = loaded.finish(&mut table);
+        assert!(set.reports().count() > 0, "{kind}");
+    }
+    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
 }

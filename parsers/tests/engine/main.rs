@@ -1,5 +1,6 @@
 //! The parse engine as the agent uses it: files in, events out.
 
 mod hub;
+mod matching;
 mod nodes;
 mod support;

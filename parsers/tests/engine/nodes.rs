@@ -212,6 +212,12 @@ fn one_node() {
             "whitelisted | Parsed.ip=192.0.2.1 | Meta.source_ip=192.0.2.1 | reason=r",
         ),
         (
+            "JSON is reached through Unmarshaled, its numbers are floats",
+            "name: a\nfilter: UnmarshalJSON(evt.Line.Raw, evt.Unmarshaled, 'j') in ['', nil]\nstatics:\n  - {meta: status, expression: evt.Unmarshaled.j.status}\n  - {meta: code, expression: int(evt.Unmarshaled.j.status)}\n",
+            r#"{"status": 404}"#,
+            "parsed | Meta.code=404 | Meta.status=404.000000",
+        ),
+        (
             "a pattern of the file can be used by its name and in patterns",
             "name: a\npattern_syntax: {BADGE: '[A-Z]{2}%{INT:number}'}\nnodes:\n  - {grok: {name: BADGE, apply_on: Line.Raw}}\n  - {grok: {pattern: 'badge %{BADGE:badge}', apply_on: Line.Raw}}\n",
             "badge AB7",

@@ -102,6 +102,8 @@ pub(crate) struct Worker {
     memo: Memo,
     host: Nowhere,
     stashes: Stashes,
+    labels: String,
+    origin: Arc<Origin>,
 }
 
 impl Worker {
@@ -113,23 +115,18 @@ impl Worker {
             memo: Memo::default(),
             host: Nowhere::default(),
             stashes: Stashes::default(),
+            labels: String::new(),
+            origin: Arc::default(),
         }
     }
 
     /// Takes a line through the stages. `labels` is the type, then `key=value` labels, separated by blanks.
     pub(crate) fn run(&mut self, set: &ParserSet, labels: &str, raw: &str, trace: Option<&mut Trace>) -> Outcome {
-        let mut words = labels.split(' ');
-        let kind = words.next().unwrap_or("");
-        let others = words.filter_map(|label| label.split_once('='));
-        let labels = std::iter::once(("type", kind)).chain(others).map(|(key, value)| (key.into(), value.into()));
-        let origin = Origin {
-            src: "test.log".into(),
-            module: "file".into(),
-            labels: labels.collect(),
-            time_machine: true,
-            ..Origin::default()
-        };
-        self.event.start_line(Line { raw: raw.into(), origin: Arc::new(origin), time: now(), offset: 0 });
+        if self.labels != labels {
+            labels.clone_into(&mut self.labels);
+            self.origin = Arc::new(origin(labels));
+        }
+        self.event.start_line(Line { raw: raw.into(), origin: Arc::clone(&self.origin), time: now(), offset: 0 });
         let mut cx = Context {
             host: &self.host,
             now: now(),
@@ -142,5 +139,19 @@ impl Worker {
             trace,
         };
         set.run(&mut self.event, &mut cx)
+    }
+}
+
+fn origin(labels: &str) -> Origin {
+    let mut words = labels.split(' ');
+    let kind = words.next().unwrap_or("");
+    let others = words.filter_map(|label| label.split_once('='));
+    let labels = std::iter::once(("type", kind)).chain(others).map(|(key, value)| (key.into(), value.into()));
+    Origin {
+        src: "test.log".into(),
+        module: "file".into(),
+        labels: labels.collect(),
+        time_machine: true,
+        ..Origin::default()
     }
 }
