@@ -32,7 +32,9 @@ const SAME_CLOCK: SignedDuration = SignedDuration::from_secs(5);
 /// when a longer one is lifted.
 const FULL_EVERY: Duration = Duration::from_mins(15);
 /// Most decisions in a snapshot.
-const MAX_DECISIONS: usize = 10_000_000;
+const MAX_DECISIONS: usize = 5_000_000;
+/// Longest polled answer in bytes.
+const MAX_ANSWER: usize = 1 << 30;
 
 /// How a foreign server is polled.
 #[derive(Clone, Debug)]
@@ -131,7 +133,10 @@ impl SseFeed {
         if !answer.status().is_success() {
             return Err(self.refused(answer.status()));
         }
-        let body = answer.bytes().await.map_err(|error| self.unreachable(&reason(&error)))?;
+        let body = self.endpoint.body(answer, MAX_ANSWER).await.map_err(|error| match error {
+            ClientError::Garbled { reason, .. } => self.garbled(&reason),
+            other => self.unreachable(&other.to_string()),
+        })?;
         let body: StreamBody = serde_json::from_slice(&body).map_err(|error| self.garbled(&error.to_string()))?;
         let now = Timestamp::now();
         let read = |list: Option<Vec<crate::wire::LiveDecision>>| {

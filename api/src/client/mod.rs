@@ -26,6 +26,8 @@ pub use reqwest::Method;
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_mins(1);
+/// Longest answer in bytes.
+const MAX_ANSWER: usize = 256 << 20;
 /// How often a request is repeated with a new token.
 const LOGINS: usize = 2;
 /// How often a request is repeated that the server was too busy for.
@@ -68,6 +70,19 @@ impl Endpoint {
             builder = builder.unix_socket(path.clone());
         }
         builder.build().map_err(|error| self.unreachable(&error))
+    }
+
+    /// The whole body of an answer, if it is not longer than `limit` bytes.
+    async fn body(&self, mut answer: reqwest::Response, limit: usize) -> Result<Vec<u8>, ClientError> {
+        let mut body = Vec::new();
+        while let Some(part) = answer.chunk().await.map_err(|error| self.unreachable(&error))? {
+            if body.len() + part.len() > limit {
+                let reason = format!("the answer is longer than {limit} bytes");
+                return Err(ClientError::Garbled { url: self.to_string(), reason });
+            }
+            body.extend_from_slice(&part);
+        }
+        Ok(body)
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
@@ -242,7 +257,7 @@ impl Client {
 
     async fn read<T: DeserializeOwned>(&self, answer: reqwest::Response) -> Result<T, ClientError> {
         let status = answer.status();
-        let body = answer.bytes().await.map_err(|error| self.endpoint.unreachable(&error))?;
+        let body = self.endpoint.body(answer, MAX_ANSWER).await?;
         if !status.is_success() {
             let message = match serde_json::from_slice::<Message>(&body) {
                 Ok(message) => message.message,

@@ -51,8 +51,8 @@ use crate::metrics::RouteLabels;
 
 /// How many connections may be open at once.
 const MAX_CONNECTIONS: usize = 2048;
-/// How long a request's head may take to arrive.
-const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may wait for the head of a request: longer than clients pause between two.
+const HEAD_PATIENCE: Duration = Duration::from_secs(75);
 /// How long open requests may go on after the server was told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Longest path of a socket.
@@ -353,9 +353,11 @@ async fn status(State(app): State<Arc<App>>) -> Response {
     json(&app.status.as_ref().map(|source| (source.0)()))
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+/// The counters, which name machines and bouncers: not for everybody.
+async fn metrics(State(app): State<Arc<App>>, client: auth::Client) -> Result<Response, error::ApiError> {
+    alerts::trusted(&app, &client)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.service.metrics().text())
+    Ok(([(header::CONTENT_TYPE, kind)], app.service.metrics().text()).into_response())
 }
 
 /// A trailing slash is sent to where it belongs; everything else is unknown.

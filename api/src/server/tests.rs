@@ -467,6 +467,41 @@ async fn a_stream_tells_what_is_new_and_what_is_over() {
 }
 
 #[tokio::test]
+async fn the_clients_address_decides() {
+    let server = Running::start_with(|config| {
+        config.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a net")];
+        config.trusted_ips = vec!["198.51.100.0/24".parse().expect("a net")];
+    })
+    .await;
+    // (address, path, status)
+    let cases = [
+        ("192.0.2.9", "/v1/alerts", 403),
+        ("192.0.2.9", "/v1/alerts/7", 403),
+        ("198.51.100.9", "/v1/alerts", 200),
+        ("127.0.0.1", "/v1/alerts", 200),
+    ];
+    for (ip, path, status) in cases {
+        let headers = [("authorization", server.token.as_str()), ("x-forwarded-for", ip)];
+        let (found, body) = server.send(Method::DELETE, path, &headers, "").await;
+        assert_eq!(found, status, "{ip} {path}: {body}");
+    }
+    server.push(&decided("Ip", "192.0.2.1", "1h", "cscli")).await;
+    let pull = async |ip| {
+        let headers = [("x-api-key", "k1"), ("user-agent", "fw/v1"), ("x-forwarded-for", ip)];
+        lists(&server.send(Method::GET, "/v1/decisions/stream", &headers, "").await.1).0
+    };
+    for (ip, found) in [("192.0.2.8", 1), ("192.0.2.9", 1), ("192.0.2.8", 0), ("192.0.2.9", 0)] {
+        assert_eq!(pull(ip).await.len(), found, "each address has a stream of its own");
+    }
+    let names: Vec<_> = server.service.bouncers().into_iter().map(|bouncer| bouncer.name).collect();
+    assert_eq!(names, ["fw", "fw@192.0.2.9"]);
+    let (status, _) = server.send(Method::GET, "/metrics", &[("x-forwarded-for", "192.0.2.9")], "").await;
+    assert_eq!(status, 403, "counters name bouncers");
+    let (_, text) = server.send(Method::GET, "/metrics", &[], "").await;
+    assert!(text.contains("cs_lapi_route_requests_total{route=\"/v1/decisions/stream\",method=\"GET\"} 4"), "{text}");
+}
+
+#[tokio::test]
 async fn bodies_may_be_compressed_and_must_be_bounded() {
     let server = Running::start().await;
     let zip = |text: &[u8]| {

@@ -26,6 +26,9 @@ const APPLICATION_ID: u32 = 0x436f_7264;
 /// The schema, one step per file. A step that was ever released never changes.
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
 
+/// To how many bytes the write-ahead log shrinks again after a large import.
+const MAX_LOG: i64 = 64 << 20;
+
 /// How many idle connections for reading are kept.
 const READERS: usize = 4;
 
@@ -518,6 +521,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", MAX_LOG)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }

@@ -46,6 +46,8 @@ const SEEN_MAX: usize = 1 << 20;
 const MAX_FIELD: usize = 255;
 /// How often what is merely nice to know (last pull, heartbeat) is written.
 const TOUCH_EVERY: Duration = Duration::from_secs(5);
+/// How long the end waits for the store.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(20);
 /// How often old records are erased.
 const RETAIN_EVERY: SignedDuration = SignedDuration::from_secs(10);
 /// Up to how many decisions of one alert each has its line in the log.
@@ -100,7 +102,7 @@ struct Inner {
     allow_changed: watch::Sender<Arc<AllowSet>>,
     applied: watch::Sender<u64>,
     closed: AtomicBool,
-    /// Wakes the maintenance when a deadline may have come nearer.
+    /// Ends the maintenance's sleep.
     wake: Notify,
     options: Options,
     metrics: Arc<Metrics>,
@@ -479,10 +481,14 @@ impl Service {
     /// Writes what is left, and ends feeds. Everything that took effect is durable afterwards.
     pub async fn close(&self) -> Result<(), StoreError> {
         self.0.closed.store(true, Ordering::Release);
-        self.0.wake.notify_waiters();
-        self.tidy().await?;
-        self.0.applied.send_modify(|_| ());
-        self.settle().await
+        self.0.wake.notify_one();
+        let written = async {
+            self.tidy().await?;
+            self.0.applied.send_modify(|_| ());
+            self.settle().await
+        };
+        let late = |_| Err(StoreError::Database("it did not take everything in time".into()));
+        tokio::time::timeout(CLOSE_PATIENCE, written).await.unwrap_or_else(late)
     }
 
     async fn tidy(&self) -> Result<(), StoreError> {
