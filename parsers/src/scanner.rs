@@ -7,7 +7,7 @@
 
 use memchr::memmem::Finder;
 use regex_automata::dfa::{Automaton, StartKind, dense};
-use regex_automata::nfa::thompson::NFA;
+use regex_automata::nfa::thompson;
 use regex_automata::util::primitives::NonMaxUsize;
 use regex_automata::{Anchored, Input, MatchKind};
 use regex_syntax::hir::{Capture, Class, Hir, HirKind, Look, Repetition};
@@ -325,7 +325,8 @@ impl Compiler {
         if !alphabet.and(&next.bytes).is_empty() {
             return None;
         }
-        let nfa = NFA::compiler().build_from_hir(hir).ok()?;
+        let small = thompson::Config::new().nfa_size_limit(Some(MAX_DFA * 8));
+        let nfa = thompson::Compiler::new().configure(small).build_from_hir(hir).ok()?;
         let config = dense::Config::new()
             .match_kind(MatchKind::All)
             .start_kind(StartKind::Anchored)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use expr::Compiler;
 use model::FieldTable;
+use parsers::stash::StashSpec;
 use parsers::{Library, Outcome, ParserFile, Trace, load};
 
 use crate::support::Worker;
@@ -13,9 +14,20 @@ const LIBRARY: &str =
     "INT [+-]?(?:[0-9]+)\nWORD \\b\\w+\\b\nDATA .*?\nGREEDYDATA .*\nIPV4 [0-9]{1,3}(?:\\.[0-9]{1,3}){3}\n";
 
 /// Files as `(path, text)`; the stage is the first part of the path.
-type Files<'a> = &'a [(&'a str, &'a str)];
+pub(crate) type Files<'a> = &'a [(&'a str, &'a str)];
 
-fn load_all(files: Files<'_>) -> (parsers::ParserSet, Arc<FieldTable>, Vec<String>, Vec<String>) {
+/// The set, its fields, what is wrong and what is probably not meant.
+pub(crate) type Set = (parsers::ParserSet, Arc<FieldTable>, Vec<String>, Vec<String>);
+
+pub(crate) fn load_all(files: Files<'_>) -> Set {
+    let (set, table, problems, warnings, _) = load_with_stashes(files);
+    (set, table, problems, warnings)
+}
+
+/// The same with the stashes that are declared.
+pub(crate) fn load_with_stashes(
+    files: Files<'_>,
+) -> (parsers::ParserSet, Arc<FieldTable>, Vec<String>, Vec<String>, Vec<StashSpec>) {
     let mut library = Library::default();
     library.add_file(LIBRARY).expect("good patterns");
     let files: Vec<ParserFile<'_>> = files
@@ -30,8 +42,9 @@ fn load_all(files: Files<'_>) -> (parsers::ParserSet, Arc<FieldTable>, Vec<Strin
     let loaded = load(&files, &library, &mut Compiler::new(&mut table));
     let words = |faults: &[model::Fault]| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
     let (problems, warnings) = (words(&loaded.problems), words(&loaded.warnings));
+    let stashes = loaded.stashes.clone();
     let set = loaded.finish(&mut table);
-    (set, Arc::new(table), problems, warnings)
+    (set, Arc::new(table), problems, warnings, stashes)
 }
 
 /// Outcome and text maps after one line, `outcome | Parsed.k=v | Meta.k=v ...`; with and without a trace.

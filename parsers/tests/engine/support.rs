@@ -77,6 +77,7 @@ pub(crate) fn parsers_of(folder: &Path) -> (ParserSet, Arc<FieldTable>) {
 #[derive(Debug, Default)]
 pub(crate) struct Nowhere {
     files: Files,
+    stashes: Arc<Stashes>,
 }
 
 impl Host for Nowhere {
@@ -86,6 +87,10 @@ impl Host for Nowhere {
 
     fn files(&self) -> &Files {
         &self.files
+    }
+
+    fn stash(&self, cache: &str, key: &str) -> Option<String> {
+        self.stashes.get(cache, key, now())
     }
 }
 
@@ -101,7 +106,6 @@ pub(crate) struct Worker {
     scratch: Scratch,
     memo: Memo,
     host: Nowhere,
-    stashes: Stashes,
     labels: String,
     origin: Arc<Origin>,
 }
@@ -109,12 +113,16 @@ pub(crate) struct Worker {
 impl Worker {
     /// A worker for rule sets over `table`.
     pub(crate) fn new(table: &Arc<FieldTable>) -> Self {
+        Self::with_stashes(table, Stashes::default())
+    }
+
+    /// The same with a memory.
+    pub(crate) fn with_stashes(table: &Arc<FieldTable>, stashes: Stashes) -> Self {
         Self {
             event: Event::new(Arc::clone(table)),
             scratch: Scratch::default(),
             memo: Memo::default(),
-            host: Nowhere::default(),
-            stashes: Stashes::default(),
+            host: Nowhere { files: Files::default(), stashes: Arc::new(stashes) },
             labels: String::new(),
             origin: Arc::default(),
         }
@@ -132,13 +140,18 @@ impl Worker {
             now: now(),
             year: YearRule::Current,
             zone: &TimeZone::UTC,
-            stashes: &self.stashes,
+            stashes: &self.host.stashes,
             geo: None,
             memo: Some(&self.memo),
             scratch: &mut self.scratch,
             trace,
         };
         set.run(&mut self.event, &mut cx)
+    }
+
+    /// Names of the parsers that took the last line on.
+    pub(crate) fn passed(&mut self, set: &ParserSet) -> Arc<[Arc<str>]> {
+        set.passed(&mut self.scratch)
     }
 }
 
