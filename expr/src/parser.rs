@@ -10,7 +10,7 @@ use crate::lexer::{Tok, Token, lex};
 /// Most nodes an expression may have.
 const MAX_NODES: u32 = 10_000;
 /// Deepest nesting of an expression.
-const MAX_DEPTH: u32 = 200;
+const MAX_DEPTH: u32 = 100;
 
 /// Parses a whole expression.
 pub(crate) fn parse(source: &str) -> Result<Expr, CompileError> {
@@ -190,55 +190,61 @@ impl Parser {
         let start = self.start();
         let mut left = self.primary()?;
         let mut coalesced = false;
-        loop {
-            let at = self.at;
-            let negated = self.accept("not");
-            let Tok::Op(text) = *self.kind() else {
-                if negated {
-                    return Err(self.unexpected());
-                }
-                break;
-            };
-            let Some((op, tightness)) = binary(text) else {
-                if negated {
-                    return Err(self.unexpected());
-                }
-                break;
-            };
-            if tightness < precedence {
-                self.at = at;
-                break;
-            }
-            if negated && !negatable(op) {
-                return Err(self.unexpected());
-            }
-            if coalesced && !matches!(op, Infix::Pipe | Infix::Plain(BinaryOp::Coalesce)) {
-                let token = self.token();
-                let mut error = CompileError::new(
-                    token.start..token.end,
-                    format!("`??` cannot be mixed with `{text}` without parentheses"),
-                );
-                error.hint = Some("write `(a ?? b)`".to_owned());
-                return Err(error);
-            }
-            self.advance();
-            coalesced = matches!(op, Infix::Plain(BinaryOp::Coalesce));
-            left = match op {
-                Infix::Pipe => self.pipe(start, left)?,
-                Infix::Logic { and } => {
-                    let right = self.expression(tightness + 1)?;
-                    self.logic(start, and, left, right)?
-                }
-                Infix::Plain(op) if comparison(op) => self.comparisons(start, left, op)?,
-                Infix::Plain(op) => {
-                    let tightness = if op == BinaryOp::Power { tightness } else { tightness + 1 };
-                    let right = self.expression(tightness)?;
-                    let node = self.make(start, Kind::Binary { op, left: Box::new(left), right: Box::new(right) })?;
-                    if negated { self.make(start, Kind::Not(Box::new(node)))? } else { node }
-                }
-            };
+        while let Some(infix) = self.infix(precedence, coalesced)? {
+            coalesced = matches!(infix.op, Operator::Plain(BinaryOp::Coalesce));
+            left = self.apply(start, left, infix)?;
         }
         if precedence == 0 { self.conditional(start, left) } else { Ok(left) }
+    }
+
+    /// Consumes the next operator if it binds at least as tightly as `precedence`.
+    fn infix(&mut self, precedence: u32, coalesced: bool) -> Result<Option<Infix>, CompileError> {
+        let at = self.at;
+        let negated = self.accept("not");
+        let found = match *self.kind() {
+            Tok::Op(text) => operator(text),
+            _ => None,
+        };
+        let Some((op, tightness)) = found else {
+            return if negated { Err(self.unexpected()) } else { Ok(None) };
+        };
+        if tightness < precedence {
+            self.at = at;
+            return Ok(None);
+        }
+        if negated && !negatable(op) {
+            return Err(self.unexpected());
+        }
+        if coalesced && !matches!(op, Operator::Pipe | Operator::Plain(BinaryOp::Coalesce)) {
+            let token = self.token();
+            let mut error = CompileError::new(
+                token.start..token.end,
+                "`??` cannot be mixed with other operators without parentheses",
+            );
+            error.hint = Some("write `(a ?? b)`".to_owned());
+            return Err(error);
+        }
+        self.advance();
+        Ok(Some(Infix { op, negated, tightness }))
+    }
+
+    /// Reads the right side of an operator.
+    fn apply(&mut self, start: usize, left: Expr, infix: Infix) -> Parsed {
+        let Infix { op, negated, tightness } = infix;
+        match op {
+            Operator::Pipe => self.pipe(start, left),
+            Operator::Plain(op) if comparison(op) => self.comparisons(start, left, op),
+            Operator::Logic { and } => {
+                let right = self.expression(tightness + 1)?;
+                self.logic(start, and, left, right)
+            }
+            Operator::Plain(op) => {
+                let tightness = if op == BinaryOp::Power { tightness } else { tightness + 1 };
+                let right = self.expression(tightness)?;
+                let node = self.make(start, Kind::Binary { op, left: Box::new(left), right: Box::new(right) })?;
+                if negated { self.make(start, Kind::Not(Box::new(node))) } else { Ok(node) }
+            }
+        }
     }
 
     fn logic(&mut self, start: usize, and: bool, left: Expr, right: Expr) -> Parsed {
@@ -258,10 +264,11 @@ impl Parser {
         loop {
             let right = self.expression(21)?;
             let next = match *self.kind() {
-                Tok::Op(text) => match binary(text) {
-                    Some((Infix::Plain(op), _)) if comparison(op) => Some(op),
-                    _ => None,
-                },
+                Tok::Op(text) => operator(text),
+                _ => None,
+            };
+            let next = match next {
+                Some((Operator::Plain(op), _)) if comparison(op) => Some(op),
                 _ => None,
             };
             let again = if next.is_some() {
@@ -317,104 +324,100 @@ impl Parser {
 
     fn primary(&mut self) -> Parsed {
         let start = self.start();
-        match self.kind().clone() {
-            Tok::Op("not" | "!") => {
-                self.advance();
-                let operand = Box::new(self.expression(50)?);
-                let node = self.make(start, Kind::Not(operand))?;
-                self.postfix(start, node)
+        let node = match *self.kind() {
+            Tok::Op("not" | "!" | "-" | "+") => self.unary()?,
+            Tok::Op("(") => self.group()?,
+            Tok::Op("[") => self.array()?,
+            Tok::Op("{") => self.map()?,
+            Tok::Op("#" | "." | "::") => self.marked()?,
+            _ => return self.atom(),
+        };
+        self.postfix(start, node)
+    }
+
+    fn unary(&mut self) -> Parsed {
+        let start = self.start();
+        let sign = !matches!(self.kind(), Tok::Op("not" | "!"));
+        let minus = self.is("-");
+        self.advance();
+        let operand = Box::new(self.expression(if sign { 90 } else { 50 })?);
+        self.make(start, if sign { Kind::Sign { minus, operand } } else { Kind::Not(operand) })
+    }
+
+    fn group(&mut self) -> Parsed {
+        self.advance();
+        let node = self.sequence()?;
+        self.expect(")")?;
+        Ok(node)
+    }
+
+    fn array(&mut self) -> Parsed {
+        let start = self.start();
+        self.advance();
+        let mut items = Vec::new();
+        while !self.is("]") {
+            items.push(self.expression(0)?);
+            if !self.is("]") {
+                self.expect(",")?;
             }
-            Tok::Op(sign @ ("-" | "+")) => {
-                self.advance();
-                let operand = Box::new(self.expression(90)?);
-                let node = self.make(start, Kind::Sign { minus: sign == "-", operand })?;
-                self.postfix(start, node)
-            }
-            Tok::Op("(") => {
-                self.advance();
-                let node = self.sequence()?;
-                self.expect(")")?;
-                self.postfix(start, node)
-            }
-            Tok::Op("#") => {
-                let name = if let Some(Tok::Ident(name)) = self.tokens.get(self.at + 1).map(|token| &token.kind) {
-                    let name = name.clone();
-                    self.advance();
-                    name
-                } else {
-                    String::new()
-                };
-                self.advance();
-                self.outside_predicate(start)?;
-                let node = self.make(start, Kind::Pointer(name))?;
-                self.postfix(start, node)
-            }
-            Tok::Op(".") if self.predicates > 0 => {
-                let node = self.make(start, Kind::Pointer(String::new()))?;
-                self.postfix(start, node)
-            }
-            Tok::Op("::") => {
-                self.advance();
-                let Tok::Ident(name) = self.kind().clone() else {
-                    return Err(self.unexpected());
-                };
-                self.advance();
-                let node = self.call(start, name, None)?;
-                self.postfix(start, node)
-            }
-            Tok::Ident(name) => {
-                self.advance();
-                match &*name {
-                    "true" => self.make(start, Kind::Bool(true)),
-                    "false" => self.make(start, Kind::Bool(false)),
-                    "nil" => self.make(start, Kind::Nil),
-                    _ => {
-                        let node = if self.is("(") {
-                            self.call(start, name, None)?
-                        } else {
-                            self.make(start, Kind::Name(name))?
-                        };
-                        self.postfix(start, node)
-                    }
-                }
-            }
-            Tok::Int(value) => {
-                self.advance();
-                self.make(start, Kind::Int(value))
-            }
-            Tok::Float(value) => {
-                self.advance();
-                self.make(start, Kind::Float(value))
-            }
-            Tok::Str(value) => {
-                self.advance();
-                let node = self.make(start, Kind::Str(value))?;
-                self.postfix(start, node)
-            }
-            Tok::Bytes(value) => {
-                self.advance();
-                let node = self.make(start, Kind::Bytes(value))?;
-                self.postfix(start, node)
-            }
-            Tok::Op("[") => {
-                self.advance();
-                let mut items = Vec::new();
-                while !self.is("]") {
-                    items.push(self.expression(0)?);
-                    if !self.is("]") {
-                        self.expect(",")?;
-                    }
-                }
-                self.advance();
-                let node = self.make(start, Kind::Array(items))?;
-                self.postfix(start, node)
-            }
-            Tok::Op("{") => {
-                let node = self.map()?;
-                self.postfix(start, node)
-            }
-            Tok::Op(_) | Tok::End => Err(self.unexpected()),
         }
+        self.advance();
+        self.make(start, Kind::Array(items))
+    }
+
+    /// What starts with `#`, `.` or `::`.
+    fn marked(&mut self) -> Parsed {
+        let start = self.start();
+        if self.accept("::") {
+            let Tok::Ident(name) = self.kind().clone() else {
+                return Err(self.unexpected());
+            };
+            self.advance();
+            return self.call(start, name, None);
+        }
+        if self.is(".") {
+            // the dot itself is read as what follows the element
+            return if self.predicates > 0 {
+                self.make(start, Kind::Pointer(String::new()))
+            } else {
+                Err(self.unexpected())
+            };
+        }
+        self.advance();
+        let name = match self.kind() {
+            Tok::Ident(name) => name.clone(),
+            _ => String::new(),
+        };
+        if !name.is_empty() {
+            self.advance();
+        }
+        self.outside_predicate(start)?;
+        self.make(start, Kind::Pointer(name))
+    }
+
+    /// Names, calls and literals.
+    fn atom(&mut self) -> Parsed {
+        let start = self.start();
+        let token = self.kind().clone();
+        if matches!(token, Tok::Op(_) | Tok::End) {
+            return Err(self.unexpected());
+        }
+        self.advance();
+        let node = match token {
+            Tok::Int(value) => return self.make(start, Kind::Int(value)),
+            Tok::Float(value) => return self.make(start, Kind::Float(value)),
+            Tok::Str(value) => self.make(start, Kind::Str(value))?,
+            Tok::Bytes(value) => self.make(start, Kind::Bytes(value))?,
+            Tok::Ident(name) => match &*name {
+                "true" => return self.make(start, Kind::Bool(true)),
+                "false" => return self.make(start, Kind::Bool(false)),
+                "nil" => return self.make(start, Kind::Nil),
+                _ if self.is("(") => self.call(start, name, None)?,
+                _ => self.make(start, Kind::Name(name))?,
+            },
+            Tok::Op(_) | Tok::End => return Err(self.unexpected()),
+        };
+        self.postfix(start, node)
     }
 
     fn outside_predicate(&self, start: usize) -> Result<(), CompileError> {
@@ -597,39 +600,48 @@ impl Parser {
     }
 }
 
+/// An operator between two operands, as it stands in the source.
 #[derive(Clone, Copy)]
-enum Infix {
+struct Infix {
+    op: Operator,
+    /// `not` stands before it.
+    negated: bool,
+    tightness: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Operator {
     Pipe,
     Logic { and: bool },
     Plain(BinaryOp),
 }
 
 /// The operator written `text` and how tightly it binds.
-fn binary(text: &str) -> Option<(Infix, u32)> {
+fn operator(text: &str) -> Option<(Operator, u32)> {
     use BinaryOp as Op;
     Some(match text {
-        "|" => (Infix::Pipe, 0),
-        "or" | "||" => (Infix::Logic { and: false }, 10),
-        "and" | "&&" => (Infix::Logic { and: true }, 15),
-        "==" => (Infix::Plain(Op::Equal), 20),
-        "!=" => (Infix::Plain(Op::NotEqual), 20),
-        "<" => (Infix::Plain(Op::Less), 20),
-        ">" => (Infix::Plain(Op::Greater), 20),
-        "<=" => (Infix::Plain(Op::LessEqual), 20),
-        ">=" => (Infix::Plain(Op::GreaterEqual), 20),
-        "in" => (Infix::Plain(Op::In), 20),
-        "matches" => (Infix::Plain(Op::Matches), 20),
-        "contains" => (Infix::Plain(Op::Contains), 20),
-        "startsWith" => (Infix::Plain(Op::StartsWith), 20),
-        "endsWith" => (Infix::Plain(Op::EndsWith), 20),
-        ".." => (Infix::Plain(Op::Range), 25),
-        "+" => (Infix::Plain(Op::Add), 30),
-        "-" => (Infix::Plain(Op::Subtract), 30),
-        "*" => (Infix::Plain(Op::Multiply), 60),
-        "/" => (Infix::Plain(Op::Divide), 60),
-        "%" => (Infix::Plain(Op::Modulo), 60),
-        "**" | "^" => (Infix::Plain(Op::Power), 100),
-        "??" => (Infix::Plain(Op::Coalesce), 500),
+        "|" => (Operator::Pipe, 0),
+        "or" | "||" => (Operator::Logic { and: false }, 10),
+        "and" | "&&" => (Operator::Logic { and: true }, 15),
+        "==" => (Operator::Plain(Op::Equal), 20),
+        "!=" => (Operator::Plain(Op::NotEqual), 20),
+        "<" => (Operator::Plain(Op::Less), 20),
+        ">" => (Operator::Plain(Op::Greater), 20),
+        "<=" => (Operator::Plain(Op::LessEqual), 20),
+        ">=" => (Operator::Plain(Op::GreaterEqual), 20),
+        "in" => (Operator::Plain(Op::In), 20),
+        "matches" => (Operator::Plain(Op::Matches), 20),
+        "contains" => (Operator::Plain(Op::Contains), 20),
+        "startsWith" => (Operator::Plain(Op::StartsWith), 20),
+        "endsWith" => (Operator::Plain(Op::EndsWith), 20),
+        ".." => (Operator::Plain(Op::Range), 25),
+        "+" => (Operator::Plain(Op::Add), 30),
+        "-" => (Operator::Plain(Op::Subtract), 30),
+        "*" => (Operator::Plain(Op::Multiply), 60),
+        "/" => (Operator::Plain(Op::Divide), 60),
+        "%" => (Operator::Plain(Op::Modulo), 60),
+        "**" | "^" => (Operator::Plain(Op::Power), 100),
+        "??" => (Operator::Plain(Op::Coalesce), 500),
         _ => return None,
     })
 }
@@ -638,9 +650,11 @@ fn comparison(op: BinaryOp) -> bool {
     matches!(op, BinaryOp::Less | BinaryOp::LessEqual | BinaryOp::Greater | BinaryOp::GreaterEqual)
 }
 
-fn negatable(op: Infix) -> bool {
+fn negatable(op: Operator) -> bool {
     matches!(
         op,
-        Infix::Plain(BinaryOp::In | BinaryOp::Matches | BinaryOp::Contains | BinaryOp::StartsWith | BinaryOp::EndsWith)
+        Operator::Plain(
+            BinaryOp::In | BinaryOp::Matches | BinaryOp::Contains | BinaryOp::StartsWith | BinaryOp::EndsWith
+        )
     )
 }

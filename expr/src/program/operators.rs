@@ -176,7 +176,7 @@ pub(crate) fn is_in(left: &Value<'_>, right: &Value<'_>) -> Outcome<bool> {
         Value::Map(Map::Keyed(pairs)) => Ok(pairs.iter().any(|(key, _)| equal(left, key))),
         Value::Map(map) => match left {
             Value::Str(key) => Ok(map.has(key)),
-            Value::Nil => Ok(false),
+            Value::Nil => Ok(map.has("")),
             other => Err(EvalError::new(format!("cannot use {} as type string in map key", other.kind()))),
         },
         Value::Object(_) | Value::Made(_) => {

@@ -16,6 +16,18 @@ pub(crate) struct Names {
     names: Vec<(MapId, String)>,
 }
 
+impl Names {
+    /// The name behind a number.
+    pub(crate) fn name(&self, field: FieldId) -> Option<&(MapId, String)> {
+        self.names.get((field.0 as usize).checked_sub(100)?)
+    }
+
+    /// All names in the order of their numbers.
+    pub(crate) fn all(self) -> Vec<(MapId, String)> {
+        self.names
+    }
+}
+
 impl Fields for Names {
     fn intern(&mut self, map: MapId, key: &str) -> FieldId {
         let at = self.names.iter().position(|(known, name)| (*known, name.as_str()) == (map, key));
@@ -295,7 +307,7 @@ pub(crate) fn outcome(source: &str, event: &Event, world: &World) -> String {
         Ok(program) => program,
         Err(error) => return format!("load: {error}"),
     };
-    *event.names.borrow_mut() = names.names;
+    event.names.replace(names.all());
     let vars = [Value::Object(event)];
     let env = Env { vars: &vars, host: world, memo: None };
     match program.eval(&env) {

@@ -1,9 +1,7 @@
 //! The language as tables: every row of `cases/*.tsv` is an expression and what it gives. `⏎` stands
 //! for a line break inside an expression.
 
-mod support;
-
-use support::{World, outcome, sample};
+use crate::support::{World, outcome, sample};
 
 /// Whether an outcome is the wanted one: `load error` and `run error` take any message.
 fn fits(got: &str, want: &str) -> bool {
