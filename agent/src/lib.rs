@@ -2,9 +2,24 @@
 //!
 //! A shell: files, sockets, threads and the clock are here and nowhere below.
 
+//!
+//! Public types: [`pipeline::Pipeline`], [`engine::Engine`], [`ruleset::RuleSet`], [`acquisition::Datasource`], [`state::Checkpoint`],
+//! [`status::Status`].
+
 pub mod acquisition;
+pub mod engine;
+pub mod explain;
 pub mod load;
 pub mod own_addresses;
+pub mod parse;
+pub mod partitions;
+pub mod pipeline;
+mod pool;
+pub mod replay;
+pub mod report;
+pub mod ruleset;
+pub mod shutdown;
 pub mod state;
 pub mod status;
 pub mod tail;
+pub mod world;

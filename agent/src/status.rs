@@ -11,11 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use model::yaml::Fault;
 use serde::Serialize;
 
+use crate::engine::Engine;
+
 /// Everything there is to show.
 #[derive(Debug, Default)]
 pub struct Status {
     sources: Mutex<Vec<Arc<SourceStatus>>>,
     problems: Mutex<Vec<Problem>>,
+    engine: Mutex<EngineReport>,
+    reporting: Mutex<Option<String>>,
+    checkpoint: Mutex<Option<String>>,
 }
 
 impl Status {
@@ -41,9 +46,112 @@ impl Status {
         lock(&self.sources).iter().map(|source| source.report()).collect()
     }
 
+    /// What the engine counted.
+    pub fn engine(&self) -> EngineReport {
+        lock(&self.engine).clone()
+    }
+
+    /// Replaces what the engine counted.
+    pub fn set_engine(&self, report: EngineReport) {
+        *lock(&self.engine) = report;
+    }
+
+    /// Why alerts are not taken, if they are not.
+    pub fn reporting(&self) -> Option<String> {
+        lock(&self.reporting).clone()
+    }
+
+    /// Says why alerts are not taken.
+    pub fn set_reporting(&self, problem: Option<String>) {
+        *lock(&self.reporting) = problem;
+    }
+
+    /// Why places in the logs are not remembered, if they are not.
+    pub fn checkpoint(&self) -> Option<String> {
+        lock(&self.checkpoint).clone()
+    }
+
+    /// Says why places in the logs are not remembered.
+    pub fn set_checkpoint(&self, problem: Option<String>) {
+        *lock(&self.checkpoint) = problem;
+    }
+
     /// Whether everything works.
     pub fn is_green(&self) -> bool {
-        lock(&self.problems).is_empty() && self.sources().iter().all(|source| source.trouble.is_empty())
+        lock(&self.problems).is_empty()
+            && self.reporting().is_none()
+            && self.checkpoint().is_none()
+            && self.sources().iter().all(|source| source.trouble.is_empty())
+    }
+}
+
+/// What the engine counted since the rules are in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EngineReport {
+    /// Events offered to the scenarios.
+    pub events: u64,
+    /// Events that at least one scenario wanted.
+    pub poured: u64,
+    /// Events not offered, since their source is allowed.
+    pub allowed: u64,
+    /// Buckets now.
+    pub buckets: u64,
+    /// Bytes of all buckets now.
+    pub bytes: u64,
+    /// Overflows that a whitelist caught afterwards.
+    pub whitelisted: u64,
+    /// By scenario, in file order.
+    pub scenarios: Vec<ScenarioReport>,
+}
+
+/// What one scenario did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ScenarioReport {
+    /// Its name.
+    pub name: String,
+    /// Events that it wanted.
+    pub poured: u64,
+    /// Buckets created.
+    pub created: u64,
+    /// Buckets that overflowed.
+    pub overflowed: u64,
+    /// Buckets that were idle for their lifetime.
+    pub expired: u64,
+    /// Buckets given up for want of memory.
+    pub evicted: u64,
+    /// Overflows muted by `blackhole`.
+    pub muted: u64,
+    /// Expressions that failed.
+    pub errors: u64,
+}
+
+impl EngineReport {
+    /// What `engine` counted.
+    pub fn new(engine: &Engine) -> Self {
+        let (selected, buckets) = (engine.selected(), engine.buckets());
+        let scenarios = engine.rules().scenarios.all().iter().enumerate().map(|(index, scenario)| {
+            let asked = selected.scenarios.get(index).copied().unwrap_or_default();
+            let held = buckets.scenarios.get(index).copied().unwrap_or_default();
+            ScenarioReport {
+                name: scenario.name.clone(),
+                poured: asked.poured,
+                created: held.created,
+                overflowed: held.overflowed,
+                expired: held.expired,
+                evicted: held.evicted,
+                muted: held.muted,
+                errors: asked.errors + held.errors,
+            }
+        });
+        Self {
+            events: selected.events,
+            poured: selected.poured,
+            allowed: selected.allowed,
+            buckets: buckets.buckets,
+            bytes: buckets.bytes,
+            whitelisted: engine.whitelisted(),
+            scenarios: scenarios.collect(),
+        }
     }
 }
 

@@ -79,6 +79,14 @@ impl SourceConfig {
 }
 
 impl Input {
+    /// Its kind: `evt.Line.Module`.
+    pub fn module(&self) -> &'static str {
+        match self {
+            Input::Follow(..) | Input::Cat(_) => "file",
+            Input::Journal(_) => "journalctl",
+        }
+    }
+
     fn id(&self) -> String {
         match self {
             Input::Follow(files, _) | Input::Cat(files) => format!("file:{}", files.name()),

@@ -59,19 +59,21 @@ pub struct Journal {
     /// Records older than this were written while nobody read.
     started: Timestamp,
     origin: Arc<Origin>,
+    backlog_origin: Arc<Origin>,
 }
 
 impl Journal {
     /// Reads what `config` says with `program` (`journalctl`), after `cursor` if there is one, else from now on.
     pub fn new(config: JournalConfig, program: PathBuf, cursor: Option<String>) -> Self {
-        let origin = Arc::new(Origin {
+        let origin = Origin {
             src: config.name().into(),
             module: "journalctl".into(),
             labels: config.labels.clone(),
             generation: 0,
             time_machine: config.time_machine,
-        });
-        Self { config, program, cursor, started: Timestamp::now(), origin }
+        };
+        let backlog_origin = Arc::new(Origin { time_machine: true, ..origin.clone() });
+        Self { config, program, cursor, started: Timestamp::now(), origin: Arc::new(origin), backlog_origin }
     }
 
     fn command(&self) -> Command {
@@ -146,14 +148,16 @@ impl Journal {
         if first && old && self.config.follow {
             return Ok(());
         }
-        out.set_backlog(old && self.config.follow)?;
+        let backlog = old && self.config.follow;
+        out.set_backlog(backlog)?;
         out.status().green("");
         match record.line(written) {
             None => {}
             Some((raw, cut)) => {
                 out.status().cut.add(cut.into());
                 let offset = written.as_microsecond().max(0) as u64;
-                out.line(Line { raw, origin: Arc::clone(&self.origin), time: written, offset });
+                let origin = if backlog { &self.backlog_origin } else { &self.origin };
+                out.line(Line { raw, origin: Arc::clone(origin), time: written, offset });
             }
         }
         Ok(())
@@ -326,13 +330,13 @@ fn bytes(value: &Value) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
-    use std::{fs, iter};
+    use std::sync::mpsc::{Receiver, sync_channel};
 
     use serde_json::json;
     use tempfile::TempDir;
-    use tokio::sync::mpsc::{Receiver, channel};
 
     use super::*;
     use crate::acquisition::Batch;
@@ -443,12 +447,12 @@ mod tests {
 
     fn outlet() -> (Outlet, Receiver<Batch>, Arc<SourceStatus>) {
         let status = Arc::new(SourceStatus::default());
-        let (sender, receiver) = channel(100);
+        let (sender, receiver) = sync_channel(100);
         (Outlet::new(0, sender, Arc::clone(&status)), receiver, status)
     }
 
-    fn messages(receiver: &mut Receiver<Batch>) -> Vec<String> {
-        let batches = iter::from_fn(|| receiver.try_recv().ok());
+    fn messages(receiver: &Receiver<Batch>) -> Vec<String> {
+        let batches = receiver.try_iter();
         let raw = |line: Line| line.raw.split_once(": ").map_or_else(String::new, |(_, message)| message.to_owned());
         batches.flat_map(|batch| batch.lines).map(raw).collect()
     }
@@ -460,16 +464,16 @@ mod tests {
         let day = 86_400_000_000;
         let first = [record("old", "c1", now - day), "not json\n".into(), record("new", "c2", now + day)].concat();
         let mut journal = Journal::new(config(true), fake(folder.path(), &first, "it broke", 3), None);
-        let (mut out, mut receiver, status) = outlet();
+        let (mut out, receiver, status) = outlet();
         let bell = Arc::new(Bell::new().expect("a descriptor is left"));
         let error = journal.run(&bell, &mut out).expect_err("the child ended").to_string();
         assert!(error.ends_with("journalctl` ended (exit status: 3): it broke"), "{error}");
-        assert_eq!(messages(&mut receiver), ["new"]);
+        assert_eq!(messages(&receiver), ["new"]);
         assert_eq!(status.dropped.get(), 1);
 
         fake(folder.path(), &record("newer", "c3", now + day), "Failed to seek to cursor", 1);
         journal.run(&bell, &mut out).expect_err("the child ended");
-        assert_eq!(messages(&mut receiver), ["newer"]);
+        assert_eq!(messages(&receiver), ["newer"]);
         fake(folder.path(), "", "", 1);
         journal.run(&bell, &mut out).expect_err("the child ended");
         let arguments = fs::read_to_string(folder.path().join("arguments")).expect("the child wrote them");
@@ -486,10 +490,10 @@ mod tests {
         let folder = TempDir::new().expect("a temporary folder");
         let all = [record("1", "c1", 5), record("2", "c2", 6)].concat();
         let mut journal = Journal::new(config(false), fake(folder.path(), &all, "", 0), None);
-        let (mut out, mut receiver, _) = outlet();
+        let (mut out, receiver, _) = outlet();
         let bell = Arc::new(Bell::new().expect("a descriptor is left"));
         journal.run(&bell, &mut out).expect("it ends well");
-        assert_eq!(messages(&mut receiver), ["1", "2"]);
+        assert_eq!(messages(&receiver), ["1", "2"]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod journald;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 use std::{io, thread};
@@ -22,7 +23,6 @@ use std::{io, thread};
 use jiff::Timestamp;
 use model::Line;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::Sender;
 use tracing::{info, warn};
 
 pub use self::bell::Bell;
@@ -144,7 +144,7 @@ pub enum Place {
 pub struct Outlet {
     source: u32,
     sequence: u64,
-    sender: Sender<Batch>,
+    sender: SyncSender<Batch>,
     status: Arc<SourceStatus>,
     lines: Vec<Line>,
     bytes: usize,
@@ -154,7 +154,7 @@ pub struct Outlet {
 
 impl Outlet {
     /// An outlet for datasource number `source`.
-    pub fn new(source: u32, sender: Sender<Batch>, status: Arc<SourceStatus>) -> Self {
+    pub fn new(source: u32, sender: SyncSender<Batch>, status: Arc<SourceStatus>) -> Self {
         Self { source, sequence: 0, sender, status, lines: Vec::new(), bytes: 0, backlog: false, steps: Vec::new() }
     }
 
@@ -219,7 +219,7 @@ impl Outlet {
         };
         self.sequence += 1;
         self.bytes = 0;
-        self.sender.blocking_send(batch).map_err(|_| SourceError::Hangup)
+        self.sender.send(batch).map_err(|_| SourceError::Hangup)
     }
 }
 

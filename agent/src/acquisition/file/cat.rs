@@ -48,6 +48,12 @@ impl Cat {
         Self { inputs: vec![Input { origin: Arc::new(files.origin(&path)), path, standard: true }] }
     }
 
+    /// When the newest input was last written; `None` when nobody knows.
+    pub fn newest(&self) -> Option<Timestamp> {
+        let written = |input: &Input| std::fs::metadata(&input.path).ok()?.modified().ok();
+        Timestamp::try_from(self.inputs.iter().filter_map(written).max()?).ok()
+    }
+
     /// How many bytes there are to read; `None` where nobody can know.
     pub fn total(&self) -> Option<u64> {
         let len = |input: &Input| match std::fs::metadata(&input.path).ok()? {
@@ -150,10 +156,10 @@ impl Read for Counted {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::sync::mpsc::sync_channel;
 
     use flate2::write::GzEncoder;
     use tempfile::TempDir;
-    use tokio::sync::mpsc::channel;
 
     use super::*;
     use crate::acquisition::file::PathPattern;
@@ -173,12 +179,12 @@ mod tests {
         let files = Files { patterns: vec![pattern], exclude: Vec::new(), labels: Vec::new(), time_machine: true };
 
         let status = Arc::new(SourceStatus::default());
-        let (sender, mut receiver) = channel(10);
+        let (sender, receiver) = sync_channel(10);
         let mut out = Outlet::new(0, sender, Arc::clone(&status));
         let mut cat = Cat::new(&files);
         cat.run(&Arc::new(Bell::new().expect("a descriptor is left")), &mut out).expect("somebody listens");
         drop(out);
-        let lines = std::iter::from_fn(|| receiver.blocking_recv()).flat_map(|batch| batch.lines);
+        let lines = receiver.iter().flat_map(|batch| batch.lines);
         let lines: Vec<(Box<str>, u64)> = lines.map(|line| (line.raw, line.offset)).collect();
         let expected = [("one", 0), ("two", 6), ("three", 0), ("four", 6), ("five", 0)];
         assert_eq!(lines, expected.map(|(text, offset)| (text.into(), offset)));

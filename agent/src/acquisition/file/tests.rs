@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tempfile::TempDir;
-use tokio::sync::mpsc::{Receiver, channel};
 
 use super::*;
 use crate::acquisition::{Batch, Running};
@@ -63,16 +63,16 @@ impl Bench {
         let moment = remembered.then(SystemTime::now);
         let follow = Follow { poll: Some(self.poll), rescan: None };
         let mut source = FileSource::new(files, follow, places, moment);
-        let (sender, receiver) = channel(4);
+        let (sender, receiver) = sync_channel(4);
         let mut out = Outlet::new(0, sender, Arc::clone(&self.status));
         source.scan(&mut out).expect("somebody listens");
         self.running = Some((Running::start(Box::new(source), out).expect("a thread can be started"), receiver));
     }
 
     fn stop(&mut self) {
-        let Some((running, mut receiver)) = self.running.take() else { return };
+        let Some((running, receiver)) = self.running.take() else { return };
         running.stop();
-        while let Some(batch) = receiver.blocking_recv() {
+        while let Ok(batch) = receiver.recv() {
             self.take(batch);
         }
         running.join();

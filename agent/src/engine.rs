@@ -1,0 +1,213 @@
+//! The engine: rounds of batches in, alerts out.
+//!
+//! A round parses its batches on all threads, waits for the last, and applies the pours in the order of batches and lines on all
+//! threads. So the result depends on the batches alone, and one small batch (a quiet log) never changes threads. The live
+//! pipeline and `replay` drive the same engine; only the clock differs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use model::{Alert, AllowSet, RuntimeAlert};
+use parsers::YearRule;
+use scenarios::HashKey;
+use scenarios::metrics::{BucketMetrics, SelectMetrics};
+use tracing::{info, warn};
+
+use crate::acquisition::Batch;
+use crate::parse::{Fates, Parsed, Scene, Worker, alerts_of};
+use crate::partitions::{Partitions, Timed};
+use crate::pool::Pool;
+use crate::ruleset::RuleSet;
+
+/// Most batches of a round.
+pub const ROUND: usize = 16;
+
+/// How often overflows may cause overflows within a round. A scenario that feeds itself goes on in the next one.
+const ECHOES: usize = 8;
+
+/// How an engine runs.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// How many threads work.
+    pub threads: usize,
+    /// Most bytes of all buckets together.
+    pub memory: usize,
+    /// What names the buckets.
+    pub key: HashKey,
+    /// Which year a date without one gets.
+    pub year: YearRule,
+    /// Whether buckets that wait for the clock get it: not in a replay.
+    pub live: bool,
+}
+
+impl EngineOptions {
+    /// What fits this machine, for logs that are being written.
+    pub fn live(key: HashKey) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads, memory: 256 << 20, key, year: YearRule::Latest, live: true }
+    }
+}
+
+/// Rules, buckets and the threads that work on them.
+#[derive(Debug)]
+pub struct Engine {
+    scene: Scene,
+    partitions: Partitions,
+    pool: Pool<Worker>,
+    /// Pours that overflows of the last round caused.
+    again: Vec<Timed>,
+    live: bool,
+    selected: SelectMetrics,
+    whitelisted: u64,
+}
+
+/// What a round gave.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// The alerts, in the order of the lines that caused them.
+    pub alerts: Vec<Alert>,
+    /// What became of the lines, by datasource.
+    pub fates: BTreeMap<u32, Fates>,
+}
+
+impl Engine {
+    /// An engine without buckets. Fails when its threads cannot be started.
+    pub fn new(rules: Arc<RuleSet>, options: EngineOptions) -> io::Result<Self> {
+        // Where lines depend on the lines before them, one thread parses.
+        let threads = if rules.in_order { 1 } else { options.threads };
+        if threads < options.threads {
+            info!("a rule uses a stash: lines are parsed in order, on one thread");
+        }
+        Ok(Self {
+            partitions: Partitions::new(Arc::clone(&rules), options.memory),
+            pool: Pool::new(threads, Worker::new)?,
+            scene: Scene {
+                stashes: Arc::new(rules.stashes()),
+                rules,
+                allow: Arc::new(AllowSet::new([])),
+                key: options.key,
+                year: options.year,
+            },
+            again: Vec::new(),
+            live: options.live,
+            selected: SelectMetrics::default(),
+            whitelisted: 0,
+        })
+    }
+
+    /// Works on `batches`, at most [`ROUND`] of them, in this order.
+    pub fn round(&mut self, batches: Vec<Batch>) -> Round {
+        let mut round = Round::default();
+        let mut pours: Vec<Timed> = std::mem::take(&mut self.again);
+        let facts: Vec<(u32, u64, Timestamp)> =
+            batches.iter().map(|batch| (batch.source, batch.lines.len() as u64, batch.read_at)).collect();
+        let jobs = batches.into_iter().map(|batch| {
+            let scene = self.scene.clone();
+            move |worker: &mut Worker| worker.parse(batch, &scene)
+        });
+        let answers = self.pool.run(jobs.collect());
+        for ((source, lines, now), parsed) in facts.into_iter().zip(answers) {
+            let lost = || Parsed { fates: Fates { failed: lines, ..Fates::default() }, ..Parsed::default() };
+            let parsed = parsed.unwrap_or_else(lost);
+            round.fates.entry(source).or_default().merge(&parsed.fates);
+            self.selected.merge(&parsed.metrics);
+            pours.extend(parsed.pours.into_iter().map(|pour| (now, pour)));
+        }
+        self.settle(pours, &mut round.alerts);
+        round
+    }
+
+    /// Ends the buckets whose time has come at `now`.
+    pub fn expire(&mut self, now: Timestamp) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        if self.live {
+            let overflows = self.partitions.expire(now, &self.scene);
+            let again = self.finish(overflows, now, &mut alerts);
+            self.settle(again, &mut alerts);
+        }
+        alerts
+    }
+
+    /// When [`Engine::expire`] has something to do, or an empty round has.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        if !self.again.is_empty() {
+            return Some(Timestamp::MIN);
+        }
+        self.partitions.deadline().filter(|_| self.live)
+    }
+
+    /// Asks this set from now on who is never punished.
+    pub fn set_allow(&mut self, allow: Arc<AllowSet>) {
+        self.scene.allow = allow;
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> &Arc<RuleSet> {
+        &self.scene.rules
+    }
+
+    /// Goes on under new rules. Buckets of scenarios that still mean the same go on, stashes are carried over.
+    pub fn adopt(&mut self, rules: Arc<RuleSet>, now: Timestamp) {
+        if rules.in_order && self.pool.threads() > 1 {
+            match Pool::new(1, Worker::new) {
+                Ok(pool) => self.pool = pool,
+                Err(error) => warn!(%error, "cannot parse on one thread"),
+            }
+        }
+        let stashes = rules.stashes();
+        stashes.restore(self.scene.stashes.entries(now), now);
+        // Their numbers speak of the old scenarios.
+        self.again.clear();
+        self.selected = SelectMetrics::default();
+        let dropped = self.partitions.adopt(&rules);
+        info!(scenarios = rules.scenarios.all().len(), dropped_buckets = dropped, "new rules are in force");
+        self.scene.stashes = Arc::new(stashes);
+        self.scene.rules = rules;
+    }
+
+    /// What the scenarios said to events so far, since the rules are in force.
+    pub fn selected(&self) -> &SelectMetrics {
+        &self.selected
+    }
+
+    /// What happened in the buckets so far.
+    pub fn buckets(&self) -> BucketMetrics {
+        self.partitions.metrics()
+    }
+
+    /// Overflows that a postoverflow whitelist caught.
+    pub fn whitelisted(&self) -> u64 {
+        self.whitelisted
+    }
+
+    /// Applies pours, and those that their overflows cause.
+    fn settle(&mut self, mut pours: Vec<Timed>, alerts: &mut Vec<Alert>) {
+        for _ in 0..ECHOES {
+            if pours.is_empty() {
+                return;
+            }
+            let now = pours.last().map_or(Timestamp::UNIX_EPOCH, |(now, _)| *now);
+            let overflows = self.partitions.pour(pours, &self.scene, &mut self.pool);
+            pours = self.finish(overflows, now, alerts);
+        }
+        self.again = pours;
+    }
+
+    /// Takes overflows through the postoverflow stages, and answers what they pour again.
+    fn finish(&mut self, overflows: Vec<RuntimeAlert>, now: Timestamp, alerts: &mut Vec<Alert>) -> Vec<Timed> {
+        let mut again = Vec::new();
+        for overflow in overflows {
+            // A replayed overflow happened when its log says.
+            let now = if self.live { now } else { overflow.alert.stop_at.parse().unwrap_or(now) };
+            let mut pours = Vec::new();
+            match self.pool.own().finish(overflow, &self.scene, now, &mut pours) {
+                Some(overflow) => alerts.extend(alerts_of(overflow)),
+                None => self.whitelisted += 1,
+            }
+            again.extend(pours.into_iter().map(|pour| (now, pour)));
+        }
+        again
+    }
+}

@@ -1,0 +1,238 @@
+//! From a batch of lines to pours: what one worker does.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+
+use expr::memo::Memo;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use model::{AllowSet, Event, RuntimeAlert};
+use parsers::{Context, Outcome, Scratch, Stashes, Trace, YearRule};
+use scenarios::metrics::SelectMetrics;
+use scenarios::{HashKey, Pour, Selector, Surroundings};
+use tracing::debug;
+
+use crate::acquisition::Batch;
+use crate::ruleset::RuleSet;
+use crate::world::World;
+
+/// What all workers look at while they parse.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// The rules.
+    pub rules: Arc<RuleSet>,
+    /// Short memory between lines.
+    pub stashes: Arc<Stashes>,
+    /// Who is never punished.
+    pub allow: Arc<AllowSet>,
+    /// What names the buckets.
+    pub key: HashKey,
+    /// Which year a date without one gets.
+    pub year: YearRule,
+}
+
+/// Scratch space of one thread.
+#[derive(Debug, Default)]
+pub struct Worker {
+    bench: Option<Bench>,
+}
+
+/// What belongs to one rule set.
+#[derive(Debug)]
+struct Bench {
+    rules: Arc<RuleSet>,
+    event: Event,
+    scratch: Scratch,
+    overflow_scratch: Scratch,
+    selector: Selector,
+    memo: Memo,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// Pours in the order of the lines.
+    pub pours: Vec<Pour>,
+    /// How many lines had which fate.
+    pub fates: Fates,
+    /// What the scenarios said.
+    pub metrics: SelectMetrics,
+}
+
+/// How many lines had which fate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fates {
+    /// Understood, offered to the scenarios.
+    pub parsed: u64,
+    /// Understood by no parser of some stage.
+    pub unparsed: u64,
+    /// Understood and on a whitelist.
+    pub whitelisted: u64,
+    /// Lost to a mistake in a parser.
+    pub failed: u64,
+    /// Lines that no parser understood, by stage.
+    pub stages: BTreeMap<Arc<str>, u64>,
+}
+
+impl Fates {
+    /// Adds the fates of other lines.
+    pub fn merge(&mut self, other: &Self) {
+        self.parsed += other.parsed;
+        self.unparsed += other.unparsed;
+        self.whitelisted += other.whitelisted;
+        self.failed += other.failed;
+        for (stage, count) in &other.stages {
+            *self.stages.entry(Arc::clone(stage)).or_default() += count;
+        }
+    }
+}
+
+impl Worker {
+    /// A worker that has done nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn bench(&mut self, scene: &Scene) -> &mut Bench {
+        let same = |bench: &Bench| Arc::ptr_eq(&bench.rules, &scene.rules);
+        if !self.bench.as_ref().is_some_and(same) {
+            self.bench = None;
+        }
+        self.bench.get_or_insert_with(|| Bench {
+            rules: Arc::clone(&scene.rules),
+            event: Event::new(Arc::clone(&scene.rules.table)),
+            scratch: Scratch::default(),
+            overflow_scratch: Scratch::default(),
+            selector: Selector::new(scene.key.clone()),
+            memo: Memo::default(),
+        })
+    }
+
+    /// Parses the lines of `batch` and asks the scenarios which of them want the events. The present is the moment at
+    /// which the batch was closed.
+    pub fn parse(&mut self, batch: Batch, scene: &Scene) -> Parsed {
+        let bench = self.bench(scene);
+        let mut done = Parsed::default();
+        for line in batch.lines {
+            bench.event.start_line(line);
+            let outcome = bench.run(scene, batch.read_at, None);
+            let fates = &mut done.fates;
+            match outcome {
+                Outcome::Parsed => {
+                    fates.parsed += 1;
+                    let passed = scene.rules.parsers.passed(&mut bench.scratch);
+                    bench.select(scene, batch.read_at, &passed, &mut done.pours);
+                }
+                Outcome::Whitelisted => fates.whitelisted += 1,
+                Outcome::Unparsed { stage } => {
+                    fates.unparsed += 1;
+                    *fates.stages.entry(stage).or_default() += 1;
+                }
+                Outcome::Failed { parser, problem } => {
+                    fates.failed += 1;
+                    debug!(%parser, problem, "line lost");
+                }
+            }
+        }
+        done.metrics = mem::take(&mut bench.selector.metrics);
+        done
+    }
+
+    /// Takes one line through all stages, asking every node and every scenario, and says what happened.
+    pub fn trace(
+        &mut self,
+        line: model::Line,
+        scene: &Scene,
+        now: Timestamp,
+    ) -> (Trace, Outcome, model::EventDump, Vec<Pour>) {
+        let bench = self.bench(scene);
+        let mut trace = Trace { with_events: true, ..Trace::default() };
+        bench.event.start_line(line);
+        let outcome = bench.run(scene, now, Some(&mut trace));
+        let mut pours = Vec::new();
+        if outcome == Outcome::Parsed {
+            let passed = scene.rules.parsers.passed(&mut bench.scratch);
+            bench.select(scene, now, &passed, &mut pours);
+        }
+        (trace, outcome, bench.event.dump(), pours)
+    }
+
+    /// Takes an overflow through the postoverflow stages: `None` when a whitelist caught it. One that is to be reprocessed
+    /// leaves its pours in `again`.
+    pub fn finish(
+        &mut self,
+        overflow: RuntimeAlert,
+        scene: &Scene,
+        now: Timestamp,
+        again: &mut Vec<Pour>,
+    ) -> Option<RuntimeAlert> {
+        let bench = self.bench(scene);
+        let reprocess = overflow.reprocess;
+        bench.event.start_overflow(overflow, now);
+        let world = World::new(&scene.rules, &scene.stashes, now);
+        let mut cx = Context {
+            host: &world,
+            now,
+            year: scene.year,
+            zone: &TimeZone::UTC,
+            stashes: &scene.stashes,
+            geo: scene.rules.geo.as_ref(),
+            memo: Some(&bench.memo),
+            scratch: &mut bench.overflow_scratch,
+            trace: None,
+        };
+        scene.rules.postoverflows.run(&mut bench.event, &mut cx);
+        if bench.event.overflow().is_none_or(|overflow| overflow.whitelisted) {
+            return None;
+        }
+        if reprocess {
+            let passed = scene.rules.postoverflows.passed(&mut bench.overflow_scratch);
+            bench.select(scene, now, &passed, again);
+        }
+        bench.event.take_overflow()
+    }
+}
+
+impl Bench {
+    fn run(&mut self, scene: &Scene, now: Timestamp, trace: Option<&mut Trace>) -> Outcome {
+        let world = World::new(&scene.rules, &scene.stashes, now);
+        let mut cx = Context {
+            host: &world,
+            now,
+            year: scene.year,
+            zone: &TimeZone::UTC,
+            stashes: &scene.stashes,
+            geo: scene.rules.geo.as_ref(),
+            memo: Some(&self.memo),
+            scratch: &mut self.scratch,
+            trace,
+        };
+        scene.rules.parsers.run(&mut self.event, &mut cx)
+    }
+
+    fn select(&mut self, scene: &Scene, now: Timestamp, parsers: &Arc<[Arc<str>]>, pours: &mut Vec<Pour>) {
+        let world = World::new(&scene.rules, &scene.stashes, now);
+        let allow = Some(&*scene.allow);
+        let around = Surroundings { host: &world, memo: Some(&self.memo), allow, now, parsers };
+        self.selector.select(&scene.rules.scenarios, &self.event, &around, pours);
+    }
+}
+
+/// One alert per source (spec: scenarios 10.3), each with an identity of its own.
+pub fn alerts_of(overflow: RuntimeAlert) -> Vec<model::Alert> {
+    let RuntimeAlert { sources, alert, .. } = overflow;
+    if sources.len() < 2 {
+        return vec![alert];
+    }
+    sources
+        .into_iter()
+        .map(|(value, source)| {
+            let uuid = match uuid::Uuid::parse_str(&alert.uuid) {
+                Ok(uuid) => uuid::Uuid::new_v5(&uuid, value.as_bytes()).to_string(),
+                Err(_) => alert.uuid.clone(),
+            };
+            model::Alert { source, uuid, ..alert.clone() }
+        })
+        .collect()
+}

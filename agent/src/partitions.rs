@@ -1,0 +1,133 @@
+//! The buckets, in 256 partitions.
+//!
+//! A pour's group value says which partition it belongs to, so that partitions can be worked on at the same time; each applies
+//! its pours in the order of the batches. What comes out is put back into that order: nothing depends on how many
+//! threads there are.
+
+use std::mem;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use model::RuntimeAlert;
+use scenarios::metrics::BucketMetrics;
+use scenarios::{Buckets, Pour};
+
+use crate::parse::{Scene, Worker};
+use crate::pool::Pool;
+use crate::ruleset::RuleSet;
+use crate::world::World;
+
+/// How many partitions there are.
+const PARTITIONS: usize = 256;
+
+/// How many partitions change threads together.
+const GROUP: usize = 16;
+
+/// Fewer pours than this are not worth another thread.
+const WORTH_SHARING: usize = 256;
+
+/// All buckets.
+#[derive(Debug)]
+pub struct Partitions {
+    groups: Vec<Group>,
+    rules: Arc<RuleSet>,
+    budget: usize,
+}
+
+type Group = Vec<Buckets>;
+
+/// A pour and the moment of its batch.
+pub type Timed = (Timestamp, Pour);
+
+impl Partitions {
+    /// Empty buckets of `rules` that may occupy `memory` bytes together.
+    pub fn new(rules: Arc<RuleSet>, memory: usize) -> Self {
+        let budget = memory / PARTITIONS;
+        let groups = (0..PARTITIONS / GROUP).map(|_| empty(&rules, budget)).collect();
+        Self { groups, rules, budget }
+    }
+
+    /// Applies `pours` in order, and answers the overflows in the order of the pours that caused them.
+    pub fn pour(&mut self, pours: Vec<Timed>, scene: &Scene, pool: &mut Pool<Worker>) -> Vec<RuntimeAlert> {
+        if pours.len() < WORTH_SHARING || pool.threads() == 1 {
+            let mut overflows = Vec::new();
+            for (now, pour) in &pours {
+                let partition = usize::from(pour.partition);
+                let world = World::new(&scene.rules, &scene.stashes, *now);
+                self.groups[partition / GROUP][partition % GROUP].pour(pour, *now, &world, &mut overflows);
+            }
+            return overflows;
+        }
+        let mut shares: Vec<Vec<(usize, Timed)>> = self.groups.iter().map(|_| Vec::new()).collect();
+        for (place, (now, pour)) in pours.into_iter().enumerate() {
+            shares[usize::from(pour.partition) / GROUP].push((place, (now, pour)));
+        }
+        let jobs = mem::take(&mut self.groups).into_iter().zip(shares).map(|(mut group, share)| {
+            let scene = scene.clone();
+            move |_: &mut Worker| {
+                let mut found = Vec::new();
+                let mut overflows = Vec::new();
+                for (place, (now, pour)) in share {
+                    let world = World::new(&scene.rules, &scene.stashes, now);
+                    group[usize::from(pour.partition) % GROUP].pour(&pour, now, &world, &mut overflows);
+                    found.extend(overflows.drain(..).map(|overflow| (place, overflow)));
+                }
+                (group, found)
+            }
+        });
+        let answers = pool.run(jobs.collect());
+        let mut found = Vec::new();
+        for answer in answers {
+            let (group, mut some) = answer.unwrap_or_else(|| (empty(&self.rules, self.budget), Vec::new()));
+            self.groups.push(group);
+            found.append(&mut some);
+        }
+        // Stable: what one pour caused stays in its order.
+        found.sort_by_key(|(place, _)| *place);
+        found.into_iter().map(|(_, overflow)| overflow).collect()
+    }
+
+    /// Ends the buckets whose time has come at `now`.
+    pub fn expire(&mut self, now: Timestamp, scene: &Scene) -> Vec<RuntimeAlert> {
+        let world = World::new(&scene.rules, &scene.stashes, now);
+        let mut overflows = Vec::new();
+        for buckets in self.groups.iter_mut().flatten() {
+            if buckets.deadline().is_some_and(|deadline| deadline <= now) {
+                buckets.expire(now, &world, &mut overflows);
+            }
+        }
+        overflows
+    }
+
+    /// When [`Partitions::expire`] should be called next.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.groups.iter().flatten().filter_map(Buckets::deadline).min()
+    }
+
+    /// Goes on under new rules; answers how many buckets have no scenario any more.
+    pub fn adopt(&mut self, rules: &Arc<RuleSet>) -> usize {
+        let mut dropped = 0;
+        for group in &mut self.groups {
+            for buckets in mem::take(group) {
+                let (buckets, lost) = buckets.adopt(Arc::clone(&rules.scenarios), &rules.table);
+                group.push(buckets);
+                dropped += lost;
+            }
+        }
+        self.rules = Arc::clone(rules);
+        dropped
+    }
+
+    /// What happened so far, over all partitions.
+    pub fn metrics(&self) -> BucketMetrics {
+        let mut all = BucketMetrics::default();
+        for buckets in self.groups.iter().flatten() {
+            all.merge(&buckets.metrics());
+        }
+        all
+    }
+}
+
+fn empty(rules: &Arc<RuleSet>, budget: usize) -> Group {
+    (0..GROUP).map(|_| Buckets::new(Arc::clone(&rules.scenarios), budget)).collect()
+}
