@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use expr::Compiler;
-use expr::files::{FileError, FileKind, Files};
+use expr::files::{FileError, Files};
 use model::FieldTable;
-use model::data::{DataFile, DataKind};
+use model::data::DataFile;
 use model::yaml::Fault;
 use parsers::stash::StashSpec;
 use parsers::{GeoIp, Library, ParserFile, ParserSet, Stashes};
@@ -169,7 +169,7 @@ fn load_data(files: &RuleFiles, named: &[(PathBuf, DataFile)], problems: &mut Ve
     let mut loaded = Files::default();
     let mut tried = HashSet::new();
     for (path, file) in named {
-        let Some(kind) = file.kind.map(kind_of) else { continue };
+        let Some(kind) = file.kind else { continue };
         if !tried.insert((file.name.clone(), kind)) {
             continue;
         }
@@ -190,15 +190,6 @@ fn load_data(files: &RuleFiles, named: &[(PathBuf, DataFile)], problems: &mut Ve
 
 fn data_problem(path: &Path, file: &DataFile, message: String, remedy: &str) -> Problem {
     Problem { kind: Kind::Data, path: path.to_path_buf(), line: file.line.into(), message, remedy: remedy.into() }
-}
-
-fn kind_of(kind: DataKind) -> FileKind {
-    match kind {
-        DataKind::Text => FileKind::Text,
-        DataKind::Regex => FileKind::Regex,
-        DataKind::Map => FileKind::Map,
-        DataKind::Bots => FileKind::Bots,
-    }
 }
 
 /// The databases of places, if a folder has them.
