@@ -5,7 +5,7 @@
 //! only one, so its captures are those of any regex engine. Where a line leaves a choice open it says [`Verdict::Unsure`], and the
 //! regex decides. It never looks further than a match that begins at the first byte.
 
-use memchr::memmem::Finder;
+use memchr::memmem::{Finder, FinderRev};
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
 use regex_automata::util::primitives::NonMaxUsize;
@@ -46,6 +46,8 @@ enum Step {
     Run(Box<Run>),
     /// A run before a literal that could also lie within the run.
     Until(Box<Run>, Box<Finder<'static>>),
+    /// A run before the last literal of its kind.
+    UntilLast(Box<Run>, Box<FinderRev<'static>>),
     /// A run with nothing behind it.
     Rest(Box<Run>),
     Token(Box<Token>),
@@ -123,6 +125,7 @@ impl ByteSet {
 /// How to find the end of a run.
 #[derive(Debug)]
 enum Stops {
+    Nothing,
     One(u8),
     Two(u8, u8),
     Three(u8, u8, u8),
@@ -133,6 +136,7 @@ impl Stops {
     fn of(set: &ByteSet) -> Self {
         let others: Vec<u8> = ByteSet(set.0.map(|word| !word)).bytes().take(4).collect();
         match others[..] {
+            [] => Self::Nothing,
             [one] => Self::One(one),
             [one, two] => Self::Two(one, two),
             [one, two, three] => Self::Three(one, two, three),
@@ -143,6 +147,7 @@ impl Stops {
     /// Offset of the first byte that is not in the set.
     fn run(&self, text: &[u8]) -> usize {
         let end = match self {
+            Self::Nothing => None,
             Self::One(one) => memchr::memchr(*one, text),
             Self::Two(one, two) => memchr::memchr2(*one, *two, text),
             Self::Three(one, two, three) => memchr::memchr3(*one, *two, *three, text),
@@ -162,13 +167,17 @@ struct Next {
     anywhere: bool,
     /// The literal that it begins with, if it can begin with nothing else.
     literal: Vec<u8>,
+    /// Every byte that it can contain, if it goes on to the end of the text.
+    tail: Option<ByteSet>,
+    /// The same for what follows the literal.
+    after_literal: Option<ByteSet>,
 }
 
 impl Scanner {
     /// A scanner for `hir`, if it is of the kind that leaves few choices. Groups are saved by their index.
     pub fn new(hir: &Hir) -> Option<Self> {
         let mut compiler = Compiler { steps: 0 };
-        let over = Next { bytes: ByteSet::default(), end: true, anywhere: true, literal: Vec::new() };
+        let over = Next { end: true, anywhere: true, tail: None, ..nothing() };
         let (steps, _) = compiler.sequence(without_start(hir)?, &over)?;
         Some(Self { steps })
     }
@@ -234,11 +243,11 @@ impl Compiler {
                 let set = exact(class)?;
                 let step = if set.has(0x80) { Step::Char(Box::new(set)) } else { Step::Fixed(Box::new(set), 1) };
                 self.push(steps, step)?;
-                Some(only(set))
+                Some(set_then(set, &next))
             }
             HirKind::Look(Look::End) => {
                 self.push(steps, Step::End)?;
-                Some(Next { bytes: ByteSet::default(), end: true, anywhere: false, literal: Vec::new() })
+                Some(Next { end: true, ..nothing() })
             }
             HirKind::Look(_) => None,
             HirKind::Capture(Capture { index, sub, .. }) => {
@@ -286,7 +295,7 @@ impl Compiler {
         }
         if min == max {
             self.push(steps, Step::Fixed(Box::new(set), min))?;
-            return if min == 0 { Some(next.clone()) } else { Some(only(set)) };
+            return if min == 0 { Some(next.clone()) } else { Some(set_then(set, next)) };
         }
         let mut run = Run { set, stops: Stops::of(&set), min, max, greedy: repetition.greedy, doubtful: None };
         let doubtful = set.and(&next.bytes);
@@ -298,14 +307,19 @@ impl Compiler {
         } else if doubtful.is_empty() {
             Step::Run(Box::new(run))
         } else if !next.literal.is_empty() && max == usize::MAX {
-            let finder = Finder::new(&next.literal).into_owned();
-            Step::Until(Box::new(run), Box::new(finder))
+            match &next.after_literal {
+                // what follows cannot hold the literal again and goes on to the end
+                Some(after) if next.literal.iter().any(|byte| !after.has(*byte)) => {
+                    Step::UntilLast(Box::new(run), Box::new(FinderRev::new(&next.literal).into_owned()))
+                }
+                _ => Step::Until(Box::new(run), Box::new(Finder::new(&next.literal).into_owned())),
+            }
         } else {
             run.doubtful = Some(doubtful);
             Step::Run(Box::new(run))
         };
         self.push(steps, step)?;
-        let mut begins = only(set);
+        let mut begins = set_then(set, next);
         if min == 0 {
             begins.bytes = begins.bytes.or(&next.bytes);
             begins.end = next.end;
@@ -345,14 +359,15 @@ impl Compiler {
         if nullable {
             bytes = bytes.or(&next.bytes);
         }
-        Some(Next { bytes, end: nullable && next.end, anywhere: false, literal: Vec::new() })
+        let tail = next.tail.map(|tail| tail.or(&alphabet));
+        Some(Next { bytes, end: nullable && next.end, tail, ..nothing() })
     }
 
     fn choice(&mut self, ways: Vec<(Box<[Step]>, Next)>, steps: &mut Vec<Step>) -> Option<Next> {
         if ways.len() > MAX_WAYS {
             return None;
         }
-        let begins = ways.iter().fold(nothing(), |all, (_, next)| either(&all, next));
+        let begins = ways.iter().map(|(_, next)| next.clone()).reduce(|all, next| either(&all, &next))?;
         let table = std::array::from_fn(|byte| {
             decide(ways.iter().map(|(_, next)| next.anywhere || next.bytes.has(byte as u8)))
         });
@@ -388,7 +403,10 @@ impl Compiler {
             after.1
         } else {
             // a turn is followed by another one or by what follows the loop
-            let begins = only(first(sub).0);
+            let mut within = ByteSet::default();
+            collect(sub, &mut within);
+            let tail = next.tail.map(|tail| tail.or(&within));
+            let begins = Next { bytes: first(sub).0, tail, ..nothing() };
             let around = either(&begins, next);
             let (turn, _) = self.sequence(vec![sub], &around)?;
             let decide_loop = |turn: bool, leave: bool| match (turn, leave) {
@@ -413,8 +431,16 @@ impl Compiler {
     }
 }
 
+/// What cannot begin at all, and contains nothing.
 fn nothing() -> Next {
-    Next { bytes: ByteSet::default(), end: false, anywhere: false, literal: Vec::new() }
+    Next {
+        bytes: ByteSet::default(),
+        end: false,
+        anywhere: false,
+        literal: Vec::new(),
+        tail: Some(ByteSet::default()),
+        after_literal: None,
+    }
 }
 
 fn either(one: &Next, other: &Next) -> Next {
@@ -422,18 +448,27 @@ fn either(one: &Next, other: &Next) -> Next {
         bytes: one.bytes.or(&other.bytes),
         end: one.end || other.end,
         anywhere: one.anywhere || other.anywhere,
-        literal: Vec::new(),
+        tail: one.tail.zip(other.tail).map(|(one, other)| one.or(&other)),
+        ..nothing()
     }
 }
 
-fn only(set: ByteSet) -> Next {
-    Next { bytes: set, end: false, anywhere: false, literal: Vec::new() }
+/// At least one byte of `set`, maybe more of them, then `next`.
+fn set_then(set: ByteSet, next: &Next) -> Next {
+    Next { bytes: set, tail: next.tail.map(|tail| tail.or(&set)), ..nothing() }
 }
 
 fn begins_with(literal: &[u8], next: Next) -> Next {
     let Some(first) = literal.first() else { return next };
     let mut begins = nothing();
     begins.bytes.insert(*first);
+    begins.tail = next.tail.map(|mut tail| {
+        for byte in literal {
+            tail.insert(*byte);
+        }
+        tail
+    });
+    begins.after_literal = if next.literal.is_empty() { next.tail } else { next.after_literal };
     begins.literal = [literal, &next.literal].concat();
     begins
 }
@@ -578,6 +613,7 @@ impl Walk<'_, '_> {
                 }
                 Step::Run(run) => self.run(run)?,
                 Step::Until(run, finder) => self.until(run, finder)?,
+                Step::UntilLast(run, finder) => self.until_last(run, finder)?,
                 Step::Rest(run) => {
                     let length = run.stops.run(self.rest());
                     if length < run.min {
@@ -662,6 +698,24 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
+    fn until_last(&mut self, run: &Run, finder: &FinderRev<'_>) -> Result<(), Verdict> {
+        let rest = self.rest();
+        let length = run.stops.run(rest);
+        if length < run.min {
+            return Err(Verdict::NoMatch);
+        }
+        let literal = finder.needle().len();
+        let range = rest.get(run.min..(length + literal).min(rest.len())).unwrap_or(&[]);
+        let Some(last) = finder.rfind(range) else { return Err(Verdict::NoMatch) };
+        // one that overlaps the last one could be followed by what is left of that
+        let before = range.get(..last + literal - 1).unwrap_or(&[]);
+        if literal > 1 && finder.rfind(before).is_some_and(|other| other + literal > last) {
+            return Err(Verdict::Unsure);
+        }
+        self.at += run.min + last;
+        Ok(())
+    }
+
     fn token(&mut self, token: &Token) -> Result<(), Verdict> {
         let input = Input::new(self.text).span(self.at..self.text.len()).anchored(Anchored::Yes);
         let Ok(mut state) = token.dfa.start_state_forward(&input) else { return Err(Verdict::Unsure) };
@@ -728,7 +782,9 @@ mod tests {
             ("^([^ ]+) ([0-9]{3})$", "ab 20", NoMatch),
             ("^(.*?) from ([0-9.]+)", "root from 1.2.3.4", Match),
             ("^(.*) from ([0-9.]+)$", "root from 1.2.3.4", Match),
-            ("^(.*) from ([0-9.]+)$", "a from b from 1.2.3.4", Unsure),
+            ("^(.*) from ([0-9.]+)$", "a from b from 1.2.3.4", Match),
+            ("^(.*) from ([0-9.]+)", "a from b from 1.2.3.4", Unsure),
+            ("^(.*?) from (.*)$", "a from b from 1.2.3.4", Unsure),
             ("^(.*?) from ([0-9.]+)", "nobody", NoMatch),
             ("^(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]) x", "199 x", Match),
             ("^(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]) x", "256 x", NoMatch),
@@ -737,6 +793,10 @@ mod tests {
             ("^((?:[a-z]+=[0-9]+;)+)END$", "a=1;b=2;END", Match),
             ("^(?:([a-z])=[0-9];)*$", "a=1;b=2;", Match),
             ("^a(b.*)?$", "abé", Match),
+            ("^((?s:.*)/)([^/]*)$", "/a/b/c.txt", Match),
+            ("^((?s:.*)/)([^/]*?)(\\.[^./]*|)$", "/a/b/c.txt", Unsure),
+            ("^(.*)aa(b*)$", "xaaabb", Unsure),
+            ("^(.*) - ([^ ]+)$", "a - b - c", Match),
             ("(.+)$", "é", Match),
             ("^(.+?)", "éa", Match),
             ("^\"((?:[^\"\\\\]|\\\\.)*)\"$", r#""a\"b""#, Match),
