@@ -16,6 +16,8 @@ pub const SIZE_LIMIT: usize = 64 << 20;
 const SIZE_LIMIT_ONCE: usize = 1 << 20;
 /// Largest lazily built matcher cache, in bytes.
 pub const CACHE_LIMIT: usize = 128 << 10;
+/// The same for an alternation over a whole file.
+const ALTERNATION_CACHE_LIMIT: usize = 8 << 20;
 /// Largest count in a repetition.
 const MAX_REPEAT: u32 = 1000;
 /// Deepest nesting of groups.
@@ -50,13 +52,18 @@ pub fn compile(pattern: &str) -> Result<regex::bytes::Regex, RegexError> {
 
 /// Builds a matcher for a pattern that [`rewrite`] has spelt.
 pub fn compile_rewritten(rewritten: &str) -> Result<regex::bytes::Regex, RegexError> {
-    build(rewritten, SIZE_LIMIT)
+    build(rewritten, SIZE_LIMIT, CACHE_LIMIT)
 }
 
-fn build(rewritten: &str, size_limit: usize) -> Result<regex::bytes::Regex, RegexError> {
+/// The same for an alternation over a whole file: there are few, and each needs many states.
+pub(crate) fn compile_alternation(rewritten: &str) -> Result<regex::bytes::Regex, RegexError> {
+    build(rewritten, SIZE_LIMIT, ALTERNATION_CACHE_LIMIT)
+}
+
+fn build(rewritten: &str, size_limit: usize, cache_limit: usize) -> Result<regex::bytes::Regex, RegexError> {
     regex::bytes::RegexBuilder::new(rewritten)
         .size_limit(size_limit)
-        .dfa_size_limit(CACHE_LIMIT)
+        .dfa_size_limit(cache_limit)
         .nest_limit(MAX_NEST)
         .build()
         .map_err(|error| match error {
@@ -69,7 +76,7 @@ fn build(rewritten: &str, size_limit: usize) -> Result<regex::bytes::Regex, Rege
 
 /// Builds a matcher for a pattern made at run time: one that is used once must be small.
 pub(crate) fn compile_small(pattern: &str) -> Result<regex::bytes::Regex, RegexError> {
-    build(&rewrite(pattern)?, SIZE_LIMIT_ONCE)
+    build(&rewrite(pattern)?, SIZE_LIMIT_ONCE, CACHE_LIMIT)
 }
 
 /// A parser with the settings that [`compile`] uses, for those who look at the parsed pattern.
@@ -309,6 +316,8 @@ impl Rewriter<'_> {
                 self.out.push('\\');
                 self.out.push(c);
             }
+            // a blank or a control character stands for itself
+            c if c.is_ascii() && !c.is_ascii_alphanumeric() => self.out.push(c),
             c => return Err(RegexError::Syntax(format!("unknown escape `\\{c}`"))),
         }
         Ok(())
@@ -345,6 +354,7 @@ mod tests {
             (r"^\Qa.b\E$", "axb", false),
             (r"^\101\0$", "A\0", true),
             (r"^\_\-\@$", "_-@", true),
+            (r"^a\ [\ b]$", "a  ", true),
             (r"\bfoo\b", "éfoo", true),
             (r"(?i)HELLO", "hello", true),
             (r"a$", "a\n", false),

@@ -53,7 +53,7 @@ fn join(patterns: &[String], matchers: &mut Vec<Regex>) {
         joined.push_str(&rewritten);
         joined.push(')');
     }
-    match regex_dialect::compile_rewritten(&joined) {
+    match regex_dialect::compile_alternation(&joined) {
         Ok(matcher) => matchers.push(matcher),
         Err(_) if patterns.len() > 1 => {
             let (left, right) = patterns.split_at(patterns.len() / 2);
