@@ -9,6 +9,7 @@
 pub mod acquisition;
 pub mod engine;
 pub mod explain;
+pub mod hubtest;
 pub mod load;
 pub mod own_addresses;
 pub mod parse;

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
+use parsers::config::StaticConfig;
+
 use crate::status::{Kind, Problem};
 
 mod shipped {
@@ -61,6 +63,8 @@ pub struct RuleFiles {
     pub contexts: Vec<RuleFile>,
     /// Which scenarios only pretend, if a file says so.
     pub simulation: Option<RuleFile>,
+    /// What every line is given before the first parser (`override_statics` of a hub test).
+    pub overrides: Vec<StaticConfig>,
     /// What could not be read.
     pub problems: Vec<Problem>,
     /// Where data files are looked for, the most important folder last.
@@ -86,6 +90,11 @@ const LISTS: [(&str, List); 5] = [
 ];
 
 impl RuleFiles {
+    /// No rules yet; data files are looked for in the `data` of `folders`, the most important last.
+    pub fn with_data(folders: Vec<PathBuf>) -> Self {
+        Self { data: Folders { shipped: false, folders }, ..Self::default() }
+    }
+
     /// Reads everything below `from`. What cannot be read is a problem, and the rest is there.
     pub fn read(from: &Folders) -> Self {
         let mut files = Self { data: from.clone(), ..Self::default() };

@@ -168,29 +168,21 @@ impl Worker {
         again: &mut Vec<Pour>,
     ) -> Option<RuntimeAlert> {
         let bench = self.bench(scene);
-        let reprocess = overflow.reprocess;
-        bench.event.start_overflow(overflow, now);
-        let world = World::new(&scene.rules, &scene.stashes, now);
-        let mut cx = Context {
-            host: &world,
-            now,
-            year: scene.year,
-            zone: &TimeZone::UTC,
-            stashes: &scene.stashes,
-            geo: scene.rules.geo.as_ref(),
-            memo: Some(&bench.memo),
-            scratch: &mut bench.overflow_scratch,
-            trace: None,
-        };
-        scene.rules.postoverflows.run(&mut bench.event, &mut cx);
-        if bench.event.overflow().is_none_or(|overflow| overflow.whitelisted) {
-            return None;
-        }
-        if reprocess {
-            let passed = scene.rules.postoverflows.passed(&mut bench.overflow_scratch);
-            bench.select(scene, now, &passed, again);
-        }
-        bench.event.take_overflow()
+        bench.settle(overflow, scene, now, again);
+        bench.event.take_overflow().filter(|overflow| !overflow.whitelisted)
+    }
+
+    /// The same, and says what became of the overflow, whitelisted or not.
+    pub fn trace_overflow(
+        &mut self,
+        overflow: RuntimeAlert,
+        scene: &Scene,
+        now: Timestamp,
+        again: &mut Vec<Pour>,
+    ) -> model::EventDump {
+        let bench = self.bench(scene);
+        bench.settle(overflow, scene, now, again);
+        bench.event.dump()
     }
 }
 
@@ -209,6 +201,27 @@ impl Bench {
             trace,
         };
         scene.rules.parsers.run(&mut self.event, &mut cx)
+    }
+
+    fn settle(&mut self, overflow: RuntimeAlert, scene: &Scene, now: Timestamp, again: &mut Vec<Pour>) {
+        self.event.start_overflow(overflow, now);
+        let world = World::new(&scene.rules, &scene.stashes, now);
+        let mut cx = Context {
+            host: &world,
+            now,
+            year: scene.year,
+            zone: &TimeZone::UTC,
+            stashes: &scene.stashes,
+            geo: scene.rules.geo.as_ref(),
+            memo: Some(&self.memo),
+            scratch: &mut self.overflow_scratch,
+            trace: None,
+        };
+        scene.rules.postoverflows.run(&mut self.event, &mut cx);
+        if self.event.overflow().is_some_and(|overflow| overflow.reprocess && !overflow.whitelisted) {
+            let passed = scene.rules.postoverflows.passed(&mut self.overflow_scratch);
+            self.select(scene, now, &passed, again);
+        }
     }
 
     fn select(&mut self, scene: &Scene, now: Timestamp, parsers: &Arc<[Arc<str>]>, pours: &mut Vec<Pour>) {

@@ -65,17 +65,25 @@ impl Built {
 impl RuleSet {
     /// Compiles `files`.
     pub fn build(files: &RuleFiles) -> Built {
+        let mut problems = Vec::new();
+        let library = library(&files.patterns, &mut problems);
+        let mut built = Self::build_over(files, &library);
+        built.problems.splice(0..0, problems);
+        built
+    }
+
+    /// Compiles `files` over patterns that are there already; those of `files` are not looked at.
+    pub fn build_over(files: &RuleFiles, library: &Library) -> Built {
         let mut problems = files.problems.clone();
         let mut warnings = Vec::new();
         let mut table = FieldTable::default();
         let mut compiler = Compiler::new(&mut table);
-        let library = library(&files.patterns, &mut problems);
 
         let mut data: Vec<(PathBuf, DataFile)> = Vec::new();
         let mut load = |list: &[RuleFile]| {
             let parsers: Vec<ParserFile<'_>> =
                 list.iter().map(|file| ParserFile { path: &file.path, stage: &file.stage, text: &file.text }).collect();
-            let mut loaded = parsers::load(&parsers, &library, &mut compiler);
+            let mut loaded = parsers::load(&parsers, library, &mut compiler);
             for fault in loaded.problems.drain(..) {
                 let text = list.iter().find(|file| file.path == fault.path).map_or("whitelist", |file| &file.text);
                 problems.push(Problem::new(parser_kind(text), fault));
@@ -84,8 +92,13 @@ impl RuleSet {
             data.append(&mut loaded.data);
             loaded
         };
-        let parsers = load(&files.parsers);
+        let mut parsers = load(&files.parsers);
         let postoverflows = load(&files.postoverflows);
+        if !files.overrides.is_empty()
+            && let Err(fault) = parsers.add_overrides("s00-raw", files.overrides.clone(), &mut compiler)
+        {
+            problems.push(Problem::new(Kind::Parser, fault));
+        }
 
         let simulation = match &files.simulation {
             None => Simulation::default(),
@@ -144,7 +157,8 @@ impl RuleSet {
     }
 }
 
-fn library(files: &[RuleFile], problems: &mut Vec<Problem>) -> Library {
+/// The patterns of `files`.
+pub(crate) fn library(files: &[RuleFile], problems: &mut Vec<Problem>) -> Library {
     let mut library = Library::default();
     for file in files {
         if let Err(fault) = library.add_file(&file.text) {

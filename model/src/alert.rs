@@ -209,6 +209,18 @@ pub struct RuntimeAlert {
 }
 
 impl RuntimeAlert {
+    /// Lets `change` rewrite the alert. Its source is one of `sources`, so what changes in it changes there too, under the key
+    /// that it had.
+    pub fn rewrite(&mut self, change: impl FnOnce(&mut Self)) {
+        let before = self.alert.source.clone();
+        change(self);
+        if self.alert.source != before
+            && let Some(source) = self.sources.values_mut().find(|source| **source == before)
+        {
+            source.clone_from(&self.alert.source);
+        }
+    }
+
     /// The first text under `key` over the meta of the alert's events that is not empty, else `""`.
     pub fn meta(&self, key: &str) -> &str {
         let mut all = self.alert.events.iter().flat_map(|event| &event.meta);

@@ -16,6 +16,7 @@ pub mod format;
 pub mod line;
 pub mod record;
 pub mod scope;
+pub mod shown;
 pub mod time;
 pub mod yaml;
 
@@ -28,5 +29,6 @@ pub use fields::FieldTable;
 pub use line::{Line, Origin};
 pub use record::Record;
 pub use scope::Scope;
+pub use shown::Shown;
 pub use time::EventTime;
 pub use yaml::{Fault, Yaml};

@@ -97,7 +97,7 @@ pub enum Strategy {
 }
 
 /// One static as written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StaticConfig {
     /// Line of the entry.
     pub line: u32,
@@ -108,7 +108,7 @@ pub struct StaticConfig {
 }
 
 /// Where the value of a static goes; the first that is set, in this order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum DestConfig {
     /// Argument of an enrichment method.
     Method(Text),
@@ -123,7 +123,7 @@ pub enum DestConfig {
 }
 
 /// The value of a static.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum ValueConfig {
     /// A text as it stands.
     Text(Text),

@@ -131,7 +131,9 @@ impl Static {
             Dest::Overflow(text) => {
                 let value = event.text(value).to_owned();
                 match event.overflow_mut() {
-                    Some(overflow) if !overflow.alert.scenario.is_empty() => *text(overflow) = value,
+                    Some(overflow) if !overflow.alert.scenario.is_empty() => {
+                        overflow.rewrite(|overflow| *text(overflow) = value);
+                    }
                     _ => run.problem(trace, || format!("line {}: there is no alert to write to", self.line)),
                 }
             }

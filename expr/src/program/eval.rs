@@ -33,24 +33,14 @@ pub(crate) struct Cx<'a> {
     pub(crate) locals: Vec<Value<'a>>,
     /// A guard (`?.`) has found nil: the rest of its chain is skipped.
     skip: bool,
-    compiler: u64,
     elements: u64,
     steps: u64,
     bytes: u64,
 }
 
 impl<'a> Cx<'a> {
-    /// `compiler` is the one that made the program.
-    pub(crate) fn new(env: &'a Env<'a>, locals: usize, compiler: u64) -> Self {
-        Self {
-            env,
-            locals: vec![Value::Nil; locals],
-            skip: false,
-            compiler,
-            elements: ELEMENTS,
-            steps: STEPS,
-            bytes: BYTES,
-        }
+    pub(crate) fn new(env: &'a Env<'a>, locals: usize) -> Self {
+        Self { env, locals: vec![Value::Nil; locals], skip: false, elements: ELEMENTS, steps: STEPS, bytes: BYTES }
     }
 
     /// Takes `count` elements from the budget.
@@ -73,14 +63,14 @@ impl<'a> Cx<'a> {
     }
 
     fn memo_get(&self, slot: usize) -> Option<Cached> {
-        self.env.memo?.get(self.compiler, slot)
+        self.env.memo?.get(slot)
     }
 
     fn memo_set(&self, slot: usize, cached: impl FnOnce() -> Option<Cached>) {
         if let Some(memo) = self.env.memo
             && let Some(cached) = cached()
         {
-            memo.set(self.compiler, slot, cached);
+            memo.set(slot, cached);
         }
     }
 

@@ -5,9 +5,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use maxminddb::geoip2::{Asn, City};
 use maxminddb::{MaxMindDbError, Reader};
 use model::{Event, fields};
+use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde_json::{Value, json};
 
 /// The geo databases.
@@ -28,17 +28,14 @@ impl GeoIp {
         self.asn.is_some()
     }
 
-    fn place(&self, ip: IpAddr) -> City<'_> {
+    fn place(&self, ip: IpAddr) -> Place<'_> {
         self.city.lookup(ip).ok().and_then(|found| found.decode().ok().flatten()).unwrap_or_default()
     }
 
     fn system(&self, ip: IpAddr) -> Option<(u32, &str)> {
         let found = self.asn.as_ref()?.lookup(ip).ok();
-        let record: Option<Asn<'_>> = found.and_then(|found| found.decode().ok().flatten());
-        Some(record.map_or((0, ""), |record| {
-            let number = record.autonomous_system_number.unwrap_or(0);
-            (number, record.autonomous_system_organization.unwrap_or(""))
-        }))
+        let record: Option<System<'_>> = found.and_then(|found| found.decode().ok().flatten());
+        Some(record.map_or((0, ""), |record| (record.number.0 as u32, record.organization)))
     }
 
     /// The network of the record for `ip` among the autonomous systems, `192.0.2.0/24`.
@@ -62,8 +59,8 @@ impl GeoIp {
         let (code, in_eu) = country(&place);
         event.set_text(fields::ISO_CODE, code);
         event.set_text(fields::IS_IN_EU, if in_eu { "true" } else { "false" });
-        event.set_text(fields::LATITUDE, format!("{:.6}", place.location.latitude.unwrap_or(0.0)));
-        event.set_text(fields::LONGITUDE, format!("{:.6}", place.location.longitude.unwrap_or(0.0)));
+        event.set_text(fields::LATITUDE, format!("{:.6}", place.location.latitude));
+        event.set_text(fields::LONGITUDE, format!("{:.6}", place.location.longitude));
     }
 
     pub(super) fn enrich_asn(&self, ip: IpAddr, event: &Event) {
@@ -86,32 +83,32 @@ impl GeoIp {
         match kind {
             expr::Geo::City => {
                 let place = self.place(ip);
-                let names = |names: &maxminddb::geoip2::Names<'_>| json!({ "en": names.english.unwrap_or("") });
-                let country = |country: &maxminddb::geoip2::city::Country<'_>| {
+                let names = |names: &Names<'_>| json!({ "en": names.en });
+                let country = |country: &Country<'_>| {
                     json!({
-                        "IsoCode": country.iso_code.unwrap_or(""),
-                        "IsInEuropeanUnion": country.is_in_european_union.unwrap_or(false),
-                        "GeoNameID": country.geoname_id.unwrap_or(0),
+                        "IsoCode": country.iso_code,
+                        "IsInEuropeanUnion": country.in_eu(),
+                        "GeoNameID": country.geoname_id.0,
                         "Names": names(&country.names),
                     })
                 };
                 Some(json!({
-                    "City": { "GeoNameID": place.city.geoname_id.unwrap_or(0), "Names": names(&place.city.names) },
+                    "City": { "GeoNameID": place.city.geoname_id.0, "Names": names(&place.city.names) },
                     "Continent": {
-                        "Code": place.continent.code.unwrap_or(""),
-                        "GeoNameID": place.continent.geoname_id.unwrap_or(0),
+                        "Code": place.continent.code,
+                        "GeoNameID": place.continent.geoname_id.0,
                         "Names": names(&place.continent.names),
                     },
                     "Country": country(&place.country),
                     "RegisteredCountry": country(&place.registered_country),
-                    "RepresentedCountry": { "IsoCode": place.represented_country.iso_code.unwrap_or("") },
+                    "RepresentedCountry": { "IsoCode": place.represented_country.iso_code },
                     "Location": {
-                        "Latitude": place.location.latitude.unwrap_or(0.0),
-                        "Longitude": place.location.longitude.unwrap_or(0.0),
-                        "TimeZone": place.location.time_zone.unwrap_or(""),
-                        "AccuracyRadius": place.location.accuracy_radius.unwrap_or(0),
+                        "Latitude": place.location.latitude,
+                        "Longitude": place.location.longitude,
+                        "TimeZone": place.location.time_zone,
+                        "AccuracyRadius": place.location.accuracy_radius.0,
                     },
-                    "Postal": { "Code": place.postal.code.unwrap_or("") },
+                    "Postal": { "Code": place.postal.code },
                 }))
             }
             expr::Geo::Asn => self.system(ip).map(
@@ -123,16 +120,128 @@ impl GeoIp {
 }
 
 /// The first of country, registered and represented country that has a code.
-fn country<'p>(place: &City<'p>) -> (&'p str, bool) {
-    let represented = &place.represented_country;
-    [
-        (place.country.iso_code, place.country.is_in_european_union),
-        (place.registered_country.iso_code, place.registered_country.is_in_european_union),
-        (represented.iso_code, represented.is_in_european_union),
-    ]
-    .into_iter()
-    .find_map(|(code, in_eu)| Some((code.filter(|code| !code.is_empty())?, in_eu.unwrap_or(false))))
-    .unwrap_or(("", false))
+fn country<'p>(place: &Place<'p>) -> (&'p str, bool) {
+    [&place.country, &place.registered_country, &place.represented_country]
+        .into_iter()
+        .find(|country| !country.iso_code.is_empty())
+        .map_or(("", false), |country| (country.iso_code, country.in_eu()))
+}
+
+/// What is read of a record of the city database. Databases differ in how wide they write numbers, and some write truth
+/// as a number, so nothing here insists on a width.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Place<'r> {
+    #[serde(borrow)]
+    city: City<'r>,
+    #[serde(borrow)]
+    continent: Continent<'r>,
+    #[serde(borrow)]
+    country: Country<'r>,
+    #[serde(borrow)]
+    registered_country: Country<'r>,
+    #[serde(borrow)]
+    represented_country: Country<'r>,
+    #[serde(borrow)]
+    location: Location<'r>,
+    #[serde(borrow)]
+    postal: Postal<'r>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct City<'r> {
+    geoname_id: Number,
+    #[serde(borrow)]
+    names: Names<'r>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Continent<'r> {
+    code: &'r str,
+    geoname_id: Number,
+    #[serde(borrow)]
+    names: Names<'r>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Country<'r> {
+    iso_code: &'r str,
+    is_in_european_union: Number,
+    geoname_id: Number,
+    #[serde(borrow)]
+    names: Names<'r>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Location<'r> {
+    latitude: f64,
+    longitude: f64,
+    time_zone: &'r str,
+    accuracy_radius: Number,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Postal<'r> {
+    code: &'r str,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Names<'r> {
+    en: &'r str,
+}
+
+/// What is read of a record of the database of autonomous systems.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct System<'r> {
+    #[serde(rename = "autonomous_system_number")]
+    number: Number,
+    #[serde(rename = "autonomous_system_organization")]
+    organization: &'r str,
+}
+
+impl Country<'_> {
+    fn in_eu(&self) -> bool {
+        self.is_in_european_union.0 != 0
+    }
+}
+
+/// A whole number of any width, or a truth value.
+#[derive(Clone, Copy, Default)]
+struct Number(u64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyWidth;
+
+        impl Visitor<'_> for AnyWidth {
+            type Value = Number;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number or a truth value")
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Number, E> {
+                Ok(Number(value.into()))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Number, E> {
+                Ok(Number(value))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Number, E> {
+                Ok(Number(u64::try_from(value).unwrap_or(0)))
+            }
+        }
+
+        deserializer.deserialize_any(AnyWidth)
+    }
 }
 
 impl fmt::Debug for GeoIp {

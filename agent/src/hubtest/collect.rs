@@ -1,0 +1,201 @@
+//! What a test consists of: its configuration, and the files it names.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use model::yaml::{Fault, Yaml, documents};
+use parsers::config::StaticConfig;
+use serde::Deserialize;
+
+use super::{HubTestError, read};
+use crate::load::{RuleFile, RuleFiles};
+use crate::status::Problem;
+
+/// A hub on disk.
+#[derive(Debug)]
+pub(super) struct Hub {
+    pub(super) root: PathBuf,
+    /// Items by type and name.
+    index: BTreeMap<String, BTreeMap<String, IndexItem>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct IndexItem {
+    path: PathBuf,
+    #[serde(default)]
+    stage: String,
+}
+
+impl Hub {
+    /// Reads the index; a hub without one has items by path only.
+    pub(super) fn open(root: &Path) -> Result<Self, HubTestError> {
+        let path = root.join(".index.json");
+        let index = if path.exists() {
+            serde_json::from_str(&read(&path)?).map_err(|error| HubTestError::Index { path, error })?
+        } else {
+            BTreeMap::new()
+        };
+        Ok(Self { root: root.to_path_buf(), index })
+    }
+
+    /// Names of the tests to run, in order.
+    pub(super) fn tests(&self, names: &[String]) -> Result<Vec<String>, HubTestError> {
+        let folder = self.root.join(".tests");
+        if let Some(name) = names.iter().find(|name| !folder.join(name).is_dir()) {
+            return Err(HubTestError::Unknown { name: name.clone(), hub: self.root.clone() });
+        }
+        if !names.is_empty() {
+            return Ok(names.to_vec());
+        }
+        let unreadable = |error| HubTestError::File { what: "read", path: folder.clone(), error };
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            // A folder without it holds what other tests share.
+            if entry.path().join("config.yaml").is_file() {
+                all.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        all.sort();
+        Ok(all)
+    }
+}
+
+/// One test.
+#[derive(Debug)]
+pub(super) struct Test {
+    pub(super) folder: PathBuf,
+    /// Its rules, at the paths where they would be installed, which is what decides the order.
+    pub(super) rules: RuleFiles,
+    pub(super) log: PathBuf,
+    /// Labels of every line, `type` among them.
+    pub(super) labels: Vec<(String, String)>,
+    /// Where its rules were found, by the paths where they would be installed.
+    found: Vec<(PathBuf, PathBuf)>,
+    ignore_parsers: bool,
+}
+
+impl Test {
+    /// Reads `config.yaml` of a test and the files that it names.
+    pub(super) fn read(hub: &Hub, name: &str) -> Result<Self, HubTestError> {
+        let folder = hub.root.join(".tests").join(name);
+        let path = folder.join("config.yaml");
+        let text = read(&path)?;
+        let faulty = |fault: Fault| HubTestError::Config(fault.within(&path));
+        let config = Config::parse(&text).map_err(faulty)?;
+        if config.log_file.is_empty() {
+            return Err(faulty(Fault::new(1, "`log_file` is missing")));
+        }
+        let mut found = Vec::new();
+        let mut rules = |kind, names: &[String]| hub.rules(&folder, kind, names, &mut found);
+        let mut files = RuleFiles::with_data(vec![hub.root.clone(), folder.clone()]);
+        files.parsers = rules("parsers", &config.parsers)?;
+        files.scenarios = rules("scenarios", &config.scenarios)?;
+        files.postoverflows = rules("postoverflows", &config.postoverflows)?;
+        files.overrides = config.overrides;
+        let mut labels = config.labels;
+        labels.push(("type".into(), config.log_type));
+        let log = folder.join(&config.log_file);
+        Ok(Self { folder, rules: files, log, labels, found, ignore_parsers: config.ignore_parsers })
+    }
+
+    /// Whether its `parser.assert` counts.
+    pub(super) fn checks_parsers(&self) -> bool {
+        !self.ignore_parsers
+    }
+
+    /// Whether its `scenario.assert` counts.
+    pub(super) fn checks_scenarios(&self) -> bool {
+        !self.rules.scenarios.is_empty()
+    }
+
+    /// Says of problems where the files were found, not where they would be installed.
+    pub(super) fn located(&self, problems: Vec<Problem>) -> Vec<Problem> {
+        let locate = |problem: Problem| match self.found.iter().find(|(installed, _)| *installed == problem.path) {
+            Some((_, found)) => Problem { path: found.clone(), ..problem },
+            None => problem,
+        };
+        problems.into_iter().map(locate).collect()
+    }
+}
+
+/// `config.yaml` as written; keys that are not known are ignored.
+#[derive(Debug, Default)]
+struct Config {
+    parsers: Vec<String>,
+    scenarios: Vec<String>,
+    postoverflows: Vec<String>,
+    log_file: String,
+    log_type: String,
+    labels: Vec<(String, String)>,
+    ignore_parsers: bool,
+    overrides: Vec<StaticConfig>,
+}
+
+impl Config {
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let mut config = Self::default();
+        let documents = documents(text)?;
+        let Some(document) = documents.first() else { return Ok(config) };
+        let names = |yaml: &Yaml, key: &str| -> Result<Vec<String>, Fault> {
+            let all = yaml.texts(key)?.into_iter().map(|name| name.text);
+            Ok(all.filter(|name| !name.is_empty()).collect())
+        };
+        for (key, value) in document.pairs("config.yaml")? {
+            match &**key {
+                "parsers" => config.parsers = names(value, key)?,
+                "scenarios" => config.scenarios = names(value, key)?,
+                "postoverflows" => config.postoverflows = names(value, key)?,
+                "log_file" => config.log_file = value.text(key)?.text,
+                "log_type" => config.log_type = value.text(key)?.text,
+                "ignore_parsers" if !value.is_null() => config.ignore_parsers = value.flag(key)?,
+                "override_statics" => config.overrides = parsers::config::statics(value)?,
+                "labels" => {
+                    let label =
+                        |(key, value): &(model::yaml::Text, Yaml)| Ok((key.text.clone(), value.text(key)?.text));
+                    config.labels = value.pairs(key)?.iter().map(label).collect::<Result<_, Fault>>()?;
+                }
+                _ => {}
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl Hub {
+    /// The files that a test names, in the order of their installed paths.
+    fn rules(
+        &self,
+        folder: &Path,
+        kind: &'static str,
+        names: &[String],
+        found: &mut Vec<(PathBuf, PathBuf)>,
+    ) -> Result<Vec<RuleFile>, HubTestError> {
+        let mut rules = Vec::new();
+        for name in names {
+            let (stage, path) = self.place(folder, kind, name)?;
+            let mut installed = PathBuf::from(kind);
+            installed.extend((!stage.is_empty()).then_some(&stage));
+            installed.extend(path.file_name());
+            rules.push(RuleFile { path: installed.clone(), stage, text: read(&path)?.into() });
+            found.push((installed, path));
+        }
+        rules.sort_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
+        rules.dedup_by(|a, b| a.path == b.path);
+        Ok(rules)
+    }
+
+    /// Stage and file of an item: by its name in the index, else by its path below the hub or the test.
+    fn place(&self, folder: &Path, kind: &'static str, name: &str) -> Result<(String, PathBuf), HubTestError> {
+        if let Some(item) = self.index.get(kind).and_then(|items| items.get(name)) {
+            return Ok((item.stage.clone(), self.root.join(&item.path)));
+        }
+        let mut places = [self.root.join(name), folder.join(name)].into_iter();
+        let Some(path) = places.find(|path| path.is_file()) else {
+            return Err(HubTestError::Item { kind, name: name.to_owned() });
+        };
+        let stage = path.ancestors().nth(2).and_then(Path::file_name).filter(|_| kind != "scenarios");
+        Ok((stage.map_or(String::new(), |stage| stage.to_string_lossy().into_owned()), path))
+    }
+}
