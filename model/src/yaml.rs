@@ -35,6 +35,18 @@ impl Fault {
         Self { path: PathBuf::new(), line, message: message.into(), hint: None }
     }
 
+    /// An expression that was refused: `what` it is, the line of the file, and a mark below the place.
+    pub fn in_expression(what: &str, text: &Text, error: &expr::CompileError) -> Self {
+        let rows = text.get(..error.span.start).unwrap_or("").matches('\n').count() as u32;
+        let bare = expr::CompileError { hint: None, ..error.clone() };
+        let shown = bare.render(text, Some(&format!(":{}", text.line)));
+        // The second line names the place once more.
+        let shown: Vec<&str> =
+            shown.lines().enumerate().filter(|(index, _)| *index != 1).map(|(_, line)| line).collect();
+        let fault = Self::new(text.line + rows, format!("{what}: {}", shown.join("\n")));
+        Self { hint: error.hint.clone(), ..fault }
+    }
+
     /// The same with advice.
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
@@ -619,6 +631,16 @@ mod tests {
             };
             assert_eq!(read().expect_err(text).to_string(), *expected);
         }
+    }
+
+    #[test]
+    fn a_mistake_in_an_expression_is_marked() {
+        let text = Text { line: 5, text: "a == 'b' &&\n  c.d == 'e'\n".into() };
+        let error =
+            expr::CompileError { message: "no `d` here".into(), span: 16..17, hint: Some("did you mean `f`?".into()) };
+        let shown = Fault::in_expression("bad `filter`", &text, &error).to_string();
+        let expected = "6: bad `filter`: no `d` here\n  |\n6 |   c.d == 'e'\n  |     ^\nhint: did you mean `f`?";
+        assert_eq!(shown, expected);
     }
 
     #[test]

@@ -169,7 +169,7 @@ pub fn parse(text: &str) -> Result<FileConfig, Fault> {
             continue;
         }
         let keys = document.keys("a parser")?;
-        let supported = format_version(&keys)?;
+        let supported = model::format::check(&keys)?;
         let documented = ["name", "description", "author"].into_iter().any(|key| keys.get(key).is_some());
         if let Err(fault) = supported {
             file.skipped.push(fault);
@@ -223,37 +223,6 @@ impl WhitelistConfig {
     pub fn is_empty(&self) -> bool {
         self.ip.is_empty() && self.cidr.is_empty() && self.expression.is_empty()
     }
-}
-
-/// The outer error is for what is no version at all, the inner one for a version that is not ours.
-fn format_version(keys: &Keys<'_>) -> Result<Result<(), Fault>, Fault> {
-    let Some(format) = keys.text("format")? else { return Ok(Ok(())) };
-    if format.is_empty() {
-        return Ok(Ok(()));
-    }
-    let version = version(&format).ok_or_else(|| {
-        Fault::new(format.line, format!("`format` must be a version such as `2.0`, found `{}`", &*format))
-    })?;
-    let within = ([1, 0, 0]..=[3, 0, 0]).contains(&version) && !format.contains('-');
-    Ok(if within {
-        Ok(())
-    } else {
-        Err(Fault::new(
-            format.line,
-            format!("format version `{}` is not supported, the document is left out", &*format),
-        )
-        .hint("versions from `1.0` to `3.0` are"))
-    })
-}
-
-fn version(text: &str) -> Option<[u64; 3]> {
-    let text = text.strip_prefix('v').unwrap_or(text);
-    let core = text.split_once(['-', '+']).map_or(text, |(core, _)| core);
-    let mut numbers = [0; 3];
-    for (index, part) in core.split('.').enumerate() {
-        *numbers.get_mut(index)? = part.parse().ok()?;
-    }
-    Some(numbers)
 }
 
 fn node(keys: Keys<'_>) -> Result<NodeConfig, Fault> {

@@ -117,14 +117,8 @@ impl Build<'_, '_> {
 
 /// Compiles an expression of a rule file.
 pub(crate) fn program(source: &Text, build: &mut Build<'_, '_>) -> Result<Program, Fault> {
-    let program = build.compiler.compile(source, build.vars).map_err(|error| {
-        let line = source.text.get(..error.span.start).unwrap_or("").matches('\n').count() as u32;
-        let fault = Fault::new(source.line + line, format!("in expression: {}", error.render(source, None)));
-        match error.hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
-        }
-    })?;
+    let refused = |error| Fault::in_expression("in expression", source, &error);
+    let program = build.compiler.compile(source, build.vars).map_err(refused)?;
     let facts = program.facts();
     let touches = &mut build.touches;
     touches.reads.extend(&facts.reads);

@@ -311,15 +311,7 @@ pub(crate) fn compile(config: ScenarioConfig, compiler: &mut Compiler<'_>) -> Re
 
 /// Compiles one expression of a rule file; the fault names the line inside a block of several.
 pub(crate) fn compile_text(compiler: &mut Compiler<'_>, key: &str, text: &Text, vars: &Vars) -> Result<Program, Fault> {
-    compiler.compile(text, vars).map_err(|error| {
-        let before = text.get(..error.span.start).unwrap_or("");
-        let line = text.line + before.matches('\n').count() as u32;
-        let fault = Fault::new(line, format!("bad `{key}`: {}", error.render(text, None).trim_end()));
-        match error.hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
-        }
-    })
+    compiler.compile(text, vars).map_err(|error| Fault::in_expression(&format!("bad `{key}`"), text, &error))
 }
 
 /// The same with the path of the file.
