@@ -44,7 +44,7 @@ pub struct Facts {
     pub requires: Vec<Condition>,
 }
 
-/// A necessary condition on one text field of variable 0.
+/// A necessary condition on one text field of variable 0; an absent field counts as empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// The field equals one of these.

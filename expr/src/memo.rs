@@ -1,8 +1,9 @@
 //! Results of pure subexpressions, shared across rules and computed at most once per event.
 //!
-//! The compiler gives structurally equal pure subexpressions the same slot; a slot holds the
-//! result for the current generation. Starting a new event costs one increment. Answers about
-//! data files depend on nothing but the text asked for, so they outlive the event.
+//! A compiler gives structurally equal pure subexpressions the same slot; a slot holds the
+//! result for the current generation. Starting a new event costs one increment. Programs of
+//! several compilers may use one memo: each compiler has a space of its own. Answers about data
+//! files depend on nothing but the text asked for, so they outlive the event.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,9 +16,12 @@ const LOOKUPS: usize = 8192;
 /// Longest text whose answer is kept, in bytes.
 const LOOKUP_TEXT: usize = 1024;
 
+/// Most compilers whose results are kept at a time; reloads leave old ones behind.
+const SPACES: usize = 8;
+
 /// One slot's content.
 #[derive(Clone, Debug)]
-pub enum Cached {
+pub(crate) enum Cached {
     /// A truth value.
     Bool(bool),
     /// Text, shared.
@@ -32,30 +36,46 @@ pub enum Cached {
 #[derive(Debug, Default)]
 pub struct Memo {
     generation: Cell<u64>,
-    slots: RefCell<Vec<(u64, Option<Cached>)>>,
+    spaces: RefCell<Vec<Space>>,
     lookups: RefCell<HashMap<u64, HashMap<Box<str>, bool>>>,
     looked_up: Cell<usize>,
     xml: RefCell<Option<Rc<Tree>>>,
 }
 
+/// The results of one compiler's programs.
+#[derive(Debug)]
+struct Space {
+    compiler: u64,
+    slots: Vec<(u64, Option<Cached>)>,
+}
+
 impl Memo {
-    /// Forgets everything: call it when the event changes.
+    /// Forgets what was computed for the event: call it when the event changes.
     pub fn next(&self) {
         self.generation.set(self.generation.get() + 1);
     }
 
-    /// What slot `index` holds for the current event.
-    pub fn get(&self, index: usize) -> Option<Cached> {
-        let slots = self.slots.borrow();
-        match slots.get(index) {
+    /// What slot `index` of `compiler` holds for the current event.
+    pub(crate) fn get(&self, compiler: u64, index: usize) -> Option<Cached> {
+        let spaces = self.spaces.borrow();
+        let space = spaces.iter().find(|space| space.compiler == compiler)?;
+        match space.slots.get(index) {
             Some((generation, cached)) if *generation == self.generation.get() => cached.clone(),
             _ => None,
         }
     }
 
-    /// Remembers the result of slot `index` for the current event.
-    pub fn set(&self, index: usize, value: Cached) {
-        let mut slots = self.slots.borrow_mut();
+    /// Remembers the result of slot `index` of `compiler` for the current event.
+    pub(crate) fn set(&self, compiler: u64, index: usize, value: Cached) {
+        let mut spaces = self.spaces.borrow_mut();
+        let at = spaces.iter().position(|space| space.compiler == compiler).unwrap_or_else(|| {
+            if spaces.len() >= SPACES {
+                spaces.remove(0);
+            }
+            spaces.push(Space { compiler, slots: Vec::new() });
+            spaces.len() - 1
+        });
+        let slots = &mut spaces[at].slots;
         if slots.len() <= index {
             slots.resize(index + 1, (u64::MAX, None));
         }

@@ -112,7 +112,7 @@ impl Checker<'_> {
         self.note_leak(ty);
         if *param == Type::Any {
             let pointer = matches!(ty, Type::Pointer(inner) if !matches!(**inner, Type::Class(_)));
-            return Ok(if pointer && !follows(name) { Node::Address(Box::new(node)) } else { node });
+            return Ok(if pointer && keeps_pointers(name) { Node::Address(Box::new(node)) } else { node });
         }
         if *param == Type::Float && *ty == Type::Int {
             let (node, _) = self.visit_float(arg)?;
@@ -279,9 +279,9 @@ impl Checker<'_> {
     }
 }
 
-/// Built-ins that follow pointers although they take anything.
-fn follows(name: &str) -> bool {
-    matches!(name, "len" | "string" | "int" | "float" | "type" | "abs" | "ceil" | "floor" | "round")
+/// Functions that show a pointer as one instead of following it.
+fn keeps_pointers(name: &str) -> bool {
+    matches!(name, "Sprintf" | "ToString" | "LogInfo" | "Flatten" | "FlattenDistinct" | "Distinct")
 }
 
 fn literals_to_floats(expr: &mut Expr) {

@@ -10,6 +10,7 @@ mod operators;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::analyze::Facts;
 use crate::ast::{Expr, Kind};
@@ -24,12 +25,23 @@ pub(crate) type Typed = (Node, Type);
 pub(crate) type Checked<T = Typed> = Result<T, CompileError>;
 
 /// Subexpressions that programs of one compiler share, by their key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shared {
+    id: u64,
     slots: HashMap<String, usize>,
 }
 
 impl Shared {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), slots: HashMap::new() }
+    }
+
+    /// A number that no other compiler of this process has.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     fn slot(&mut self, key: String) -> usize {
         let next = self.slots.len();
         *self.slots.entry(key).or_insert(next)

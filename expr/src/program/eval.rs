@@ -21,7 +21,13 @@ use crate::value::{List, Map, Value};
 /// Most elements that one evaluation may make (ranges, lists, maps, repeated text).
 const ELEMENTS: u64 = 1_000_000;
 /// Most times that predicates may run in one evaluation.
-const STEPS: u64 = 2_000_000;
+const STEPS: u64 = 1_000_000;
+/// Bytes that a search looks through in the time of one step.
+const SEARCHED: u64 = 512;
+/// Bytes that a regex or a function looks through in the time of one step.
+const SCANNED: u64 = 64;
+/// What building a regex at run time costs, in bytes scanned.
+const BUILD: usize = 200 * SCANNED as usize;
 /// Longest text that one evaluation may make, in bytes, in sum.
 const BYTES: u64 = 64 << 20;
 
@@ -33,14 +39,24 @@ pub(crate) struct Cx<'a> {
     pub(crate) locals: Vec<Value<'a>>,
     /// A guard (`?.`) has found nil: the rest of its chain is skipped.
     skip: bool,
+    compiler: u64,
     elements: u64,
     steps: u64,
     bytes: u64,
 }
 
 impl<'a> Cx<'a> {
-    pub(crate) fn new(env: &'a Env<'a>, locals: usize) -> Self {
-        Self { env, locals: vec![Value::Nil; locals], skip: false, elements: ELEMENTS, steps: STEPS, bytes: BYTES }
+    /// `compiler` is the one that made the program.
+    pub(crate) fn new(env: &'a Env<'a>, locals: usize, compiler: u64) -> Self {
+        Self {
+            env,
+            locals: vec![Value::Nil; locals],
+            skip: false,
+            compiler,
+            elements: ELEMENTS,
+            steps: STEPS,
+            bytes: BYTES,
+        }
     }
 
     /// Takes `count` elements from the budget.
@@ -62,15 +78,23 @@ impl<'a> Cx<'a> {
         Ok(())
     }
 
+    /// Takes the price of looking through `bytes` at `per_step` bytes a step: within nested
+    /// predicates long texts would add up.
+    pub(crate) fn charge(&mut self, bytes: usize, per_step: u64) -> Outcome<()> {
+        self.steps =
+            self.steps.checked_sub(bytes as u64 / per_step).ok_or_else(|| EvalError::new("step budget exceeded"))?;
+        Ok(())
+    }
+
     fn memo_get(&self, slot: usize) -> Option<Cached> {
-        self.env.memo?.get(slot)
+        self.env.memo?.get(self.compiler, slot)
     }
 
     fn memo_set(&self, slot: usize, cached: impl FnOnce() -> Option<Cached>) {
         if let Some(memo) = self.env.memo
             && let Some(cached) = cached()
         {
-            memo.set(slot, cached);
+            memo.set(self.compiler, slot, cached);
         }
     }
 
@@ -274,6 +298,8 @@ impl Node {
             }
             Node::Call { function, args } => {
                 let args = args.eval(function.name, cx)?;
+                let bytes = args.iter().map(|arg| arg.as_str().map_or(0, str::len)).sum();
+                cx.charge(bytes, SCANNED)?;
                 let result = (function.run)(cx, &args);
                 if function.writes() {
                     cx.changed();
@@ -584,7 +610,9 @@ impl BoolNode {
                 }
             },
             BoolNode::Contains { text, needle } => {
-                text.eval(cx)?.is_some_and(|text| needle.find(text.as_bytes()).is_some())
+                let Some(text) = text.eval(cx)? else { return Ok(false) };
+                cx.charge(text.len(), SEARCHED)?;
+                needle.find(text.as_bytes()).is_some()
             }
             BoolNode::StartsWith { text, prefix } => text.eval(cx)?.is_some_and(|text| text.starts_with(&**prefix)),
             BoolNode::EndsWith { text, suffix } => text.eval(cx)?.is_some_and(|text| text.ends_with(&**suffix)),
@@ -594,6 +622,7 @@ impl BoolNode {
                 let (Some(text), Some(needle)) = (text, needle) else {
                     return Ok(false);
                 };
+                cx.charge(text.len(), SEARCHED)?;
                 match op {
                     BinaryOp::StartsWith => text.starts_with(&*needle),
                     BinaryOp::EndsWith => text.ends_with(&*needle),
@@ -603,10 +632,17 @@ impl BoolNode {
             BoolNode::Matches { text, regex } => {
                 let regex = regex.get().map_err(EvalError::new)?;
                 match text {
-                    Node::Text(text) => text.eval(cx)?.is_some_and(|text| regex.is_match(text.as_bytes())),
+                    Node::Text(text) => {
+                        let Some(text) = text.eval(cx)? else { return Ok(false) };
+                        cx.charge(text.len(), SCANNED)?;
+                        regex.is_match(text.as_bytes())
+                    }
                     other => match other.eval(cx)? {
                         Value::Nil => false,
-                        Value::Str(text) => regex.is_match(text.as_bytes()),
+                        Value::Str(text) => {
+                            cx.charge(text.len(), SCANNED)?;
+                            regex.is_match(text.as_bytes())
+                        }
                         Value::Bytes(bytes) => regex.is_match(String::from_utf8_lossy(&bytes).as_bytes()),
                         other => {
                             return Err(EvalError::new(format!("{} cannot be matched", other.kind())));
@@ -620,6 +656,7 @@ impl BoolNode {
                 let Some(pattern) = pattern else {
                     return Ok(false);
                 };
+                cx.charge(BUILD + text.as_str().map_or(0, str::len), SCANNED)?;
                 let regex = |pattern: &str| {
                     regex_dialect::compile_small(pattern).map_err(|error| EvalError::new(error.to_string()))
                 };
@@ -658,7 +695,11 @@ impl BoolNode {
             }
             BoolNode::In(left, right) => {
                 let left = left.eval(cx)?;
-                operators::is_in(&left, &right.eval(cx)?)?
+                let right = right.eval(cx)?;
+                if let Value::List(list) = &right {
+                    cx.charge(list.len(), 8)?;
+                }
+                operators::is_in(&left, &right)?
             }
             BoolNode::InArray(left, items) => {
                 let left = left.eval(cx)?;

@@ -45,7 +45,7 @@ impl std::fmt::Debug for Compiler<'_> {
 impl<'f> Compiler<'f> {
     /// A compiler that numbers fields with `fields`.
     pub fn new(fields: &'f mut dyn Fields) -> Self {
-        Self { fields, shared: Shared::default() }
+        Self { fields, shared: Shared::new() }
     }
 
     /// The field numbering, for whoever compiles beside expressions (captures, statics).
@@ -63,7 +63,9 @@ impl<'f> Compiler<'f> {
         facts.requires = analyze::requires(&node);
         facts.files.sort_unstable();
         facts.files.dedup();
-        Ok(Program { inner: Arc::new(Inner { source: source.into(), node, ty, locals, facts }) })
+        Ok(Program {
+            inner: Arc::new(Inner { source: source.into(), node, ty, locals, compiler: self.shared.id(), facts }),
+        })
     }
 }
 
@@ -79,6 +81,8 @@ struct Inner {
     node: Node,
     ty: Type,
     locals: usize,
+    /// Whose slots it uses.
+    compiler: u64,
     facts: Facts,
 }
 
@@ -95,14 +99,14 @@ impl Program {
 
     /// Evaluates.
     pub fn eval<'a>(&'a self, env: &'a Env<'a>) -> Result<Value<'a>, EvalError> {
-        self.inner.node.eval(&mut Cx::new(env, self.inner.locals))
+        self.inner.node.eval(&mut Cx::new(env, self.inner.locals, self.inner.compiler))
     }
 
     /// Evaluates where a truth value is wanted: `Ok(None)` when the result is something else.
     pub fn eval_bool(&self, env: &Env<'_>) -> Result<Option<bool>, EvalError> {
         match &self.inner.node {
-            Node::Bool(test) => test.eval(&mut Cx::new(env, self.inner.locals)).map(Some),
-            node => Ok(node.eval(&mut Cx::new(env, self.inner.locals))?.as_bool()),
+            Node::Bool(test) => test.eval(&mut Cx::new(env, self.inner.locals, self.inner.compiler)).map(Some),
+            node => Ok(node.eval(&mut Cx::new(env, self.inner.locals, self.inner.compiler))?.as_bool()),
         }
     }
 

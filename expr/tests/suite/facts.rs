@@ -150,6 +150,22 @@ fn results_are_shared_until_something_changes() {
 }
 
 #[test]
+fn compilers_do_not_share_slots() {
+    let (mut one, mut other) = (Names::default(), Names::default());
+    let upper = compile(&mut one, "Upper(evt.Parsed.a) == 'X'");
+    let escaped = compile(&mut other, "QueryEscape(evt.Parsed.a) == 'x'");
+    let event = sample();
+    event.names.replace(one.all());
+    let memo = Memo::default();
+    let values = [Value::Object(&event)];
+    let world = World::default();
+    let env = Env { vars: &values, host: &world, memo: Some(&memo) };
+    assert_eq!(upper.eval_bool(&env), Ok(Some(true)));
+    assert_eq!(escaped.eval_bool(&env), Ok(Some(true)));
+    assert_eq!(upper.eval_bool(&env), Ok(Some(true)));
+}
+
+#[test]
 fn programs_cross_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<Program>();

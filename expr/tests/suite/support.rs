@@ -1,11 +1,12 @@
 //! A small event with the shape of the real one, and a world without clocks and files.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 
-use expr::files::Files;
+use expr::files::{FileKind, Files};
 use expr::{
-    At, Class, Env, EvalError, FieldId, Fields, Host, Map, MapId, Member, MemberId, Method, MethodId, Object, Stored,
-    Type, Value, Vars,
+    At, Class, DecisionQuery, Env, EvalError, FieldId, Fields, Geo, Host, HttpAnswer, Map, MapId, Member, MemberId,
+    Method, MethodId, Object, Stored, Type, Value, Vars,
 };
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -265,10 +266,44 @@ impl Object for Source {
     }
 }
 
+/// The event of the worked results with an alert in it.
+pub(crate) fn sample_alert() -> Event {
+    let source = Some(Box::new(Source { ip: "192.0.2.7".into() }));
+    let alert = Alert { scenario: Some("team/ssh-bf".into()), events_count: 6, source };
+    Event { alert: Some(Box::new(alert)), ..sample() }
+}
+
 /// The world of the tests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct World {
-    pub files: Files,
+    files: Files,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let mut files = Files::default();
+        let contents: [(&str, FileKind, &str); 4] = [
+            ("words", FileKind::Text, "evil\nWorse\n# no\n"),
+            ("agents", FileKind::Regex, "(?i)scan\\w+\n^curl/\n"),
+            (
+                "tags",
+                FileKind::Map,
+                r#"{"pattern": "/admin", "tag": "admin", "type": "equals"}
+{"pattern": "wp-", "tag": "wordpress", "type": "contains", "note": "x"}
+{"pattern": "^/x[0-9]+$", "tag": "x", "type": "regex"}"#,
+            ),
+            (
+                "bots",
+                FileKind::Bots,
+                r#"{"name": "crawler", "user_agent": "crawl", "paths": ["^/robots"], "ips": ["192.0.2.1"], "ranges": ["2001:db8::/32"]}
+{"name": "named", "rdns": ["\\.bot\\.example$"]}"#,
+            ),
+        ];
+        for (name, kind, content) in contents {
+            assert_eq!(files.add(name, kind, content.as_bytes()), Ok(()), "{name}");
+        }
+        Self { files }
+    }
 }
 
 impl Host for World {
@@ -282,6 +317,64 @@ impl Host for World {
 
     fn stash(&self, cache: &str, key: &str) -> Option<String> {
         (cache == "users" && key == "k").then(|| "root".to_owned())
+    }
+
+    fn geo(&self, kind: Geo, ip: IpAddr) -> Option<serde_json::Value> {
+        if ip.to_string() != "203.0.113.9" {
+            return None;
+        }
+        Some(match kind {
+            Geo::City => serde_json::json!({
+                "country": {"iso_code": "FR", "is_in_european_union": true, "names": {"en": "France"}},
+                "location": {"latitude": 48.5},
+                "subdivisions": [{"iso_code": "IDF"}],
+            }),
+            Geo::Asn => {
+                serde_json::json!({"autonomous_system_number": 64496, "autonomous_system_organization": "Example"})
+            }
+            Geo::Range => "203.0.113.0/24".into(),
+        })
+    }
+
+    fn lookup_host(&self, name: &str) -> Vec<String> {
+        if name == "a.bot.example" { vec!["203.0.113.9".to_owned()] } else { Vec::new() }
+    }
+
+    fn lookup_addr(&self, ip: IpAddr) -> Vec<String> {
+        if ip.is_ipv4() { vec!["x.other.example".to_owned(), "A.bot.example.".to_owned()] } else { Vec::new() }
+    }
+
+    fn decisions(&self, query: DecisionQuery, value: &str) -> Option<Result<i64, EvalError>> {
+        match (value, query) {
+            ("203.0.113.9", DecisionQuery::Count) => Some(Ok(3)),
+            ("203.0.113.9", DecisionQuery::CountSince(nanos)) => Some(Ok(nanos / 3_600_000_000_000)),
+            ("203.0.113.9", DecisionQuery::Active) => Some(Ok(1)),
+            ("203.0.113.9", DecisionQuery::TimeLeft) => Some(Ok(60_000_000_000)),
+            ("bad", _) => Some(Err(EvalError::new("not an address"))),
+            _ => None,
+        }
+    }
+
+    fn reputation(&self, ip: &str) -> Result<serde_json::Value, EvalError> {
+        if ip != "203.0.113.9" {
+            return Err(EvalError::new("no answer"));
+        }
+        Ok(serde_json::json!({
+            "ip": ip,
+            "background_noise_score": 4,
+            "scores": {"last_day": {"total": 3}, "overall": {"threat": 2}},
+            "behaviors": [{"name": "ssh:bruteforce"}],
+            "classifications": {"false_positives": [], "classifications": [{"name": "profile:tor"}]},
+            "cves": ["CVE-1"],
+        }))
+    }
+
+    fn http(&self, method: &str, url: &str, headers: &[(String, String)], body: &str) -> Result<HttpAnswer, EvalError> {
+        if !url.starts_with("http://known") {
+            return Err(EvalError::new("no route"));
+        }
+        let headers = headers.iter().map(|(name, value)| (name.clone(), vec![value.clone()])).collect();
+        Ok(HttpAnswer { status: 200, body: format!("{method} {url} {body}"), headers })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The language as tables: every row of `cases/*.tsv` is an expression and what it gives. `⏎` stands
 //! for a line break inside an expression.
 
-use crate::support::{World, outcome, sample};
+use crate::support::{World, outcome, sample, sample_alert};
 
 /// Whether an outcome is the wanted one: `load error` and `run error` take any message.
 fn fits(got: &str, want: &str) -> bool {
@@ -13,6 +13,7 @@ fn fits(got: &str, want: &str) -> bool {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the tables are files beside the test")]
 fn tables() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases");
     let mut failures = Vec::new();
@@ -31,7 +32,8 @@ fn tables() {
                 continue;
             };
             let source = source.trim().replace('⏎', "\n");
-            let got = outcome(&source, &sample(), &World::default());
+            let event = if name.starts_with("alert.") { sample_alert() } else { sample() };
+            let got = outcome(&source, &event, &World::default());
             if !fits(&got, want.trim()) {
                 failures.push(format!("{name}: {source}\n    got  {got}\n    want {want}"));
             }
