@@ -73,6 +73,10 @@ pub(crate) enum Command {
         /// The address
         ip: IpAddr,
     },
+    /// Take lines through every stage and show what each parser and scenario makes of them
+    Explain(Explain),
+    /// Run an old log through the same engine, with the time in the log, and show what it would have done
+    Replay(Replay),
     /// Who is never punished
     #[command(subcommand, visible_alias = "allowlist")]
     Allowlists(Allowlists),
@@ -342,6 +346,34 @@ pub(crate) struct AlertFilter {
     /// How many; 0 for all
     #[arg(short, long, default_value_t = 50)]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Explain {
+    /// What kind of log the lines are from: `sshd`, `nginx`, `syslog`, ...
+    #[arg(short = 't', long = "type", value_name = "TYPE")]
+    pub(crate) kind: String,
+    /// One line
+    #[arg(short, long, visible_alias = "log-line", required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) line: Option<String>,
+    /// A file of lines; `-` is standard input
+    #[arg(short, long)]
+    pub(crate) file: Option<PathBuf>,
+    /// Only lines that no parser understood
+    #[arg(long)]
+    pub(crate) failures: bool,
+    /// With the parsers that did not match
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Replay {
+    /// The log; a name that ends in `.gz` is decompressed
+    pub(crate) file: PathBuf,
+    /// What kind of log it is: `sshd`, `nginx`, `syslog`, ...
+    #[arg(short = 't', long = "type", value_name = "TYPE")]
+    pub(crate) kind: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -23,6 +23,9 @@ use crate::sandbox::{self, Subject};
 /// Where the datagrams go.
 const TARGET: (Ipv4Addr, u16) = (Ipv4Addr::new(203, 0, 113, 1), 9009);
 
+/// How many wrong passwords make a ban: one more than the shipped scenario lets pass.
+const GUESSES: u16 = 7;
+
 /// Pause between two datagrams of the attacker: the resolution of the figure.
 const PACE: Duration = Duration::from_micros(50);
 
@@ -142,7 +145,7 @@ fn attack(host: &Host, ip: Ipv4Addr, receiver: &UdpSocket, log: &mut File) -> an
     let sender = host.inside(|| UdpSocket::bind((IpAddr::V4(ip), 0)))??;
     sender.connect(TARGET)?;
     let line = |n: u16| sandbox::syslog_line(&format!("Failed password for root from {ip} port {} ssh2", 40_000 + n));
-    let first: String = (0..5).map(line).collect();
+    let first: String = (1..GUESSES).map(line).collect();
     log.write_all(first.as_bytes())?;
     sleep(Duration::from_millis(20));
     let mut flight = Flight::default();
@@ -154,7 +157,7 @@ fn attack(host: &Host, ip: Ipv4Addr, receiver: &UdpSocket, log: &mut File) -> an
         bail!("{ip} was banned before its last line: the shipped scenario has changed");
     }
 
-    let last = line(5);
+    let last = line(GUESSES);
     let written = Instant::now();
     log.write_all(last.as_bytes())?;
     loop {

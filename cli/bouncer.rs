@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use agent::shutdown::{Asked, Signals};
 use anyhow::{Context, bail};
 use api::client::feed::PollOptions;
 use api::client::{Endpoint, SseFeed};
@@ -12,7 +13,7 @@ use bouncers::engine::status::Status;
 use bouncers::engine::{self, host};
 use bouncers::metrics::Metrics;
 use bouncers::nftables::Nftables;
-use model::{AllowEntry, AllowSet};
+use model::AllowSet;
 use sd_notify::NotifyState;
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -39,8 +40,7 @@ async fn serve(config: Config, endpoint: Endpoint, key: SecretString) -> anyhow:
     run::make_folder(&config.state)?;
     let target = run::open_target(&config.enforcement)?;
     let feed = SseFeed::new(endpoint, Some(key), PollOptions::default())?;
-    let entry = |net| AllowEntry { net, list: "cordon.yaml".to_owned(), comment: String::new(), expires: None };
-    let set = Arc::new(AllowSet::new(config.allowlist.iter().copied().map(entry)));
+    let set = Arc::new(AllowSet::new(run::configured_entries(&config)));
     let (_allow, allow) = watch::channel(set);
     let (status, _seen) = watch::channel(Status::new(config.enforcement.mode));
     let wiring = Wiring { allow, status, metrics: Metrics::default(), own: host::own_addresses };
@@ -51,11 +51,8 @@ async fn serve(config: Config, endpoint: Endpoint, key: SecretString) -> anyhow:
     run::announce(&enforcement);
     // nobody may have asked to be told
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    let shutdown = async {
-        if let Err(error) = run::wait_for_signal().await {
-            tracing::error!(%error, "stopping");
-        }
-    };
+    let mut signals = Signals::new().context("cannot wait for signals")?;
+    let shutdown = async { while signals.next().await != Asked::Stop {} };
     match target {
         Some(target) => engine::run::run(feed, target, enforcement, wiring, shutdown).await?,
         None => engine::run::run(feed, Nowhere, enforcement, wiring, shutdown).await?,

@@ -12,9 +12,11 @@ mod bouncer;
 mod config;
 mod decisions;
 mod demo;
+mod explain;
 mod lab;
 mod output;
 mod remote;
+mod replay;
 mod run;
 mod sandbox;
 mod shell;
@@ -53,6 +55,8 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Decisions(command) => decisions::run(global, &command),
         Command::Alerts(command) => alerts::run(global, &command),
         Command::Why { ip } => why::run(global, ip),
+        Command::Explain(args) => explain::run(global, &args),
+        Command::Replay(args) => replay::run(global, &args),
         Command::Allowlists(command) => allowlists::run(global, &command),
         Command::Bouncers(command) => accounts::bouncers(global, &command),
         Command::Machines(command) => accounts::machines(global, &command),

@@ -8,6 +8,16 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use agent::acquisition::config::{self as datasources, SourceConfig};
+use agent::acquisition::discover::discover;
+use agent::engine::EngineOptions;
+use agent::load::{Folders, RuleFiles};
+use agent::pipeline::{Parts, Pipeline};
+use agent::report::Target;
+use agent::ruleset::{Built, RuleSet};
+use agent::shutdown::{Asked, Signals};
+use agent::state::Checkpoint;
+use agent::status::{Problem, Status};
 use anyhow::{Context, bail};
 use api::config::ServerConfig;
 use api::profiles::{self, Profiles};
@@ -16,19 +26,24 @@ use api::server::{Server, ServerError, StatusSource};
 use api::store::Sqlite;
 use bouncers::config::{Config as Enforcement, Mode};
 use bouncers::engine::run::{Nowhere, Wiring};
-use bouncers::engine::{self, host, status::Status};
+use bouncers::engine::status::Status as BouncerStatus;
+use bouncers::engine::{self, host};
 use bouncers::metrics::Metrics;
 use bouncers::nftables::Nftables;
 use jiff::Timestamp;
 use model::AllowEntry;
+use scenarios::HashKey;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tokio::task::{JoinHandle, block_in_place};
+use tracing::{error, info, warn};
 
 use crate::args::{Global, RunArgs};
 use crate::config::Config;
+use crate::status::Report;
+
+/// The name under which this process's own alerts are stored.
+const MACHINE: &str = "cordon";
 
 pub(crate) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<()> {
     let mut config = Config::load(global)?;
@@ -45,36 +60,139 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("cannot wait for signals")?;
     make_folder(&config.state)?;
     let target = open_target(&config.enforcement)?;
     let service = open_service(&config)?;
     let server = listen(&config, &service).await?;
-    let (stop, stopping) = watch::channel(false);
 
-    let (status, seen) = watch::channel(Status::new(config.enforcement.mode));
-    let bouncer = spawn_bouncer(&config, &service, target, status, stopping.clone());
+    let (stop, stopping) = watch::channel(false);
+    let (bouncer_says, bouncer_said) = watch::channel(BouncerStatus::new(config.enforcement.mode));
+    let bouncer = spawn_bouncer(&config, &service, target, bouncer_says, stopping.clone());
     let maintenance = tokio::spawn({
         let service = service.clone();
         async move { service.maintain().await }
     });
-    let server = server.with_status(StatusSource::new(move || {
-        let bouncer = seen.borrow().clone();
-        serde_json::json!({ "bouncer": bouncer, "health": bouncer.health(Timestamp::now()) })
-    }));
+
+    let status = Arc::new(Status::default());
+    let pipeline = block_in_place(|| start_pipeline(&config, &service, &status))?;
+    let report = Report::new(status, bouncer_said, service.clone());
+    let server = server.with_status(StatusSource::new(move || report.json()));
     let answering = tokio::spawn(server.run(stopped(stopping)));
     // nobody may have asked to be told
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     announce(&config.enforcement);
 
-    wait_for_signal().await?;
+    while signals.next().await == Asked::Reload {
+        block_in_place(|| reload(&config, &service, &pipeline));
+    }
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     info!("stopping");
+    pipeline.stop().await;
     stop.send_replace(true);
     answering.await.context("the local API broke")?;
     service.close().await?;
     bouncer.await.context("the bouncer broke")??;
     maintenance.await.context("the maintenance broke")?;
     Ok(())
+}
+
+/// Starts reading: from the places where it stood, under the rules that load.
+fn start_pipeline(config: &Config, service: &Service, status: &Arc<Status>) -> anyhow::Result<Pipeline> {
+    let (sources, mut problems) = sources(config);
+    let Built { rules, problems: rule_problems, warnings } = build(config);
+    problems.extend(rule_problems);
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    for problem in &problems {
+        error!("{problem}");
+    }
+    refuse_to_enforce(config, &problems)?;
+    status.set_problems(problems);
+    if sources.is_empty() {
+        warn!("no logs are read\nhint: name datasources with `acquisition: {{ paths: [...] }}` in the configuration");
+    }
+    let (checkpoint, damage) = Checkpoint::open(&config.state);
+    if let Some(damage) = damage {
+        warn!(%damage, "places in the logs are lost; reading starts at their ends");
+    }
+    for source in &sources {
+        info!(source = source.id, "reads");
+    }
+    let parts = Parts {
+        sources,
+        rules: Arc::new(rules),
+        options: EngineOptions::live(HashKey::new(rand::random())),
+        allow: service.allow(),
+        target: Target::Service { service: service.clone(), machine: MACHINE.to_owned() },
+        checkpoint,
+        status: Arc::clone(status),
+    };
+    Pipeline::start(parts).context("cannot start the threads")
+}
+
+/// Datasources that are configured and discovered, and what is wrong with the former.
+fn sources(config: &Config) -> (Vec<SourceConfig>, Vec<Problem>) {
+    let (mut sources, problems) = datasources::load(&config.acquisition.paths, &|name| std::env::var(name).ok());
+    if config.acquisition.discover {
+        let journal = ["/run/log/journal", "/var/log/journal"].iter().any(|folder| Path::new(folder).is_dir());
+        let found = discover(Path::new("/"), journal);
+        sources.extend(
+            found.into_iter().filter(|new| !sources.iter().any(|known| known.id == new.id)).collect::<Vec<_>>(),
+        );
+    }
+    (sources, problems)
+}
+
+fn build(config: &Config) -> Built {
+    let from = Folders { shipped: config.rules.shipped, folders: config.rules.folders.clone() };
+    RuleSet::build(&RuleFiles::read(&from))
+}
+
+/// The rules that load; what does not is told.
+pub(crate) fn rules(config: &Config) -> RuleSet {
+    let built = build(config);
+    for problem in &built.problems {
+        warn!("{problem}");
+    }
+    built.rules
+}
+
+/// Without a whitelist that does not load, somebody could be punished whom it protects.
+fn refuse_to_enforce(config: &Config, problems: &[Problem]) -> anyhow::Result<()> {
+    let protects = problems.iter().find(|problem| problem.kind.protects());
+    match protects {
+        Some(problem) if config.enforcement.mode == Mode::Enforce => bail!(
+            "what protects people does not load, so nothing is enforced: {problem}\n\
+             hint: correct it, or start with --dry-run"
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Reads rules and profiles again; those in force stay if the new ones would be dangerous.
+fn reload(config: &Config, service: &Service, pipeline: &Pipeline) {
+    let _ = sd_notify::notify(&[NotifyState::Reloading]);
+    let built = build(config);
+    for problem in &built.problems {
+        error!("{problem}");
+    }
+    match (refuse_to_enforce(config, &built.problems), profiles(config)) {
+        (Ok(()), Ok(profiles)) => {
+            service.set_profiles(profiles);
+            pipeline.set_rules(Arc::new(built.rules));
+        }
+        (Err(error), _) | (_, Err(error)) => error!(%error, "the rules stay as they were"),
+    }
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+}
+
+/// Makes the state folder, for this user alone.
+pub(crate) fn make_folder(path: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
+        format!("cannot use `{}` as state folder\nhint: name another one with --state", path.display())
+    })
 }
 
 /// The kernel, if it is to be touched.
@@ -85,32 +203,29 @@ pub(crate) fn open_target(config: &Enforcement) -> anyhow::Result<Option<Nftable
     })
 }
 
-/// Makes the state folder, for this user alone.
-pub(crate) fn make_folder(path: &Path) -> anyhow::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
-        format!("cannot use `{}` as state folder\nhint: name another one with --state", path.display())
-    })
-}
-
-fn open_service(config: &Config) -> anyhow::Result<Service> {
-    let profiles = match &config.rules.profiles {
+/// The profiles that the configuration names, or the shipped ones.
+pub(crate) fn profiles(config: &Config) -> anyhow::Result<Profiles> {
+    Ok(match &config.rules.profiles {
         Some(path) => {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
             Profiles::parse(&[(path, &text)])?
         }
         None => Profiles::parse(&[(Path::new("shipped:profiles.yaml"), profiles::DEFAULT)])?,
-    };
-    let store = Arc::new(Sqlite::open(&config.state.join("cordon.db"))?);
-    let options = Options { allow: allowed(config), ..Options::default() };
-    Ok(Service::open(store, profiles, options, Timestamp::now())?)
+    })
 }
 
-/// Who is never punished, whatever the allowlists say: what the configuration names, and this host itself.
-fn allowed(config: &Config) -> Vec<AllowEntry> {
+/// Who is never punished because the configuration says so.
+pub(crate) fn configured_entries(config: &Config) -> impl Iterator<Item = AllowEntry> {
     let entry = |net| AllowEntry { net, list: "cordon.yaml".to_owned(), comment: String::new(), expires: None };
-    let mut entries: Vec<AllowEntry> = config.allowlist.iter().copied().map(entry).collect();
-    entries.extend(agent::own_addresses::own_addresses(Path::new("/proc")));
-    entries
+    config.allowlist.iter().copied().map(entry)
+}
+
+fn open_service(config: &Config) -> anyhow::Result<Service> {
+    let store = Arc::new(Sqlite::open(&config.state.join("cordon.db"))?);
+    let mut allow: Vec<AllowEntry> = configured_entries(config).collect();
+    allow.extend(agent::own_addresses::own_addresses(Path::new("/proc")));
+    let options = Options { allow, ..Options::default() };
+    Ok(Service::open(store, profiles(config)?, options, Timestamp::now())?)
 }
 
 async fn listen(config: &Config, service: &Service) -> anyhow::Result<Server> {
@@ -136,7 +251,7 @@ fn spawn_bouncer(
     config: &Config,
     service: &Service,
     target: Option<Nftables>,
-    status: watch::Sender<Status>,
+    status: watch::Sender<BouncerStatus>,
     stopping: watch::Receiver<bool>,
 ) -> JoinHandle<Result<(), bouncers::BouncerError>> {
     let wiring = Wiring { allow: service.watch_allow(), status, metrics: Metrics::default(), own: host::own_addresses };
@@ -163,14 +278,4 @@ pub(crate) fn announce(config: &Enforcement) {
         Mode::DryRun => warn!("dry run: nothing is blocked; `cordon run --enforce` changes that"),
         Mode::Off => info!("decisions are not enforced on this host"),
     }
-}
-
-pub(crate) async fn wait_for_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }

@@ -1,14 +1,161 @@
 //! `cordon status`: what is read, what was seen, what is enforced, and what does not work.
 
-use serde_json::Value;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use agent::status::Status;
+use api::server::service::Service;
+use bouncers::engine::status::Status as BouncerStatus;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::args::{Format, Global};
-use crate::output;
+use crate::output::{self, printable};
 use crate::remote::{Query, Remote};
 
+/// Where the running process looks when it is asked how it is.
+pub(crate) struct Report {
+    started: Timestamp,
+    agent: Arc<Status>,
+    bouncer: watch::Receiver<BouncerStatus>,
+    service: Service,
+}
+
+impl Report {
+    pub(crate) fn new(agent: Arc<Status>, bouncer: watch::Receiver<BouncerStatus>, service: Service) -> Self {
+        Self { started: Timestamp::now(), agent, bouncer, service }
+    }
+
+    /// The answer.
+    pub(crate) fn json(&self) -> Value {
+        let now = Timestamp::now();
+        let bouncer = self.bouncer.borrow().clone();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "started": self.started,
+            "now": now,
+            "health": bouncer.health(now),
+            "bouncer": bouncer,
+            "sources": self.agent.sources(),
+            "problems": self.agent.problems(),
+            "engine": self.agent.engine(),
+            "reporting": self.agent.reporting(),
+            "checkpoint": self.agent.checkpoint(),
+            "decisions": self.service.table(|table, _| table.len()),
+        })
+    }
+}
+
 pub(crate) fn run(global: &Global) -> anyhow::Result<()> {
-    let status: Value = Remote::connect(global)?.get("v1/status", &Query::new())?;
+    let answer: Value = Remote::connect(global)?.get("v1/status", &Query::new())?;
     match global.output {
-        Format::Json | Format::Raw | Format::Human => output::json(&status),
+        Format::Json | Format::Raw => output::json(&answer),
+        Format::Human => output::line(tell(&answer).trim_end()),
+    }
+}
+
+/// The answer as people read it.
+fn tell(answer: &Value) -> String {
+    let at = |path: &str| answer.pointer(path).unwrap_or(&Value::Null);
+    let mut text = format!("cordon {}, watching since {}\n", show(at("/version")), show(at("/started")));
+    // writing to a String cannot fail, here and below
+    let health = match show(at("/health/state")).as_str() {
+        "green" => "enforcing: what is decided is really in the kernel".to_owned(),
+        "idle" => show(at("/health/reason")),
+        _ => format!("NOT WORKING: {}", show(at("/health/reason"))),
+    };
+    let _ = writeln!(text, "\n  enforcement  {health}");
+    let bouncer = at("/bouncer");
+    let of = |name: &str| show(bouncer.get(name).unwrap_or(&Value::Null));
+    let _ = writeln!(
+        text,
+        "               {} of {} entries in place, {} not enforced",
+        of("applied"),
+        of("wanted"),
+        of("refused_total")
+    );
+    if let Some(packets) = bouncer.pointer("/dropped/packets").and_then(Value::as_u64) {
+        let _ = writeln!(text, "               {packets} packets dropped, {} repairs", of("heals"));
+    }
+    for name in ["error", "feed_error", "snapshot_error"] {
+        if let Some(reason) = bouncer.get(name).and_then(Value::as_str) {
+            let _ = writeln!(text, "               {}", printable(reason));
+        }
+    }
+    let _ = writeln!(text, "  decisions    {} in force", show(at("/decisions")));
+    let (events, buckets) = (at("/engine/events"), at("/engine/buckets"));
+    let _ = writeln!(text, "  scenarios    {} events seen, {} buckets open", show(events), show(buckets));
+    let sources = at("/sources").as_array().map(Vec::as_slice).unwrap_or_default();
+    if sources.is_empty() {
+        text.push_str("  reads        nothing\n");
+    }
+    for source in sources {
+        let of = |name: &str| show(source.get(name).unwrap_or(&Value::Null));
+        let _ = writeln!(
+            text,
+            "  reads        {}: {} lines, {} understood, {} not",
+            of("name"),
+            of("lines"),
+            of("parsed"),
+            of("unparsed")
+        );
+        for trouble in source.get("trouble").and_then(Value::as_array).into_iter().flatten() {
+            let of = |name: &str| show(trouble.get(name).unwrap_or(&Value::Null));
+            let _ = writeln!(text, "               TROUBLE {}: {}; {}", of("about"), of("reason"), of("remedy"));
+        }
+    }
+    for name in ["/reporting", "/checkpoint"] {
+        if let Some(problem) = at(name).as_str() {
+            let _ = writeln!(text, "  TROUBLE      {}", printable(problem));
+        }
+    }
+    for problem in at("/problems").as_array().into_iter().flatten() {
+        let of = |name: &str| show(problem.get(name).unwrap_or(&Value::Null));
+        let _ = writeln!(text, "  NOT LOADED   {}:{}: {}", of("path"), of("line"), of("message"));
+    }
+    text
+}
+
+/// A value as people read it.
+fn show(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => printable(text),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_work_stands_out() {
+        let answer = json!({
+            "version": "1.0", "started": "2026-11-22T10:00:00Z", "decisions": 2,
+            "health": { "state": "red", "reason": "entries are missing" },
+            "bouncer": { "applied": 1, "wanted": 2, "refused_total": 0, "heals": 3, "dropped": { "packets": 17 },
+                         "error": null, "feed_error": "gone" },
+            "engine": { "events": 9, "buckets": 4 },
+            "sources": [{ "name": "/var/log/auth.log", "lines": 5, "parsed": 4, "unparsed": 1,
+                          "trouble": [{ "about": "", "reason": "permission denied", "remedy": "allow reading" }] }],
+            "problems": [{ "path": "x.yaml", "line": 3, "message": "unknown key `filtr`" }],
+            "reporting": null, "checkpoint": "disk full",
+        });
+        insta::assert_snapshot!(tell(&answer), @r"
+        cordon 1.0, watching since 2026-11-22T10:00:00Z
+
+          enforcement  NOT WORKING: entries are missing
+                       1 of 2 entries in place, 0 not enforced
+                       17 packets dropped, 3 repairs
+                       gone
+          decisions    2 in force
+          scenarios    9 events seen, 4 buckets open
+          reads        /var/log/auth.log: 5 lines, 4 understood, 1 not
+                       TROUBLE : permission denied; allow reading
+          TROUBLE      disk full
+          NOT LOADED   x.yaml:3: unknown key `filtr`
+        ");
     }
 }

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use ipnet::IpNet;
 
 use crate::lab::{Host, Lab};
 use crate::support::servers::{self, Server};
-use crate::support::{ECHO, can_make_networks, cordon::Cordon, eventually, reaches};
+use crate::support::{ECHO, can_make_networks, cordon::Cordon, eventually, open, reaches};
 
 /// The victim with its servers, and everybody who talks to it.
 struct Scene {
@@ -60,7 +61,7 @@ impl Scene {
         let (nginx, access) = servers::nginx(lab.victim(), folder.path());
         lab.victim().echo(ECHO).expect("the port is free in a network of our own");
         let cordon = Cordon::install(
-            lab.victim(),
+            Some(lab.victim()),
             folder.path(),
             &format!("allowlist: [{ALLOWED}]\nenforcement:\n  mode: enforce\n"),
             &datasources(&[(&auth, "syslog"), (&access, "nginx")]),
@@ -82,6 +83,17 @@ impl Scene {
     fn bystanders_reach(&self) -> bool {
         reaches(&self.bystander, ip(BYSTANDER), ip(VICTIM4)) && reaches(&self.bystander, ip(BYSTANDER6), ip(VICTIM6))
     }
+}
+
+/// Repeats `strike` until the attacker no longer gets through.
+fn attack(who: &str, mut strike: impl FnMut(), gets_through: impl Fn() -> bool) {
+    for _ in 0..60 {
+        strike();
+        if !gets_through() {
+            return;
+        }
+    }
+    panic!("{who} attacked sixty times and still gets through");
 }
 
 fn datasources(files: &[(&PathBuf, &str)]) -> String {
@@ -109,6 +121,54 @@ fn without_cordon_everybody_gets_through_and_the_logs_say_so() {
     });
     assert!(scene.guesser_reaches() && scene.bystanders_reach());
     assert!(reaches(&scene.rotating, rotated(20), ip(VICTIM6)));
+}
+
+#[test]
+fn attackers_are_cut_off_and_nobody_else() {
+    if !can_make_networks() {
+        return;
+    }
+    let mut scene = Scene::set();
+    scene.cordon.start();
+    let mut held = open(&scene.guesser, ip(GUESSER), ip(VICTIM4)).expect("nobody is banned yet");
+    let mut friendly = open(&scene.bystander, ip(BYSTANDER), ip(VICTIM4)).expect("nobody is banned yet");
+    assert!(held.alive() && friendly.alive());
+
+    // somebody mistypes, somebody browses
+    for _ in 0..2 {
+        servers::guess_password(&scene.bystander, ip(BYSTANDER), ip(VICTIM4), "root");
+        assert!(servers::get(&scene.bystander, ip(BYSTANDER), ip(VICTIM4), "/", "Mozilla/5.0").is_some());
+    }
+    for _ in 0..12 {
+        servers::guess_password(&scene.allowed, ip(ALLOWED), ip(VICTIM4), "root");
+    }
+    attack("the guesser", || scene.guess(), || scene.guesser_reaches());
+    eventually("the guesser's open stream is dead", || !held.alive());
+
+    let guess = || servers::guess_password(&scene.rotating, rotated(1), ip(VICTIM6), "admin");
+    let reaches_from = |n| reaches(&scene.rotating, rotated(n), ip(VICTIM6));
+    attack("the attacker who changes addresses", guess, || reaches_from(1));
+    assert!(
+        [2, 9, 20].into_iter().all(|n| !reaches_from(n)),
+        "an attacker got through from the next address of its network"
+    );
+
+    let mut n = 0;
+    let scan = || {
+        n += 1;
+        servers::get(&scene.scanner, ip(SCANNER), ip(VICTIM4), &format!("/backup{n}/.env"), "Mozilla/5.0");
+    };
+    attack("the scanner", scan, || reaches(&scene.scanner, ip(SCANNER), ip(VICTIM4)));
+
+    assert!(friendly.alive(), "the bystander's open stream died");
+    assert!(scene.bystanders_reach(), "the bystander was cut off");
+    assert!(reaches(&scene.allowed, ip(ALLOWED), ip(VICTIM4)), "an allowed host was cut off");
+    let banned = scene.cordon.banned();
+    assert!(!banned.iter().any(|value| value.contains(BYSTANDER) || value.contains(ALLOWED)), "{banned:?}");
+    let why = scene.cordon.ask(&["why", GUESSER]);
+    for part in ["auth.log", "Failed password for root", "cordon lift 203.0.113.66"] {
+        assert!(why.contains(part), "`{part}` is missing in:\n{why}");
+    }
 }
 
 #[test]
@@ -149,6 +209,29 @@ fn a_restart_keeps_bans_and_forgets_what_was_lifted() {
 }
 
 #[test]
+fn a_kill_in_the_middle_of_an_attack_loses_neither_its_place_nor_a_ban() {
+    if !can_make_networks() {
+        return;
+    }
+    let mut scene = Scene::set();
+    scene.cordon.start();
+    scene.cordon.ask(&["ban", SCANNER, "--for", "1h"]);
+    for _ in 0..3 {
+        scene.guess();
+    }
+    scene.cordon.kill();
+    // the rest of the attack happens while nobody watches
+    for _ in 0..9 {
+        scene.guess();
+    }
+    flush_ruleset(&scene);
+    scene.cordon.start();
+    eventually("the ban made before the kill holds", || !reaches(&scene.scanner, ip(SCANNER), ip(VICTIM4)));
+    eventually("the attack is recognised from the place in the log", || !scene.guesser_reaches());
+    assert!(scene.bystanders_reach());
+}
+
+#[test]
 fn a_flushed_ruleset_is_healed() {
     if !can_make_networks() {
         return;
@@ -162,6 +245,20 @@ fn a_flushed_ruleset_is_healed() {
         eventually("the table is rebuilt", || !scene.guesser_reaches());
     }
     assert!(scene.bystanders_reach());
+}
+
+#[test]
+fn the_demonstration_shows_an_attack_from_its_first_line_to_the_lifted_ban() {
+    if !can_make_networks() {
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_cordon")).arg("demo").stdin(Stdio::null()).output();
+    let output = output.expect("the binary was built");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+    let chapters = ["network", "attack", "alert", "decision", "firewall", "visitor", "why", "lifted"];
+    let places = chapters.map(|chapter| told.find(&format!(" s  {chapter:<9}")));
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{told}");
 }
 
 fn flush_ruleset(scene: &Scene) {

@@ -6,11 +6,11 @@
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use model::Alert;
 
 use crate::args::Global;
 use crate::lab::{Host, Lab, Stream};
@@ -48,28 +48,34 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<()> {
 
     let mut held = open(&attacker, ATTACKER).context("the attacker cannot reach the victim")?;
     story.tell("attacker", "opens a connection to the victim and keeps it open")?;
-    play(&story, &mut file, &log)?;
+    play(&story, &attacker, &mut file)?;
 
-    let decided = Story::wait("decision", || {
-        let rows = subject.ask(&["decisions", "list", "-o", "raw"]).ok()?;
-        rows.lines().nth(1).map(str::to_owned)
+    let alert = Story::wait("alert", || {
+        let text = subject.ask(&["alerts", "list", "-o", "json"]).ok()?;
+        serde_json::from_str::<Vec<Alert>>(&text).ok()?.pop()
     })?;
-    let alerts = subject.ask(&["alerts", "list", "-o", "raw"])?;
-    let Some(alert) = alerts.lines().nth(1) else { bail!("there is a decision but no alert") };
-    story.tell("alert", &output::printable(alert))?;
-    story.tell("decision", &output::printable(&decided))?;
+    story.tell("alert", &output::printable(&alert.message))?;
+    for body in alert.decisions.iter().flatten() {
+        story.tell(
+            "decision",
+            &output::printable(&format!("{} {} for {}", body.remediation, body.value, body.duration)),
+        )?;
+    }
     let element = Story::wait("firewall change", || {
         let set = lab.victim().command("nft").args(["list", "table", "inet", "cordon"]).output().ok()?;
         let text = String::from_utf8_lossy(&set.stdout).into_owned();
         text.lines().find(|line| line.contains(ATTACKER)).map(|line| line.trim().to_owned())
     })?;
-    story.tell("firewall", &element)?;
+    story.tell("firewall", &format!("table inet cordon: {element}"))?;
 
     expect(!held.alive(), "the attacker's open connection should be dead")?;
-    expect(open(&attacker, ATTACKER).is_none(), "the attacker should not be answered")?;
-    story.tell("attacker", "its open connection is dead, a new one gets no answer")?;
+    story.tell("attacker", "the connection it kept open is dead, too")?;
     expect(open(&visitor, VISITOR).is_some_and(|mut stream| stream.alive()), "the visitor should be answered")?;
     story.tell("visitor", "is answered as before")?;
+    story.tell("why", &format!("`cordon why {ATTACKER}` says:"))?;
+    for line in subject.ask(&["why", ATTACKER])?.lines() {
+        output::line(&format!("            | {line}"))?;
+    }
 
     subject.ask(&["lift", ATTACKER])?;
     Story::wait("end of the ban", || open(&attacker, ATTACKER))?;
@@ -77,17 +83,19 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<()> {
     output::line("")
 }
 
-/// Writes the recorded lines at their recorded pace.
-fn play(story: &Story, file: &mut File, path: &Path) -> anyhow::Result<()> {
+/// Attacks at the recorded pace until nobody answers any more: a connection for each line, and the line in the log.
+fn play(story: &Story, attacker: &Host, log: &mut File) -> anyhow::Result<()> {
     let recorded = include_str!("attack.log").lines().filter(|line| !line.starts_with('#'));
     for (number, line) in recorded.enumerate() {
         let (pause, message) = line.split_once(' ').context("the recording is damaged")?;
         sleep(Duration::from_millis(pause.parse().context("the recording is damaged")?));
-        file.write_all(sandbox::syslog_line(message).as_bytes())
-            .with_context(|| format!("cannot write `{}`", path.display()))?;
+        if open(attacker, ATTACKER).is_none() {
+            return story.tell("attacker", "gets no answer any more");
+        }
+        log.write_all(sandbox::syslog_line(message).as_bytes()).context("cannot write the victim's log")?;
         story.tell(if number == 0 { "attack" } else { "" }, message)?;
     }
-    Ok(())
+    bail!("the attack went through to its end")
 }
 
 /// Tells what happens and when.

@@ -10,13 +10,14 @@ use crate::lab::Host;
 /// One installation, running or not.
 pub(crate) struct Cordon {
     folder: PathBuf,
-    host: Host,
+    /// Where it runs; `None` is this host, where it changes nothing.
+    host: Option<Host>,
     running: Option<Child>,
 }
 
 impl Cordon {
-    /// Prepares an installation on `host`: `config` goes into its `cordon.yaml`, `acquisition` into its datasources.
-    pub(crate) fn install(host: &Host, folder: &Path, config: &str, acquisition: &str) -> Self {
+    /// Prepares an installation: `config` goes into its `cordon.yaml`, `acquisition` into its datasources.
+    pub(crate) fn install(host: Option<&Host>, folder: &Path, config: &str, acquisition: &str) -> Self {
         let folder = folder.join("cordon");
         fs::create_dir_all(&folder).expect("a writable folder");
         fs::write(folder.join("acquisition.yaml"), acquisition).expect("a writable folder");
@@ -25,7 +26,7 @@ impl Cordon {
             "state: {place}/state\napi:\n  listen: off\nacquisition:\n  discover: false\n  paths: [{place}/acquisition.yaml]\n"
         );
         fs::write(folder.join("cordon.yaml"), head + config).expect("a writable folder");
-        Self { folder, host: host.clone(), running: None }
+        Self { folder, host: host.cloned(), running: None }
     }
 
     /// Starts it and waits until it watches.
@@ -77,7 +78,8 @@ impl Cordon {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.host.command(env!("CARGO_BIN_EXE_cordon"));
+        let program = env!("CARGO_BIN_EXE_cordon");
+        let mut command = self.host.as_ref().map_or_else(|| Command::new(program), |host| host.command(program));
         command.args(args).arg("--config").arg(self.folder.join("cordon.yaml")).env("CORDON_LOG", "info");
         command
     }

@@ -95,11 +95,11 @@ pub(crate) fn nginx(host: &Host, folder: &Path) -> (Server, PathBuf) {
     (Server(child), log)
 }
 
-/// Tries a wrong password once.
+/// Tries a wrong password once. Whoever is cut off in the middle of it gives up soon.
 pub(crate) fn guess_password(host: &Host, own: IpAddr, victim: IpAddr, user: &str) {
     let status = host
-        .command("sshpass")
-        .args(["-p", "wrong", "ssh", "-F", "/dev/null", "-b", &own.to_string(), "-l", user])
+        .command("timeout")
+        .args(["3", "sshpass", "-p", "wrong", "ssh", "-F", "/dev/null", "-b", &own.to_string(), "-l", user])
         .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=1"])
         .args(["-o", "PreferredAuthentications=password", "-o", "NumberOfPasswordPrompts=1", "-o", "LogLevel=ERROR"])
         .args([&victim.to_string(), "true"])
