@@ -4,7 +4,7 @@
 //! bytes; when it is used up the fair share decides whose bucket goes ([`crate::quota`]). A live bucket ends on a timer or
 //! when it is found too old; a replayed one only by what its own log says, since logs go backwards.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use expr::{Env, Host, Program, Value};
@@ -47,7 +47,8 @@ pub struct Buckets {
     wheel: Wheel,
     pub(crate) blackholes: Blackholes,
     pub(crate) replay: ReplayClock,
-    counts: Vec<ScenarioBuckets>,
+    /// By scenario: few of them are seen in any one partition.
+    counts: BTreeMap<usize, ScenarioBuckets>,
     blackholes_refused: u64,
     budget: usize,
     /// Bytes of buckets and their `distinct` values.
@@ -114,18 +115,17 @@ impl ReplayClock {
 impl Buckets {
     /// No buckets yet, for one partition; `budget` is the most bytes they may occupy.
     pub fn new(scenarios: Arc<Scenarios>, budget: usize) -> Self {
-        let count = scenarios.list.len();
         Self {
             scenarios,
             slots: Vec::new(),
             free: Vec::new(),
             names: HashTable::new(),
             slab: Slab::default(),
-            quota: Quota::new(count),
+            quota: Quota::default(),
             wheel: Wheel::default(),
             blackholes: Blackholes::default(),
             replay: ReplayClock::default(),
-            counts: vec![ScenarioBuckets::default(); count],
+            counts: BTreeMap::new(),
             blackholes_refused: 0,
             budget,
             own_bytes: 0,
@@ -160,12 +160,16 @@ impl Buckets {
 
     /// What happened so far.
     pub fn metrics(&self) -> BucketMetrics {
+        let mut scenarios = vec![ScenarioBuckets::default(); self.scenarios.list.len()];
+        for (scenario, counts) in &self.counts {
+            scenarios[*scenario] = *counts;
+        }
         BucketMetrics {
             buckets: self.len() as u64,
             bytes: self.bytes() as u64,
             blackholes: self.blackholes.len() as u64,
             blackholes_refused: self.blackholes_refused,
-            scenarios: self.counts.clone(),
+            scenarios,
         }
     }
 
@@ -232,14 +236,14 @@ impl Buckets {
                 return Some(index);
             }
             if bucket.replay {
-                self.counts[bucket.scenario as usize].expired += 1;
+                self.counts_of(bucket.scenario as usize).expired += 1;
                 self.remove(index);
             } else {
                 self.end(index, round);
             }
         }
         if pour.cancel {
-            self.counts[pour.scenario].canceled += 1;
+            self.counts_of(pour.scenario).canceled += 1;
             return None;
         }
         Some(self.create(&round.scenarios.list[pour.scenario], pour))
@@ -248,7 +252,7 @@ impl Buckets {
     fn fill(&mut self, index: u32, pour: &Pour, round: &mut Round<'_>) {
         let Some(bucket) = &mut self.slots[index as usize] else { return };
         let scenario = &round.scenarios.list[bucket.scenario as usize];
-        let counts = &mut self.counts[bucket.scenario as usize];
+        let counts = self.counts.entry(bucket.scenario as usize).or_default();
         let mut weight = 0;
         if let (Some(value), Some(extra)) = (pour.distinct, &mut bucket.extra) {
             if !extra.seen.insert(value) {
@@ -308,7 +312,7 @@ impl Buckets {
             return false;
         }
         let Some(bucket) = &mut self.slots[index as usize] else { return false };
-        let counts = &mut self.counts[bucket.scenario as usize];
+        let counts = self.counts.entry(bucket.scenario as usize).or_default();
         let queue = QueueView::new(self.slab.iter(&bucket.queue).map(|record| &**record), scenario.queue_size);
         let leaky = LeakyView {
             scenario,
@@ -332,7 +336,7 @@ impl Buckets {
     fn trigger(&mut self, pour: &Pour, round: &mut Round<'_>) {
         let replay = pour.record.time_machine();
         let at = if replay { pour.time.unwrap_or(round.now) } else { round.now };
-        let counts = &mut self.counts[pour.scenario];
+        let counts = self.counts.entry(pour.scenario).or_default();
         counts.created += 1;
         counts.poured += 1;
         let overflow = Overflow {
@@ -363,7 +367,7 @@ impl Buckets {
         if round.scenarios.list[scenario].lifetime.is_some_and(|lifetime| lifetime.timed) {
             self.overflow(index, round.now, None, round);
         } else {
-            self.counts[scenario].expired += 1;
+            self.counts_of(scenario).expired += 1;
             self.remove(index);
         }
     }
@@ -393,11 +397,15 @@ impl Buckets {
             passed: self.replay.passed(),
             most: most_blackholes(self.budget),
             blackholes: &mut self.blackholes,
-            counts: &mut self.counts[number],
+            counts: self.counts.entry(number).or_default(),
             refused: &mut self.blackholes_refused,
         };
         hooks.emit(&overflow, round);
         self.remove(index);
+    }
+
+    fn counts_of(&mut self, scenario: usize) -> &mut ScenarioBuckets {
+        self.counts.entry(scenario).or_default()
     }
 
     fn find(&self, key: BucketKey) -> Option<u32> {
@@ -415,7 +423,7 @@ impl Buckets {
             let (group, fallen) = ((*pour.group).into(), vec![false; conditions]);
             Box::new(Extra { group, fallen, ..Extra::default() })
         });
-        self.counts[pour.scenario].created += 1;
+        self.counts_of(pour.scenario).created += 1;
         self.insert(
             Bucket {
                 key: pour.key,
@@ -493,7 +501,7 @@ impl Buckets {
             && let Some(index) = self.quota.victim()
         {
             if let Some(bucket) = &self.slots[index as usize] {
-                self.counts[bucket.scenario as usize].evicted += 1;
+                self.counts_of(bucket.scenario as usize).evicted += 1;
             }
             self.remove(index);
         }
@@ -509,7 +517,7 @@ impl Buckets {
                 let Some(bucket) = self.slots[index as usize].as_ref().filter(|bucket| bucket.replay) else { continue };
                 let lifetime = self.scenarios.list[bucket.scenario as usize].lifetime;
                 if lifetime.is_some_and(|lifetime| lifetime.passed(&bucket.tally, passed)) {
-                    self.counts[bucket.scenario as usize].expired += 1;
+                    self.counts_of(bucket.scenario as usize).expired += 1;
                     self.remove(index);
                 }
             }

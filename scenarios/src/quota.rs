@@ -4,6 +4,8 @@
 //! yields, in it a group that weighs at least as much as the average one, and of that the bucket that was poured
 //! longest ago. So a flood from one network evicts itself, and not the slow attacker next to it.
 
+use std::collections::BTreeMap;
+
 use hashbrown::HashMap;
 
 use crate::key::Network;
@@ -13,13 +15,14 @@ const NONE: u32 = u32::MAX;
 const SAMPLES: usize = 16;
 
 /// The weights of all buckets of one partition, by bucket number.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Quota {
     members: Vec<Member>,
     groups: Vec<Group>,
     free: Vec<u32>,
     by_name: HashMap<(u32, Network), u32>,
-    scenarios: Vec<Share>,
+    /// Those that have buckets. Ordered, so that every run chooses alike.
+    scenarios: BTreeMap<u32, Share>,
     random: u64,
 }
 
@@ -50,18 +53,6 @@ struct Share {
 }
 
 impl Quota {
-    /// Nobody yet, for so many scenarios.
-    pub(crate) fn new(scenarios: usize) -> Self {
-        Self {
-            members: Vec::new(),
-            groups: Vec::new(),
-            free: Vec::new(),
-            by_name: HashMap::new(),
-            scenarios: (0..scenarios).map(|_| Share::default()).collect(),
-            random: 0x9e37_79b9_7f4a_7c15,
-        }
-    }
-
     /// Takes in a bucket.
     pub(crate) fn enter(&mut self, bucket: u32, scenario: u32, network: Network) {
         if self.members.len() <= bucket as usize {
@@ -105,22 +96,22 @@ impl Quota {
         let (name, place) = (group.name, group.place as usize);
         self.by_name.remove(&name);
         self.free.push(index);
-        let places = &mut self.scenarios[name.0 as usize].groups;
-        places.swap_remove(place);
-        if let Some(moved) = places.get(place) {
+        let Some(share) = self.scenarios.get_mut(&name.0) else { return };
+        share.groups.swap_remove(place);
+        if let Some(moved) = share.groups.get(place) {
             self.groups[*moved as usize].place = place as u32;
+        }
+        if share.groups.is_empty() {
+            self.scenarios.remove(&name.0);
         }
     }
 
     /// The bucket that yields next.
     pub(crate) fn victim(&mut self) -> Option<u32> {
-        let heaviest = (0..self.scenarios.len()).max_by_key(|index| self.scenarios[*index].weight)?;
-        let count = self.scenarios[heaviest].groups.len();
-        if count == 0 {
-            return None;
-        }
-        let start = (self.next_random() % count as u64) as usize;
-        let share = &self.scenarios[heaviest];
+        let random = self.next_random();
+        let share = self.scenarios.values().max_by_key(|share| share.weight)?;
+        let count = share.groups.len();
+        let start = (random % count as u64) as usize;
         let at = |offset: usize| share.groups[(start + offset) % count];
         let weight = |group: u32| self.groups[group as usize].weight;
         let sampled = (0..count.min(SAMPLES)).map(at).max_by_key(|group| weight(*group))?;
@@ -133,7 +124,7 @@ impl Quota {
     /// All buckets, those of a group in the order in which they were last poured into.
     pub(crate) fn in_order(&self) -> Vec<u32> {
         let mut all = Vec::new();
-        for group in self.scenarios.iter().flat_map(|share| &share.groups) {
+        for group in self.scenarios.values().flat_map(|share| &share.groups) {
             let mut bucket = self.groups[*group as usize].oldest;
             while bucket != NONE {
                 all.push(bucket);
@@ -150,7 +141,7 @@ impl Quota {
     }
 
     fn found(&mut self, name: (u32, Network)) -> u32 {
-        let groups = &mut self.scenarios[name.0 as usize].groups;
+        let groups = &mut self.scenarios.entry(name.0).or_default().groups;
         let group = Group { name, weight: 0, oldest: NONE, newest: NONE, place: groups.len() as u32 };
         let index = if let Some(index) = self.free.pop() {
             self.groups[index as usize] = group;
@@ -190,7 +181,7 @@ impl Quota {
         let member = &mut self.members[bucket as usize];
         let before = std::mem::replace(&mut member.weight, weight);
         let group = &mut self.groups[member.group as usize];
-        let share = &mut self.scenarios[group.name.0 as usize];
+        let share = self.scenarios.entry(group.name.0).or_default();
         for total in [&mut group.weight, &mut share.weight] {
             *total = *total - u64::from(before) + u64::from(weight);
         }
@@ -218,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_flood_evicts_itself() {
-        let mut quota = Quota::new(2);
+        let mut quota = Quota::default();
         quota.enter(0, 0, network(1));
         quota.pour(0, 500);
         quota.enter(1, 1, network(1));
@@ -242,8 +233,8 @@ mod tests {
         fn nobody_below_its_share_yields(
             pours in prop::collection::vec((0..4_u32, 0..30_u32, 1..5_000_usize), 1..200)
         ) {
-            let mut quota = Quota::new(4);
-            let mut weights = std::collections::BTreeMap::<u32, (u32, Network, u64)>::new();
+            let mut quota = Quota::default();
+            let mut weights = BTreeMap::<u32, (u32, Network, u64)>::new();
             for (bucket, (scenario, net, weight)) in (0..).zip(pours) {
                 quota.enter(bucket, scenario, network(net));
                 quota.pour(bucket, weight);
@@ -256,7 +247,7 @@ mod tests {
                 };
                 let mine = of_scenario(scenario);
                 prop_assert!((0..4).all(|other| of_scenario(other) <= mine));
-                let mut groups = std::collections::BTreeMap::<Network, u64>::new();
+                let mut groups = BTreeMap::<Network, u64>::new();
                 for (_, net, weight) in weights.values().filter(|(other, _, _)| *other == scenario) {
                     *groups.entry(*net).or_default() += weight;
                 }
