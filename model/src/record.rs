@@ -19,21 +19,37 @@ use crate::time::EventTime;
 #[derive(Clone, Debug)]
 pub struct Record {
     table: Arc<FieldTable>,
+    /// The fields' text, then what is kept of the line.
     text: Box<str>,
     /// Sorted by field; offsets into `text`.
     slots: Box<[(FieldId, u32, u32)]>,
+    /// Where in `text` the line starts.
+    raw: u32,
+    kind: EventKind,
+    time_machine: bool,
+    origin: Arc<Origin>,
+    offset: u64,
+    time: Option<EventTime>,
+    read_at: Timestamp,
+    parsers: Arc<[Arc<str>]>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few events have.
+#[derive(Clone, Debug, Default)]
+struct Rare {
     /// Keys without a number, sorted by map and key.
     extra: Box<[Extra]>,
     unmarshaled: Box<[(String, Stored)]>,
     overflow: Option<Box<RuntimeAlert>>,
-    origin: Arc<Origin>,
-    offset: u64,
-    raw: Box<str>,
-    time: Option<EventTime>,
-    read_at: Timestamp,
-    kind: EventKind,
-    time_machine: bool,
-    parsers: Arc<[Arc<str>]>,
+}
+
+impl Rare {
+    /// Boxed, if there is anything in it.
+    fn boxed(self) -> Option<Box<Self>> {
+        let empty = self.extra.is_empty() && self.unmarshaled.is_empty() && self.overflow.is_none();
+        (!empty).then(|| Box::new(self))
+    }
 }
 
 /// A [`Record`] as a checkpoint keeps it: fields by name, since numbers change with the rules.
@@ -107,23 +123,23 @@ impl Record {
             entries.map(|(key, value)| (map, key.into(), value.into())).collect::<Vec<Extra>>()
         });
         let extra = extra.collect();
+        let raw = text.len() as u32;
+        text.push_str(cut(event.raw(), EVIDENCE));
         let keys = if unmarshaled { event.unmarshaled_keys() } else { Vec::new() };
         let unmarshaled =
             keys.into_iter().filter_map(|key| Some((key.to_owned(), event.unmarshaled(key)?.clone()))).collect();
         Self {
             text: text.into(),
             slots: slots.into(),
-            extra,
-            unmarshaled,
-            overflow: event.overflow().cloned().map(Box::new),
-            origin: Arc::clone(event.origin()),
-            offset: event.offset(),
-            raw: cut(event.raw(), EVIDENCE).into(),
-            time: event.time(),
-            read_at: event.read_at(),
+            raw,
             kind: event.kind(),
             time_machine: event.time_machine(),
+            origin: Arc::clone(event.origin()),
+            offset: event.offset(),
+            time: event.time(),
+            read_at: event.read_at(),
             parsers,
+            rare: Rare { extra, unmarshaled, overflow: event.overflow().cloned().map(Box::new) }.boxed(),
             table,
         }
     }
@@ -141,7 +157,7 @@ impl Record {
             let (of, key) = self.table.name(*field);
             (of == map).then(|| (key, self.get(*field).unwrap_or("")))
         });
-        let extra = self.extra.iter().filter(|(of, _, _)| *of == map).map(|(_, key, value)| (&**key, &**value));
+        let extra = self.extra().iter().filter(|(of, _, _)| *of == map).map(|(_, key, value)| (&**key, &**value));
         let mut entries: Vec<_> = slots.chain(extra).collect();
         entries.sort_unstable_by_key(|(key, _)| *key);
         entries
@@ -164,12 +180,24 @@ impl Record {
 
     /// The overflow that the event carried.
     pub fn overflow(&self) -> Option<&RuntimeAlert> {
-        self.overflow.as_deref()
+        self.rare.as_ref()?.overflow.as_deref()
+    }
+
+    fn extra(&self) -> &[Extra] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.extra)
+    }
+
+    fn unmarshaled(&self) -> &[(String, Stored)] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.unmarshaled)
+    }
+
+    fn raw(&self) -> &str {
+        self.text.get(self.raw as usize..).unwrap_or("")
     }
 
     /// `evt.GetMeta`.
     fn meta(&self, key: &str) -> &str {
-        match (self.kind, &self.overflow) {
+        match (self.kind, self.overflow()) {
             (EventKind::Log, _) => self.slot_named(fields::META, key).unwrap_or(""),
             (EventKind::Overflow, Some(overflow)) => overflow.meta(key),
             _ => "",
@@ -181,7 +209,7 @@ impl Record {
         EventEvidence {
             source: self.origin.src.to_string(),
             offset: self.offset,
-            raw: self.raw.to_string(),
+            raw: self.raw().to_owned(),
             parsers: self.parsers.iter().map(ToString::to_string).collect(),
         }
     }
@@ -191,12 +219,17 @@ impl Record {
         (&self.origin.src, self.origin.generation, self.offset)
     }
 
-    /// Bytes it occupies, for the byte budget.
+    /// Bytes it occupies behind an `Arc`, for the byte budget: what the allocator adds to each piece included.
     pub fn bytes(&self) -> usize {
-        let extra: usize = self.extra.iter().map(|(_, key, value)| 40 + key.len() + value.len()).sum();
-        let stored: usize = self.unmarshaled.iter().map(|(key, stored)| 56 + key.len() + stored_bytes(stored)).sum();
-        let overflow = self.overflow.as_ref().map_or(0, |overflow| overflow_bytes(overflow));
-        size_of::<Self>() + self.text.len() + self.raw.len() + self.slots.len() * 12 + extra + stored + overflow
+        const PIECE: usize = 16;
+        let rare = self.rare.as_ref().map_or(0, |rare| {
+            let extra: usize = rare.extra.iter().map(|(_, key, value)| 40 + key.len() + value.len() + 2 * PIECE).sum();
+            let stored: usize =
+                rare.unmarshaled.iter().map(|(key, stored)| 56 + key.len() + PIECE + stored_bytes(stored)).sum();
+            let overflow = rare.overflow.as_ref().map_or(0, |overflow| overflow_bytes(overflow));
+            size_of::<Rare>() + PIECE + extra + stored + overflow
+        });
+        size_of::<Self>() + 2 * PIECE + self.text.len() + PIECE + self.slots.len() * 12 + PIECE + rare
     }
 
     /// The record without the numbering of its rule set.
@@ -205,17 +238,17 @@ impl Record {
             let (map, key) = self.table.name(*field);
             (map.0, key.to_owned(), self.get(*field).unwrap_or("").to_owned())
         });
-        let extra = self.extra.iter().map(|(map, key, value)| (map.0, key.to_string(), value.to_string()));
+        let extra = self.extra().iter().map(|(map, key, value)| (map.0, key.to_string(), value.to_string()));
         RecordDump {
             fields: slots.chain(extra).collect(),
-            unmarshaled: self.unmarshaled.iter().map(|(key, stored)| (key.clone(), stored.into())).collect(),
-            overflow: self.overflow.clone(),
+            unmarshaled: self.unmarshaled().iter().map(|(key, stored)| (key.clone(), stored.into())).collect(),
+            overflow: self.overflow().cloned().map(Box::new),
             src: self.origin.src.to_string(),
             module: self.origin.module.to_string(),
             labels: self.origin.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
             offset: self.offset,
             generation: self.origin.generation,
-            raw: self.raw.to_string(),
+            raw: self.raw().to_owned(),
             time: self.time.map(|time| (time.instant, time.offset)),
             read_at: self.read_at,
             overflowed: self.kind == EventKind::Overflow,
@@ -245,21 +278,22 @@ impl Record {
             time_machine: dump.time_machine,
             generation: dump.generation,
         };
+        let raw = text.len() as u32;
+        text.push_str(&dump.raw);
+        let unmarshaled = dump.unmarshaled.into_iter().map(|(key, stored)| (key, stored.into())).collect();
         Self {
             table,
             text: text.into(),
             slots: slots.into(),
-            extra: extra.into(),
-            unmarshaled: dump.unmarshaled.into_iter().map(|(key, stored)| (key, stored.into())).collect(),
-            overflow: dump.overflow,
-            origin: Arc::new(origin),
-            offset: dump.offset,
-            raw: dump.raw.into(),
-            time: dump.time.map(|(instant, offset)| EventTime { instant, offset }),
-            read_at: dump.read_at,
+            raw,
             kind: if dump.overflowed { EventKind::Overflow } else { EventKind::Log },
             time_machine: dump.time_machine,
+            origin: Arc::new(origin),
+            offset: dump.offset,
+            time: dump.time.map(|(instant, offset)| EventTime { instant, offset }),
+            read_at: dump.read_at,
             parsers: dump.parsers.into_iter().map(Into::into).collect(),
+            rare: Rare { extra: extra.into(), unmarshaled, overflow: dump.overflow }.boxed(),
         }
     }
 }
@@ -306,7 +340,7 @@ impl Object for Record {
         if let Some(field) = self.table.number(map, key) {
             return self.get(field);
         }
-        let found = self.extra.iter().find(|(of, name, _)| *of == map && **name == *key);
+        let found = self.extra().iter().find(|(of, name, _)| *of == map && **name == *key);
         found.map(|(_, _, value)| &**value)
     }
 
@@ -317,16 +351,16 @@ impl Object for Record {
     fn entry(&self, map: MapId, key: &str) -> Option<Value<'_>> {
         match map {
             fields::UNMARSHALED => {
-                self.unmarshaled.iter().find(|(name, _)| name == key).map(|(_, stored)| stored_value(stored))
+                self.unmarshaled().iter().find(|(name, _)| name == key).map(|(_, stored)| stored_value(stored))
             }
-            fields::SOURCES => self.overflow.as_deref()?.sources.get(key).map(|source| Value::Object(source)),
+            fields::SOURCES => self.overflow()?.sources.get(key).map(|source| Value::Object(source)),
             _ => None,
         }
     }
 
     fn entries(&self, map: MapId) -> Vec<&str> {
-        match (map, self.overflow.as_deref()) {
-            (fields::UNMARSHALED, _) => self.unmarshaled.iter().map(|(key, _)| key.as_str()).collect(),
+        match (map, self.overflow()) {
+            (fields::UNMARSHALED, _) => self.unmarshaled().iter().map(|(key, _)| key.as_str()).collect(),
             (fields::SOURCES, Some(overflow)) => overflow.sources.keys().map(String::as_str).collect(),
             _ => Vec::new(),
         }
@@ -345,7 +379,7 @@ impl Object for Record {
             classes::EVENT_TIME => self.time.unwrap_or(EventTime::utc(classes::ZERO_TIME)).value(),
             classes::EVENT_LINE_TIME => EventTime::utc(self.read_at).value(),
             classes::EVENT_UNMARSHALED => Value::Map(expr::Map::Object(self, fields::UNMARSHALED)),
-            classes::EVENT_OVERFLOW => match self.overflow.as_deref() {
+            classes::EVENT_OVERFLOW => match self.overflow() {
                 Some(overflow) => Value::Object(overflow),
                 None => Value::Object(classes::no_overflow()),
             },

@@ -30,8 +30,9 @@ use crate::wheel::Wheel;
 const LATENESS: i64 = 86_400_000_000_000;
 /// Of how many lines the oldest is taken for the time that a replayed log has reached.
 const WINDOW: usize = 64;
-/// What a bucket weighs beside its records: itself, its entries in the table, the quota and the wheel.
-const BUCKET: usize = size_of::<Bucket>() + 48;
+/// What a bucket weighs beside its records: itself, and its entries in the table, the quota and the wheel, those of a group of
+/// its own included.
+const BUCKET: usize = size_of::<Option<Bucket>>() + 112;
 /// What a remembered `distinct` value weighs.
 const DISTINCT: usize = 20;
 

@@ -5,8 +5,9 @@
 //! longest ago. So a flood from one network evicts itself, and not the slow attacker next to it.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::key::Network;
 
@@ -20,7 +21,8 @@ pub(crate) struct Quota {
     members: Vec<Member>,
     groups: Vec<Group>,
     free: Vec<u32>,
-    by_name: HashMap<(u32, Network), u32>,
+    by_name: HashTable<u32>,
+    hasher: DefaultHashBuilder,
     /// Those that have buckets. Ordered, so that every run chooses alike.
     scenarios: BTreeMap<u32, Share>,
     random: u64,
@@ -59,10 +61,9 @@ impl Quota {
             self.members.resize(bucket as usize + 1, NOBODY);
         }
         let name = (scenario, network);
-        let group = match self.by_name.get(&name) {
-            Some(group) => *group,
-            None => self.found(name),
-        };
+        let hash = self.hasher.hash_one(name);
+        let known = self.by_name.find(hash, |group| self.groups[*group as usize].name == name).copied();
+        let group = known.unwrap_or_else(|| self.found(name));
         self.members[bucket as usize] = Member { group, ..NOBODY };
         self.append(bucket, group);
     }
@@ -94,7 +95,9 @@ impl Quota {
             return;
         }
         let (name, place) = (group.name, group.place as usize);
-        self.by_name.remove(&name);
+        if let Ok(entry) = self.by_name.find_entry(self.hasher.hash_one(name), |group| *group == index) {
+            entry.remove();
+        }
         self.free.push(index);
         let Some(share) = self.scenarios.get_mut(&name.0) else { return };
         share.groups.swap_remove(place);
@@ -151,7 +154,9 @@ impl Quota {
             self.groups.len() as u32 - 1
         };
         groups.push(index);
-        self.by_name.insert(name, index);
+        let (groups, hasher) = (&self.groups, &self.hasher);
+        let hash = |group: &u32| hasher.hash_one(groups[*group as usize].name);
+        self.by_name.insert_unique(hasher.hash_one(name), index, hash);
         index
     }
 
