@@ -94,6 +94,8 @@ pub(crate) enum Command {
     Disarm,
     /// Undo `cordon disarm`
     Arm,
+    /// Find rules that load but cannot work, or can be abused
+    Check(Check),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -486,6 +488,25 @@ pub(crate) struct Bouncer {
     /// Drop packets instead of only saying what would be done
     #[arg(long)]
     pub(crate) enforce: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Check {
+    /// A folder of rules, CrowdSec's configuration folder, or one file; without it what the configuration loads
+    #[arg(value_name = "DIR")]
+    pub(crate) path: Option<PathBuf>,
+    /// Fail on warnings too
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Print notes too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Print the findings as SARIF 2.1.0
+    #[arg(long)]
+    pub(crate) sarif: bool,
+    /// Print what a code means, and check nothing; `all` for all of them
+    #[arg(long, value_name = "CODE", conflicts_with_all = ["path", "strict", "all", "sarif"])]
+    pub(crate) explain: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,7 @@ mod allowlists;
 mod args;
 mod bench;
 mod bouncer;
+mod check;
 mod config;
 mod decisions;
 mod demo;
@@ -64,6 +65,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Bouncer(args) => bouncer::follow(global, &args),
         Command::Disarm => bouncer::switch(global, false),
         Command::Arm => bouncer::switch(global, true),
+        Command::Check(args) => check::run(global, &args),
         Command::Config(ConfigCommand::Check) => config::check(global),
         Command::Config(ConfigCommand::Show) => config::show(global),
         Command::Bench(Bench::Latency { bans, loaded }) => bench::latency(bans, loaded, global),

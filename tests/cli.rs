@@ -76,3 +76,40 @@ fn manual_pages_and_completions_are_made() {
     }
     assert!(cordon(&["man", "pages"]).status.success());
 }
+
+#[test]
+fn rules_are_checked_with_an_exit_code_that_says_how_bad_it_is() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let check = |text: &str, args: &[&str]| {
+        let path = folder.path().join("rule.yaml");
+        std::fs::write(&path, text).expect("room on the disk");
+        let path = path.to_string_lossy().into_owned();
+        let said = said(&[&["check", &path], args].concat());
+        said.replace(&path, "rule.yaml")
+    };
+    let warned = "name: a\nwhitelist:\n  reason: a\n  cidr: [45.0.0.0/8]\n";
+    assert!(said(&["check"]).starts_with("exit 0\n"));
+    assert!(check(warned, &[]).starts_with("exit 0\nrule.yaml:4: warning[C013]"));
+    insta::assert_snapshot!(check(warned, &["--strict"]), @r"
+    exit 1
+    rule.yaml:4: warning[C013] `45.0.0.0/8` is trusted as a whole, strangers included
+      | cidr: [45.0.0.0/8]
+      hint: list the ranges that are yours
+    0 errors, 1 warning, 0 notes in 1 file
+    error: there are errors or warnings in the rules
+    hint: `cordon check --explain CODE` says what a code means
+    ");
+    assert!(check(&warned.replace("45.0.0.0/8", "0.0.0.0/0"), &["--sarif"]).starts_with("exit 1\n{\n"));
+    insta::assert_snapshot!(said(&["check", "none"]), @r"
+    exit 1
+
+    error: cannot read `none`: No such file or directory (os error 2)
+    ");
+    insta::assert_snapshot!(said(&["check", "--explain", "C99"]), @r"
+    exit 1
+
+    error: there is no code `C99`
+    hint: the codes are C000, C001, C002, C003, C004, C005, C006, C007, C008, C009, C010, C011, C012, C013, C014
+    ");
+    assert!(said(&["check", "--explain", "wide-whitelist"]).contains("### Remedy"));
+}

@@ -7,6 +7,7 @@
 //! [`status::Status`].
 
 pub mod acquisition;
+pub mod check;
 pub mod engine;
 pub mod explain;
 pub mod hubtest;
