@@ -5,4 +5,5 @@ mod lab;
 mod support;
 
 mod cli;
+mod commands;
 mod defence;
