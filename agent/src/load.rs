@@ -90,9 +90,9 @@ const LISTS: [(&str, List); 5] = [
 ];
 
 impl RuleFiles {
-    /// No rules yet; data files are looked for in the `data` of `folders`, the most important last.
+    /// No rules yet; data files are looked for in the `data` of `folders`, the most important last, and in the binary.
     pub fn with_data(folders: Vec<PathBuf>) -> Self {
-        Self { data: Folders { shipped: false, folders }, ..Self::default() }
+        Self { data: Folders { shipped: true, folders }, ..Self::default() }
     }
 
     /// Reads everything below `from`. What cannot be read is a problem, and the rest is there.

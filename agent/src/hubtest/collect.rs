@@ -8,14 +8,17 @@ use model::yaml::{Fault, Yaml, documents};
 use parsers::config::StaticConfig;
 use serde::Deserialize;
 
-use super::{HubTestError, read};
+use super::{HubTestError, Options, read};
 use crate::load::{RuleFile, RuleFiles};
 use crate::status::Problem;
 
-/// A hub on disk.
+/// A hub on disk, and the rules we ship beside it.
 #[derive(Debug)]
-pub(super) struct Hub {
+pub(super) struct Hub<'a> {
     pub(super) root: PathBuf,
+    /// Where the folders of its tests lie.
+    pub(super) tests: PathBuf,
+    pub(super) shipped: &'a RuleFiles,
     /// Items by type and name.
     index: BTreeMap<String, BTreeMap<String, IndexItem>>,
 }
@@ -27,30 +30,32 @@ struct IndexItem {
     stage: String,
 }
 
-impl Hub {
-    /// Reads the index; a hub without one has items by path only.
-    pub(super) fn open(root: &Path) -> Result<Self, HubTestError> {
+impl<'a> Hub<'a> {
+    /// Reads the index; a hub without one has items by path only, and those of `shipped` by name.
+    pub(super) fn open(options: &Options, shipped: &'a RuleFiles) -> Result<Self, HubTestError> {
+        let root = &options.hub;
         let path = root.join(".index.json");
         let index = if path.exists() {
             serde_json::from_str(&read(&path)?).map_err(|error| HubTestError::Index { path, error })?
         } else {
             BTreeMap::new()
         };
-        Ok(Self { root: root.to_path_buf(), index })
+        let tests = options.tests.clone().unwrap_or_else(|| root.join(".tests"));
+        Ok(Self { root: root.clone(), tests, shipped, index })
     }
 
     /// Names of the tests to run, in order.
     pub(super) fn tests(&self, names: &[String]) -> Result<Vec<String>, HubTestError> {
-        let folder = self.root.join(".tests");
+        let folder = &self.tests;
         if let Some(name) = names.iter().find(|name| !folder.join(name).is_dir()) {
-            return Err(HubTestError::Unknown { name: name.clone(), hub: self.root.clone() });
+            return Err(HubTestError::Unknown { name: name.clone(), folder: folder.clone() });
         }
         if !names.is_empty() {
             return Ok(names.to_vec());
         }
         let unreadable = |error| HubTestError::File { what: "read", path: folder.clone(), error };
         let mut all = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(unreadable)? {
+        for entry in fs::read_dir(folder).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             // A folder without it holds what other tests share.
             if entry.path().join("config.yaml").is_file() {
@@ -78,8 +83,8 @@ pub(super) struct Test {
 
 impl Test {
     /// Reads `config.yaml` of a test and the files that it names.
-    pub(super) fn read(hub: &Hub, name: &str) -> Result<Self, HubTestError> {
-        let folder = hub.root.join(".tests").join(name);
+    pub(super) fn read(hub: &Hub<'_>, name: &str) -> Result<Self, HubTestError> {
+        let folder = hub.tests.join(name);
         let path = folder.join("config.yaml");
         let text = read(&path)?;
         let faulty = |fault: Fault| HubTestError::Config(fault.within(&path));
@@ -163,7 +168,7 @@ impl Config {
     }
 }
 
-impl Hub {
+impl Hub<'_> {
     /// The files that a test names, in the order of their installed paths.
     fn rules(
         &self,
@@ -174,11 +179,11 @@ impl Hub {
     ) -> Result<Vec<RuleFile>, HubTestError> {
         let mut rules = Vec::new();
         for name in names {
-            let (stage, path) = self.place(folder, kind, name)?;
+            let RuleFile { path, stage, text } = self.rule(folder, kind, name)?;
             let mut installed = PathBuf::from(kind);
             installed.extend((!stage.is_empty()).then_some(&stage));
             installed.extend(path.file_name());
-            rules.push(RuleFile { path: installed.clone(), stage, text: read(&path)?.into() });
+            rules.push(RuleFile { path: installed.clone(), stage, text });
             found.push((installed, path));
         }
         rules.sort_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
@@ -186,16 +191,54 @@ impl Hub {
         Ok(rules)
     }
 
-    /// Stage and file of an item: by its name in the index, else by its path below the hub or the test.
-    fn place(&self, folder: &Path, kind: &'static str, name: &str) -> Result<(String, PathBuf), HubTestError> {
+    /// Names of all items of a kind: those of the index, without one those that we ship.
+    pub(super) fn names(&self, kind: &str) -> Vec<String> {
+        match self.index.get(kind) {
+            Some(items) if !items.is_empty() => items.keys().cloned().collect(),
+            _ => {
+                let stems = self.shipped(kind).iter().filter_map(|file| file.path.file_stem());
+                stems.map(|stem| format!("cordon/{}", stem.to_string_lossy())).collect()
+            }
+        }
+    }
+
+    fn shipped(&self, kind: &str) -> &[RuleFile] {
+        match kind {
+            "parsers" => &self.shipped.parsers,
+            "scenarios" => &self.shipped.scenarios,
+            _ => &self.shipped.postoverflows,
+        }
+    }
+
+    /// Whether an item holds a document with one of these names.
+    pub(super) fn holds(&self, kind: &'static str, item: &str, names: &[&str]) -> bool {
+        let Ok(rule) = self.rule(Path::new(""), kind, item) else { return false };
+        let documents = documents(&rule.text).unwrap_or_default();
+        documents.iter().any(|document| {
+            let name = document.pairs("").ok().and_then(|keys| keys.iter().find(|(key, _)| &**key == "name"));
+            name.and_then(|(_, name)| name.text("name").ok()).is_some_and(|name| names.contains(&&*name))
+        })
+    }
+
+    /// An item by its name in the index, by its path below the hub or the test, or `cordon/...` as we ship it.
+    fn rule(&self, folder: &Path, kind: &'static str, name: &str) -> Result<RuleFile, HubTestError> {
         if let Some(item) = self.index.get(kind).and_then(|items| items.get(name)) {
-            return Ok((item.stage.clone(), self.root.join(&item.path)));
+            let path = self.root.join(&item.path);
+            let text = read(&path)?.into();
+            return Ok(RuleFile { path, stage: item.stage.clone(), text });
         }
         let mut places = [self.root.join(name), folder.join(name)].into_iter();
-        let Some(path) = places.find(|path| path.is_file()) else {
-            return Err(HubTestError::Item { kind, name: name.to_owned() });
-        };
-        let stage = path.ancestors().nth(2).and_then(Path::file_name).filter(|_| kind != "scenarios");
-        Ok((stage.map_or(String::new(), |stage| stage.to_string_lossy().into_owned()), path))
+        if let Some(path) = places.find(|path| path.is_file()) {
+            let stage = path.ancestors().nth(2).and_then(Path::file_name).filter(|_| kind != "scenarios");
+            let stage = stage.map_or(String::new(), |stage| stage.to_string_lossy().into_owned());
+            let text = read(&path)?.into();
+            return Ok(RuleFile { path, stage, text });
+        }
+        let stem = name.strip_prefix("cordon/");
+        let known = self
+            .shipped(kind)
+            .iter()
+            .find(|file| file.path.file_stem().is_some_and(|file| Some(file) == stem.map(AsRef::as_ref)));
+        known.cloned().ok_or_else(|| HubTestError::Item { kind, name: name.to_owned() })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use expr::Stored;
 
@@ -10,15 +10,32 @@ use super::bench::{self, Dump};
 use super::collect::{Hub, Test};
 use super::results::{in_order, stages};
 use super::{HubTestError, Options, library};
+use crate::load::RuleFiles;
 
-/// Makes a test `name` of the log at `log` whose lines have the label `type: log_type`, with the parsers and scenarios
-/// that `options.names` lists (as `parsers/...`, `scenarios/...` paths or index names), and fills its assertions with what
-/// holds at present. They are for a person to check.
-pub fn create(options: &Options, name: &str, log: &Path, log_type: &str, items: &NewItems) -> Result<(), HubTestError> {
-    let hub = Hub::open(&options.hub)?;
-    let folder = options.hub.join(".tests").join(name);
+/// A test to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NewTest {
+    /// Its name.
+    pub name: String,
+    /// The log.
+    pub log: PathBuf,
+    /// What label `type` its lines have.
+    pub log_type: String,
+    /// Parsers of lines: paths below the hub, or names. None stands for those that understand a line of the log.
+    pub parsers: Vec<String>,
+    /// Scenarios, likewise. None stands for those that overflow.
+    pub scenarios: Vec<String>,
+    /// Parsers of overflows, likewise.
+    pub postoverflows: Vec<String>,
+}
+
+/// Makes the folder of a test and fills its assertions with what holds at present, which a person must read: the folder.
+pub fn create(options: &Options, shipped: &RuleFiles, new: &NewTest) -> Result<PathBuf, HubTestError> {
+    let NewTest { name, log, .. } = new;
+    let hub = Hub::open(options, shipped)?;
+    let folder = hub.tests.join(name);
     if folder.exists() {
-        return Err(HubTestError::Exists(name.to_owned()));
+        return Err(HubTestError::Exists(name.clone()));
     }
     let file = |what, path: &Path| {
         let path = path.to_path_buf();
@@ -26,51 +43,82 @@ pub fn create(options: &Options, name: &str, log: &Path, log_type: &str, items: 
     };
     let content = fs::read(log).map_err(file("read", log))?;
     let log_name = log.file_name().map_or_else(|| "test.log".into(), |name| name.to_string_lossy().into_owned());
-    let mut config = String::new();
-    for (key, names) in
-        [("parsers", &items.parsers), ("scenarios", &items.scenarios), ("postoverflows", &items.postoverflows)]
-    {
-        // writing to a text cannot fail
-        let _ = writeln!(config, "{key}:{}", if names.is_empty() { " []" } else { "" });
-        for name in names {
-            let _ = writeln!(config, "- {}", quoted(name));
-        }
-    }
-    let _ = writeln!(config, "log_file: {}\nlog_type: {}\nignore_parsers: false", quoted(&log_name), quoted(log_type));
     fs::create_dir_all(&folder).map_err(file("write", &folder))?;
-    let filled = fill(&hub, &folder, name, options, &[(&log_name, &content), ("config.yaml", config.as_bytes())]);
-    if filled.is_err() {
+    let draft = Draft { hub: &hub, folder: &folder, log_name, options, new };
+    if let Err(error) = draft.write(&content) {
         // Half a test would stand in the way of the next attempt; that it cannot be removed is no news then.
         let _ = fs::remove_dir_all(&folder);
+        return Err(error);
     }
-    filled
+    Ok(folder)
 }
 
-/// Writes the given files of a test, runs it, and writes its assertions.
-fn fill(hub: &Hub, folder: &Path, name: &str, options: &Options, files: &[(&str, &[u8])]) -> Result<(), HubTestError> {
-    let write = |name: &str, content: &[u8]| {
-        let path = folder.join(name);
+/// A test on its way onto the disk.
+struct Draft<'a> {
+    hub: &'a Hub<'a>,
+    folder: &'a Path,
+    log_name: String,
+    options: &'a Options,
+    new: &'a NewTest,
+}
+
+impl Draft<'_> {
+    fn write(&self, log: &[u8]) -> Result<(), HubTestError> {
+        self.file(&self.log_name, log)?;
+        let mut items = self.new.clone();
+        if items.parsers.is_empty() {
+            items.parsers = self.hub.names("parsers");
+        }
+        if items.scenarios.is_empty() {
+            items.scenarios = self.hub.names("scenarios");
+        }
+        self.file("config.yaml", self.config(&items).as_bytes())?;
+        let (_, dump) = self.run()?;
+        if self.new.parsers.is_empty() {
+            let useful = dump.nodes.iter().filter(|node| node.records.iter().any(|record| record.success));
+            let useful: Vec<&str> = useful.map(|node| &*node.name).collect();
+            items.parsers.retain(|item| self.hub.holds("parsers", item, &useful));
+        }
+        if self.new.scenarios.is_empty() {
+            let alerts = dump.overflows.iter().filter_map(|event| event.overflow.as_ref());
+            let useful: Vec<&str> = alerts.map(|overflow| overflow.alert.scenario.as_str()).collect();
+            items.scenarios.retain(|item| self.hub.holds("scenarios", item, &useful));
+        }
+        self.file("config.yaml", self.config(&items).as_bytes())?;
+        let (test, dump) = self.run()?;
+        self.file("parser.assert", parser_assertions(&dump).as_bytes())?;
+        if test.checks_scenarios() {
+            self.file("scenario.assert", scenario_assertions(&dump).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn file(&self, name: &str, content: &[u8]) -> Result<(), HubTestError> {
+        let path = self.folder.join(name);
         fs::write(&path, content).map_err(|error| HubTestError::File { what: "write", path, error })
-    };
-    files.iter().try_for_each(|(name, content)| write(name, content))?;
-    let test = Test::read(hub, name)?;
-    let dump = bench::run(&test, &library(&options.patterns)?, options.now)?;
-    write("parser.assert", parser_assertions(&dump).as_bytes())?;
-    if test.checks_scenarios() {
-        write("scenario.assert", scenario_assertions(&dump).as_bytes())?;
     }
-    Ok(())
-}
 
-/// The rules of a new test, as paths below the hub or names in its index.
-#[derive(Clone, Debug, Default)]
-pub struct NewItems {
-    /// Parsers of lines.
-    pub parsers: Vec<String>,
-    /// Scenarios.
-    pub scenarios: Vec<String>,
-    /// Parsers of overflows.
-    pub postoverflows: Vec<String>,
+    fn config(&self, items: &NewTest) -> String {
+        let mut config = String::new();
+        let lists =
+            [("parsers", &items.parsers), ("scenarios", &items.scenarios), ("postoverflows", &items.postoverflows)];
+        for (key, names) in lists {
+            // writing to a text cannot fail
+            let _ = writeln!(config, "{key}:{}", if names.is_empty() { " []" } else { "" });
+            for name in names {
+                let _ = writeln!(config, "- {}", quoted(name));
+            }
+        }
+        let (log, log_type) = (quoted(&self.log_name), quoted(&items.log_type));
+        let _ = writeln!(config, "log_file: {log}\nlog_type: {log_type}\nignore_parsers: false");
+        config
+    }
+
+    fn run(&self) -> Result<(Test, Dump), HubTestError> {
+        let test = Test::read(self.hub, &self.new.name)?;
+        let dump = bench::run(&test, &library(&self.hub.shipped.patterns)?, self.options.now)?;
+        Ok((test, dump))
+    }
 }
 
 /// The assertions about parsers that hold, in the field's order.

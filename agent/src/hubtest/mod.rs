@@ -1,6 +1,6 @@
 //! Tests of rules: a log, the rules it is run through, and what must come out.
 //!
-//! A test is a folder below `.tests` of a hub (spec: hub-and-tests B and C). Its log runs in log time, synchronously and
+//! A test is a folder, below `.tests` in a hub (spec: hub-and-tests B and C). Its log runs in log time, synchronously and
 //! under a frozen clock; what every parser made of every line and every overflow is put away, and assertions, which are
 //! expressions, look at that.
 
@@ -22,12 +22,12 @@ use model::yaml::Fault;
 use parsers::Library;
 
 pub use assertions::Failure;
-pub use generate::{NewItems, create};
+pub use generate::{NewTest, create};
 
 use assertions::Checked;
 use collect::{Hub, Test};
 
-use crate::load::RuleFile;
+use crate::load::{RuleFile, RuleFiles};
 use crate::ruleset;
 use crate::status::Problem;
 
@@ -40,8 +40,8 @@ pub struct Options {
     pub names: Vec<String>,
     /// What the clock shows, and so the year of dates without one.
     pub now: Timestamp,
-    /// The grok patterns.
-    pub patterns: Vec<RuleFile>,
+    /// Where the folders of the tests lie, if it is not `.tests` of the hub.
+    pub tests: Option<PathBuf>,
     /// Whether assertions count as failed that the field's own runner lets pass (B.6).
     pub strict: bool,
 }
@@ -102,15 +102,15 @@ pub enum HubTestError {
         error: serde_json::Error,
     },
     /// There is no such test.
-    #[error("there is no test `{name}` in `{hub}`", hub = hub.display())]
+    #[error("there is no test `{name}` in `{folder}`", folder = folder.display())]
     Unknown {
         /// Its name.
         name: String,
-        /// The hub.
-        hub: PathBuf,
+        /// Where it should be.
+        folder: PathBuf,
     },
     /// An item that the test names is nowhere.
-    #[error("{kind} `{name}` is neither in the index nor a file of the hub or the test")]
+    #[error("{kind} `{name}` is neither in the index nor a file of the hub or the test, nor shipped")]
     Item {
         /// `parsers`, `scenarios`, ...
         kind: &'static str,
@@ -160,11 +160,12 @@ fn read(path: &Path) -> Result<String, HubTestError> {
     fs::read_to_string(path).map_err(|error| HubTestError::File { what: "read", path: path.to_path_buf(), error })
 }
 
-/// Runs tests of a hub. The error is for a hub that has no tests to run.
-pub fn run(options: &Options) -> Result<Report, HubTestError> {
-    let hub = Hub::open(&options.hub)?;
+/// Runs tests of a hub. The grok patterns, and items that the hub does not have, come from `shipped`. The error is for a hub
+/// that has no tests to run.
+pub fn run(options: &Options, shipped: &RuleFiles) -> Result<Report, HubTestError> {
+    let hub = Hub::open(options, shipped)?;
     let names = hub.tests(&options.names)?;
-    let library = library(&options.patterns)?;
+    let library = library(&shipped.patterns)?;
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(names.len().max(1));
     let next = AtomicUsize::new(0);
     let reports = Mutex::new(Vec::new());
@@ -190,14 +191,14 @@ fn library(files: &[RuleFile]) -> Result<Library, HubTestError> {
     if problems.is_empty() { Ok(library) } else { Err(HubTestError::Rules(problems)) }
 }
 
-fn run_test(hub: &Hub, name: &str, options: &Options, library: &Library) -> TestReport {
+fn run_test(hub: &Hub<'_>, name: &str, options: &Options, library: &Library) -> TestReport {
     let mut report = TestReport { name: name.to_owned(), assertions: 0, failures: Vec::new(), error: None };
     report.error = judge(hub, name, options, library, &mut report).err();
     report
 }
 
 fn judge(
-    hub: &Hub,
+    hub: &Hub<'_>,
     name: &str,
     options: &Options,
     library: &Library,

@@ -6,6 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
+use crate::load::Folders;
 
 const PARSER: &str = "
 name: acme/door-logs
@@ -91,13 +92,29 @@ impl Bench {
             hub: self.folder.path().to_path_buf(),
             names: Vec::new(),
             now: "2026-08-22T12:00:00Z".parse().expect("a valid time"),
-            patterns: vec![RuleFile { path: "patterns".into(), stage: String::new(), text: "WORD \\w+\n".into() }],
+            tests: None,
             strict: false,
         }
     }
 
-    fn create(&self, name: &str, postoverflows: &[&str]) -> Result<(), HubTestError> {
-        let items = NewItems {
+    /// Patterns, and one item that no hub has.
+    fn shipped() -> RuleFiles {
+        let file = |path: &str, stage: &str, text: &'static str| RuleFile {
+            path: path.into(),
+            stage: stage.into(),
+            text: text.into(),
+        };
+        let mut shipped = RuleFiles::default();
+        shipped.patterns = vec![file("patterns", "", "WORD \\w+\n")];
+        shipped.parsers = vec![file("shipped:parsers/s02-enrich/dates.yaml", "s02-enrich", DATE)];
+        shipped
+    }
+
+    fn create(&self, name: &str, postoverflows: &[&str]) -> Result<PathBuf, HubTestError> {
+        let new = NewTest {
+            name: name.into(),
+            log: self.folder.path().join("door.log"),
+            log_type: "door".into(),
             parsers: vec![
                 "parsers/s01-parse/acme/door-logs.yaml".into(),
                 "./parsers/s02-enrich/acme/dates.yaml".into(),
@@ -105,11 +122,11 @@ impl Bench {
             scenarios: vec!["scenarios/acme/door-knocking.yaml".into()],
             postoverflows: postoverflows.iter().map(ToString::to_string).collect(),
         };
-        create(&self.options(), name, &self.folder.path().join("door.log"), "door", &items)
+        create(&self.options(), &Self::shipped(), &new)
     }
 
     fn run(&self) -> Report {
-        run(&self.options()).expect("a hub with tests")
+        run(&self.options(), &Self::shipped()).expect("a hub with tests")
     }
 
     /// What a run says, without the folder's name.
@@ -214,7 +231,7 @@ results[0].Overflow.Alert.Events[0].GetMeta("verb") == "knock"
       actual:   "acme/door-knocking"
     "#);
     let strict = Options { strict: true, ..bench.options() };
-    let report = run(&strict).expect("a hub with tests");
+    let report = run(&strict, &Bench::shipped()).expect("a hub with tests");
     assert_eq!(report.tests[0].failures.len(), 3, "the field's runner lets the line without equality pass");
 }
 
@@ -253,7 +270,7 @@ fn what_cannot_be_run_says_why() {
     empty log: t: 0 assertions
     the log `HUB/.tests/t/empty.log` is empty
     unknown item: t: 0 assertions
-    parsers `acme/nobody` is neither in the index nor a file of the hub or the test
+    parsers `acme/nobody` is neither in the index nor a file of the hub or the test, nor shipped
     unfilled: t: 0 assertions
     `HUB/.tests/t/parser.assert` holds no assertions; fill it with these, if they are right:
     len(results) == 2
@@ -277,7 +294,45 @@ fn what_cannot_be_run_says_why() {
     "#);
     let bench = Bench::new();
     let options = Options { names: vec!["nobody".into()], ..bench.options() };
-    assert!(matches!(run(&options), Err(HubTestError::Unknown { .. })));
+    assert!(matches!(run(&options, &Bench::shipped()), Err(HubTestError::Unknown { .. })));
+}
+
+#[test]
+fn a_new_test_takes_the_rules_that_have_to_do_with_its_log() {
+    let bench = Bench::new();
+    let index = serde_json::json!({
+        "parsers": {
+            "acme/door": { "path": "parsers/s01-parse/acme/door-logs.yaml", "stage": "s01-parse" },
+            "acme/dates": { "path": "parsers/s02-enrich/acme/dates.yaml", "stage": "s02-enrich" },
+            "acme/idle": { "path": "parsers/s01-parse/acme/idle.yaml", "stage": "s01-parse" },
+        },
+        "scenarios": {
+            "acme/knocking": { "path": "scenarios/acme/door-knocking.yaml" },
+            "acme/kicking": { "path": "scenarios/acme/kicking.yaml" },
+        },
+    });
+    bench.write(".index.json", &index.to_string());
+    bench.write("parsers/s01-parse/acme/idle.yaml", &PARSER.replace("'door'", "'gate'").replace("door-logs", "idle"));
+    bench.write("scenarios/acme/kicking.yaml", &SCENARIO.replace("'knock'", "'kick'").replace("knocking", "kicking"));
+    let new = NewTest {
+        name: "all".into(),
+        log: bench.folder.path().join("door.log"),
+        log_type: "door".into(),
+        ..NewTest::default()
+    };
+    create(&bench.options(), &Bench::shipped(), &new).expect("a new test");
+    insta::assert_snapshot!(bench.read(".tests/all/config.yaml"), @r#"
+    parsers:
+    - "acme/dates"
+    - "acme/door"
+    scenarios:
+    - "acme/knocking"
+    postoverflows: []
+    log_file: "door.log"
+    log_type: "door"
+    ignore_parsers: false
+    "#);
+    assert!(bench.run().success());
 }
 
 #[test]
@@ -288,15 +343,41 @@ fn items_are_found_by_name_and_by_path() {
     });
     bench.write(".index.json", &index.to_string());
     bench.write(".tests/t/s02-enrich/acme/own.yaml", DATE);
-    let config = "parsers: [./s02-enrich/acme/own.yaml, acme/door-logs, '']\nlog_file: x\n";
+    let config = "parsers: [./s02-enrich/acme/own.yaml, cordon/dates, acme/door-logs, '']\nlog_file: x\n";
     bench.write(".tests/t/config.yaml", config);
-    let hub = Hub::open(bench.folder.path()).expect("a hub");
+    let shipped = Bench::shipped();
+    let hub = Hub::open(&bench.options(), &shipped).expect("a hub");
     let test = Test::read(&hub, "t").expect("a test");
     let placed: Vec<(&str, &Path)> =
         test.rules.parsers.iter().map(|rule| (rule.stage.as_str(), rule.path.as_path())).collect();
     let expected = [
         ("s01-parse", Path::new("parsers/s01-parse/door-logs.yaml")),
+        ("s02-enrich", Path::new("parsers/s02-enrich/dates.yaml")),
         ("s02-enrich", Path::new("parsers/s02-enrich/own.yaml")),
     ];
     assert_eq!(placed, expected);
+}
+
+#[test]
+fn what_we_ship_does_what_its_flows_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let options = Options {
+        tests: Some(root.join("tests/flows")),
+        hub: root,
+        names: Vec::new(),
+        now: "2026-08-22T00:00:00Z".parse().expect("a valid time"),
+        strict: true,
+    };
+    let shipped = RuleFiles::read(&Folders { shipped: true, folders: Vec::new() });
+    let report = run(&options, &shipped).expect("a folder of flows");
+    let told: Vec<String> = report
+        .tests
+        .iter()
+        .flat_map(|test| {
+            let failures = test.failures.iter().map(ToString::to_string);
+            test.error.iter().map(|error| format!("{}: {error}", test.name)).chain(failures)
+        })
+        .collect();
+    assert!(told.is_empty(), "{}", told.join("\n"));
+    assert!(report.tests.len() > 10);
 }
