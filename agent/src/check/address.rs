@@ -398,6 +398,27 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_pinned_address_is_the_one_beside_the_pin(lure in "(x|from |1\\.1\\.1\\.1|9| |port 1){0,8}") {
+            // What the program writes around any name: the patterns whose sides say so find its own address.
+            for (pattern, line) in [
+                ("^user .* from ([0-9.]+) port [0-9]+$", format!("user {lure} from 203.0.113.7 port 9")),
+                ("user .*? from ([0-9.]+)$", format!("user {lure} from 203.0.113.7")),
+                ("^from ([0-9.]+) .*", format!("from 203.0.113.7 {lure}")),
+            ] {
+                let hir = expr::regex_dialect::check(pattern).expect("a good regex");
+                let place = place(&hir, 1).expect("the group is there");
+                assert!(place.before == Side::Pinned || place.after == Side::Pinned, "{pattern}");
+                let regex = expr::regex_dialect::compile(pattern).expect("a good regex");
+                let found = regex.captures(line.as_bytes()).and_then(|found| found.get(1)).map(|found| found.as_bytes());
+                assert_eq!(found, Some(&b"203.0.113.7"[..]), "{pattern} on {line}");
+            }
+        }
+    }
+
     #[test]
     fn greed_right_before_the_address_eats_its_digits() {
         let cut = |pattern: &str| {

@@ -14,6 +14,7 @@ mod rules;
 mod sarif;
 mod subject;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,10 @@ pub struct Input<'a> {
     pub files: &'a RuleFiles,
     /// Pattern files that are there anyway. A file of `files` may define their names again.
     pub patterns: &'a [RuleFile],
+    /// Files that configure datasources.
+    pub acquisition: &'a [RuleFile],
+    /// The file that turns alerts into decisions.
+    pub profiles: Option<&'a RuleFile>,
     /// Where data files are. `None`: they are not checked.
     pub data: Option<Lookup<'a>>,
     /// Only findings in files below one of these are told; empty for all. The rest is what those files are judged by.
@@ -81,8 +86,10 @@ pub fn check(input: Input<'_>) -> Report {
     }
     let within = |path: &Path| input.only.is_empty() || input.only.iter().any(|only| path.starts_with(only));
     findings.retain(|finding| within(&finding.path));
+    let mut texts: HashMap<PathBuf, Vec<&str>> = HashMap::new();
     findings.retain_mut(|finding| {
-        let lines: Vec<&str> = subject.text(&finding.path).unwrap_or("").lines().collect();
+        let read = || subject.text(&finding.path).unwrap_or("").lines().collect();
+        let lines = texts.entry(finding.path.clone()).or_insert_with(read);
         let at = (finding.line as usize).checked_sub(1).filter(|at| *at < lines.len());
         finding.source = at.map_or(String::new(), |at| lines[at].trim_end().to_owned());
         !at.is_some_and(|at| allowed(&lines[..=at], finding.rule.code))

@@ -12,6 +12,8 @@ use crate::load::{Folders, RuleFile, RuleFiles};
 pub struct Reading {
     files: RuleFiles,
     patterns: Vec<RuleFile>,
+    acquisition: Vec<RuleFile>,
+    profiles: Option<RuleFile>,
     only: Vec<PathBuf>,
     data: Data,
 }
@@ -53,7 +55,7 @@ impl Reading {
     pub fn configured(folders: &Folders) -> Self {
         let files = RuleFiles::read(folders);
         let patterns = if folders.shipped { Vec::new() } else { shipped_patterns() };
-        Self { files, patterns, only: Vec::new(), data: Data::OfRules }
+        Self { files, patterns, acquisition: Vec::new(), profiles: None, only: Vec::new(), data: Data::OfRules }
     }
 
     /// A folder or a file.
@@ -88,7 +90,16 @@ impl Reading {
             None if root.join("data").is_dir() => Data::OfRules,
             None => Data::Unknown,
         };
-        Ok(Self { files, patterns: if shipped { Vec::new() } else { shipped_patterns() }, only, data })
+        let patterns = if shipped { Vec::new() } else { shipped_patterns() };
+        let mut acquisition: Vec<RuleFile> = plain_file(&root.join("acquis.yaml")).into_iter().collect();
+        let mut further: Vec<PathBuf> = fs::read_dir(root.join("acquis.d"))
+            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default();
+        further.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
+        further.sort();
+        acquisition.extend(further.iter().filter_map(|path| plain_file(path)));
+        let profiles = plain_file(&root.join("profiles.yaml"));
+        Ok(Self { files, patterns, acquisition, profiles, only, data })
     }
 
     /// A file in no layout: what it is, is told by its keys.
@@ -113,7 +124,8 @@ impl Reading {
             return Err(ReadError::Unknown(path.to_path_buf()));
         };
         list.push(RuleFile { path: path.to_path_buf(), stage: stage.to_owned(), text: Cow::Owned(text) });
-        Ok(Self { files, patterns: Vec::new(), only: vec![path.to_path_buf()], data: Data::Unknown })
+        let (patterns, acquisition) = (Vec::new(), Vec::new());
+        Ok(Self { files, patterns, acquisition, profiles: None, only: vec![path.to_path_buf()], data: Data::Unknown })
     }
 
     /// Checks what was read.
@@ -130,8 +142,21 @@ impl Reading {
             Data::Folder(_) => Some(&in_folder),
             Data::Unknown => None,
         };
-        check(Input { files: &self.files, patterns: &self.patterns, data, only: &self.only })
+        check(Input {
+            files: &self.files,
+            patterns: &self.patterns,
+            acquisition: &self.acquisition,
+            profiles: self.profiles.as_ref(),
+            data,
+            only: &self.only,
+        })
     }
+}
+
+/// A file that may be missing.
+fn plain_file(path: &Path) -> Option<RuleFile> {
+    let text = fs::read_to_string(path).ok()?;
+    Some(RuleFile { path: path.to_path_buf(), stage: String::new(), text: Cow::Owned(text) })
 }
 
 fn shipped_patterns() -> Vec<RuleFile> {

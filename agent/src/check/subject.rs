@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use api::profiles::Profiles;
 use expr::files::Files;
 use expr::{Compiler, Condition, Env, FieldId, Host, MapId, Program, Value};
 use jiff::Timestamp;
@@ -179,6 +180,11 @@ impl<'a> Subject<'a> {
         }
         parsers.sort_by(|a, b| (a.overflow, a.stage).cmp(&(b.overflow, b.stage)));
 
+        if let Some(file) = input.profiles
+            && let Err(fault) = Profiles::parse(&[(&*file.path, &*file.text)])
+        {
+            faults.push(if fault.path == Path::new("") { fault.within(&file.path) } else { fault });
+        }
         let simulation = input.files.simulation.as_ref().map(|file| Simulation::parse(&file.path, &file.text));
         let simulation = simulation.transpose().unwrap_or_else(|fault| {
             faults.push(fault);
@@ -284,7 +290,7 @@ impl<'a> Subject<'a> {
     fn files(&self) -> impl Iterator<Item = &'a RuleFile> {
         let files = self.input.files;
         let lists = [&files.patterns, &files.parsers, &files.postoverflows, &files.scenarios, &files.contexts];
-        lists.into_iter().flatten().chain(&files.simulation)
+        lists.into_iter().flatten().chain(&files.simulation).chain(self.input.acquisition).chain(self.input.profiles)
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = &'a Path> {

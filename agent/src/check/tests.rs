@@ -23,9 +23,10 @@ fn report(files: &[(&str, &str)]) -> Report {
     let mut patterns = RuleFiles::read(&Folders { shipped: true, folders: Vec::new() }).patterns;
     patterns.retain(|file| file.path.ends_with("00-base"));
     let mut rules = RuleFiles::default();
+    let (mut acquisition, mut profiles) = (Vec::new(), None);
     for (path, text) in files {
         let mut parts = path.split('/');
-        let (list, stage) = (parts.next().expect("a list"), parts.next().expect("a stage or a file"));
+        let (list, stage) = (parts.next().expect("a list"), parts.next().unwrap_or(""));
         let staged = matches!(list, "parsers" | "postoverflows");
         let file = RuleFile {
             path: PathBuf::from(path),
@@ -37,11 +38,20 @@ fn report(files: &[(&str, &str)]) -> Report {
             "postoverflows" => rules.postoverflows.push(file),
             "scenarios" => rules.scenarios.push(file),
             "contexts" => rules.contexts.push(file),
+            "acquis.yaml" => acquisition.push(file),
+            "profiles.yaml" => profiles = Some(file),
             other => panic!("no list is called `{other}`"),
         }
     }
     let data = |name: &str| if name == "here.txt" { Ok(()) } else { Err(format!("data file `{name}` is not there")) };
-    check(Input { files: &rules, patterns: &patterns, data: Some(&data), only: &[] })
+    check(Input {
+        files: &rules,
+        patterns: &patterns,
+        acquisition: &acquisition,
+        profiles: profiles.as_ref(),
+        data: Some(&data),
+        only: &[],
+    })
 }
 
 #[test]

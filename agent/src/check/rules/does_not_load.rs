@@ -59,6 +59,7 @@ mod tests {
                 ),
                 ("parsers/s01-parse/a.yaml", "name: a\nstatics: [{meta: a, value: b}]\n", &[]),
                 ("contexts/a.yaml", "name: a\n", &["1"]),
+                ("profiles.yaml", "name: a\nfilters: [Alert.]\ndecisions: [{type: ban, duration: 4h}]\n", &["2"]),
             ],
         );
     }

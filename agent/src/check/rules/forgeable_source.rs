@@ -4,6 +4,7 @@ use crate::check::address::{Place, Side, place};
 use crate::check::finding::{Findings, Rule, Severity};
 use crate::check::subject::{Assigned, Grok, Node, Parser, Subject};
 
+use expr::FieldId;
 use model::fields;
 
 pub(super) const RULE: Rule = Rule {
@@ -88,14 +89,32 @@ pub(super) fn sources<'s>(subject: &'s Subject<'_>) -> Vec<Source<'s>> {
 /// Looks through the statics of a node and its children; `above` are the nodes around it.
 fn feed<'s>(parser: &'s Parser<'_>, node: &'s Node, above: &mut Vec<&'s Node>, sources: &mut Vec<Source<'s>>) {
     let mut from = Vec::new();
-    // Closest first: a static sees what its own grok and children captured, and the groks of the nodes around it.
-    let within: Vec<&Grok> = node.tree().into_iter().filter_map(|node| node.grok.as_ref()).collect();
-    let around: Vec<&Grok> = above.iter().filter_map(|node| node.grok.as_ref()).collect();
     for entry in node.all_statics().filter(|entry| entry.dest == Some(fields::SOURCE_IP)) {
         if let Assigned::Program(program) = &entry.value {
             from.extend(program.facts().reads.iter().copied());
         }
     }
+    if !from.is_empty() {
+        trace(parser, node, above, from, sources);
+    }
+    above.push(node);
+    for child in &node.children {
+        feed(parser, child, above, sources);
+    }
+    above.pop();
+}
+
+/// Adds the groups that fill the fields `from`, which `node` makes the address of.
+fn trace<'s>(
+    parser: &'s Parser<'_>,
+    node: &'s Node,
+    above: &[&'s Node],
+    mut from: Vec<FieldId>,
+    sources: &mut Vec<Source<'s>>,
+) {
+    // Closest first: a static sees what its own grok and children captured, and the groks of the nodes around it.
+    let within: Vec<&Grok> = node.tree().into_iter().filter_map(|node| node.grok.as_ref()).collect();
+    let around: Vec<&Grok> = above.iter().filter_map(|node| node.grok.as_ref()).collect();
     // Through scratch fields of the same parser.
     let statics: Vec<_> = parser.node.tree().into_iter().flat_map(Node::all_statics).collect();
     let mut at = 0;
@@ -129,11 +148,6 @@ fn feed<'s>(parser: &'s Parser<'_>, node: &'s Node, above: &mut Vec<&'s Node>, s
             }
         }
     }
-    above.push(node);
-    for child in &node.children {
-        feed(parser, child, above, sources);
-    }
-    above.pop();
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod spoofable_evidence;
 mod starved_scenario;
 mod unconfirmed_name;
 mod unreachable_node;
+mod unsigned_log;
 mod unused_capture;
 mod unwritten_field;
 mod wide_whitelist;
@@ -35,4 +36,5 @@ pub const RULES: &[&Rule] = &[
     &idle_regex::RULE,
     &wide_whitelist::RULE,
     &loads_otherwise::RULE,
+    &unsigned_log::RULE,
 ];
