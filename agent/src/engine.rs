@@ -59,6 +59,7 @@ pub struct Engine {
     /// Pours that overflows of the last round caused.
     again: Vec<Timed>,
     live: bool,
+    threads: usize,
     selected: SelectMetrics,
     whitelisted: u64,
 }
@@ -75,14 +76,10 @@ pub struct Round {
 impl Engine {
     /// An engine without buckets. Fails when its threads cannot be started.
     pub fn new(rules: Arc<RuleSet>, options: EngineOptions) -> io::Result<Self> {
-        // Where lines depend on the lines before them, one thread parses.
-        let threads = if rules.in_order { 1 } else { options.threads };
-        if threads < options.threads {
-            info!("a rule uses a stash: lines are parsed in order, on one thread");
-        }
         Ok(Self {
             partitions: Partitions::new(Arc::clone(&rules), options.memory),
-            pool: Pool::new(threads, Worker::new)?,
+            pool: Pool::new(threads_for(&rules, options.threads), Worker::new)?,
+            threads: options.threads,
             scene: Scene {
                 stashes: Arc::new(rules.stashes()),
                 rules,
@@ -149,12 +146,13 @@ impl Engine {
     }
 
     /// Goes on under new rules. Buckets of scenarios that still mean the same go on, stashes are carried over.
-    pub fn adopt(&mut self, rules: Arc<RuleSet>, now: Timestamp) {
-        if rules.in_order && self.pool.threads() > 1 {
-            match Pool::new(1, Worker::new) {
-                Ok(pool) => self.pool = pool,
-                Err(error) => warn!(%error, "cannot parse on one thread"),
-            }
+    pub fn adopt(&mut self, rules: Arc<RuleSet>, now: Timestamp) -> io::Result<()> {
+        let threads = threads_for(&rules, self.threads);
+        if threads != self.pool.threads() {
+            self.pool = Pool::new(threads, Worker::new).or_else(|error| {
+                warn!(%error, "cannot start threads, working on one");
+                Pool::new(1, Worker::new)
+            })?;
         }
         let stashes = rules.stashes();
         stashes.restore(self.scene.stashes.entries(now), now);
@@ -165,6 +163,7 @@ impl Engine {
         info!(scenarios = rules.scenarios.all().len(), dropped_buckets = dropped, "new rules are in force");
         self.scene.stashes = Arc::new(stashes);
         self.scene.rules = rules;
+        Ok(())
     }
 
     /// What the scenarios said to events so far, since the rules are in force.
@@ -210,4 +209,13 @@ impl Engine {
         }
         again
     }
+}
+
+/// How many threads may parse: where lines depend on the lines before them, one.
+fn threads_for(rules: &RuleSet, wanted: usize) -> usize {
+    if !rules.in_order {
+        return wanted.max(1);
+    }
+    info!("a rule uses a stash: lines are parsed in order, on one thread");
+    1
 }

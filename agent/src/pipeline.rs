@@ -100,7 +100,7 @@ impl Pipeline {
         let stage = EngineStage { rules: Arc::clone(&rules), allow, reports: reports_in, counters, status, told: None };
         let engine = thread::Builder::new().name("engine".into()).spawn(move || {
             if let Err(error) = stage.run(&batches_out, options) {
-                error!(%error, "the engine cannot start");
+                error!(%error, "the engine cannot go on");
             }
         })?;
         let sources = inputs.into_iter().map(|(source, out)| Running::start(source, out)).collect::<io::Result<_>>()?;
@@ -171,7 +171,7 @@ impl EngineStage {
             let now = Timestamp::now();
             let rules = self.rules.load_full();
             if !Arc::ptr_eq(&rules, engine.rules()) {
-                engine.adopt(rules, now);
+                engine.adopt(rules, now)?;
             }
             engine.set_allow(self.allow.load_full());
             if !self.round(&mut engine, taken, now) {

@@ -196,3 +196,43 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use api::client::{Client, Credentials, Endpoint};
+    use tempfile::TempDir;
+    use tokio::sync::mpsc::channel;
+
+    use super::*;
+    use crate::acquisition::Place;
+
+    fn at(cursor: &str) -> Vec<(u32, Vec<Step>)> {
+        vec![(0, vec![Step::At(Place::Cursor(cursor.into()))])]
+    }
+
+    /// The clock is made: it jumps to the next timer whenever nothing else is left to do.
+    #[tokio::test(start_paused = true)]
+    async fn places_wait_for_the_alerts_before_them() {
+        let folder = TempDir::new().expect("a temporary folder");
+        let (checkpoint, _) = Checkpoint::open(folder.path());
+        let status = Arc::new(Status::default());
+        let nobody = folder.path().join("no-such-socket");
+        let client = Client::new(Endpoint::new(&nobody.to_string_lossy()), Credentials::Local).expect("a client");
+        let (reports, reports_out) = channel(8);
+        let (taken, taken_out) = channel(8);
+        let (stop, stopping) = watch::channel(false);
+        let reporting = tokio::spawn(report(Target::Remote(client), reports_out, taken, stopping, Arc::clone(&status)));
+        let keeping = tokio::spawn(keep(taken_out, checkpoint, vec!["journal".into()], Arc::clone(&status)));
+
+        reports.send(Report { alerts: Vec::new(), steps: at("before") }).await.expect("somebody listens");
+        let alerts = vec![Alert { scenario: "test".into(), ..Alert::default() }];
+        reports.send(Report { alerts, steps: at("behind") }).await.expect("somebody listens");
+        while status.reporting().is_none() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        stop.send(true).expect("somebody listens");
+        reporting.await.expect("it ends");
+        keeping.await.expect("it ends");
+        assert_eq!(Checkpoint::open(folder.path()).0.cursor("journal").as_deref(), Some("before"));
+    }
+}

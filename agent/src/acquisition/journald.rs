@@ -76,19 +76,20 @@ impl Journal {
         Self { config, program, cursor, started: Timestamp::now(), origin: Arc::new(origin), backlog_origin }
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, follow: bool) -> Command {
         let mut command = Command::new(&self.program);
         command.args(["--output=json", "--all", "--no-pager", "--quiet", FIELDS]);
         match &self.cursor {
-            Some(cursor) => {
-                command.arg(format!("--after-cursor={cursor}"));
-                if self.config.follow {
-                    command.args(["--follow", "--no-tail"]);
-                }
-            }
+            Some(cursor) => drop(command.arg(format!("--after-cursor={cursor}"))),
             // The last record is not taken, but says where the journal stands.
-            None if self.config.follow => drop(command.args(["--follow", "--lines=1"])),
+            None if follow => drop(command.arg("--lines=1")),
             None => {}
+        }
+        if follow {
+            command.arg("--follow");
+            if self.cursor.is_some() {
+                command.arg("--no-tail");
+            }
         }
         command.args(&self.config.filters);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -166,12 +167,21 @@ impl Journal {
 
 impl Datasource for Journal {
     fn run(&mut self, bell: &Arc<Bell>, out: &mut Outlet) -> Result<(), SourceError> {
-        let program = || self.program.to_string_lossy().into_owned();
-        let mut child = match self.command().spawn() {
+        // Following shows the present boot only; what was written before it is read first.
+        if self.config.follow && self.cursor.is_some() {
+            self.run_child(false, bell, out)?;
+        }
+        self.run_child(self.config.follow, bell, out)
+    }
+}
+
+impl Journal {
+    fn run_child(&mut self, follow: bool, bell: &Bell, out: &mut Outlet) -> Result<(), SourceError> {
+        let program = self.program.to_string_lossy().into_owned();
+        let mut child = match self.command(follow).spawn() {
             Ok(child) => Killed(child),
-            Err(error) => return Err(SourceError::Start { program: program(), error }),
+            Err(error) => return Err(SourceError::Start { program, error }),
         };
-        let program = program();
         let (Some(output), Some(errors)) = (child.0.stdout.take(), child.0.stderr.take()) else {
             return Ok(());
         };
@@ -198,10 +208,10 @@ impl Datasource for Journal {
         let status = child.0.wait().map_err(|error| SourceError::System { what: "cannot wait for a child", error })?;
         // It ends with the child's side of the pipe.
         let _ = listener.join();
-        let stderr = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if !self.config.follow && status.success() {
+        if !follow && status.success() {
             return Ok(());
         }
+        let stderr = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if stderr.to_lowercase().contains("cursor") && self.cursor.take().is_some() {
             info!("the journal no longer knows the place where reading stood");
             self.started = Timestamp::now();
@@ -425,12 +435,14 @@ mod tests {
         format!("{fields}\n")
     }
 
-    /// A `journalctl` that prints what is in `output`, says something on standard error and ends with `status`.
+    /// A `journalctl` that prints what is in `output` once, says something on standard error and ends with `status`; it ends
+    /// well if it is not told to follow and `status` is 1.
     fn fake(folder: &Path, output: &str, stderr: &str, status: u8) -> PathBuf {
         let (program, said) = (folder.join("journalctl"), folder.join("output"));
         fs::write(&said, output).expect("room on the disk");
         let script = format!(
-            "#!/bin/sh\necho \"$@\" >> {}\ncat {}\n[ -z '{stderr}' ] || echo '{stderr}' >&2\nexit {status}\n",
+            "#!/bin/sh\necho \"$@\" >> {0}\ncat {1}\n: > {1}\n[ -z '{stderr}' ] || echo '{stderr}' >&2\n\
+             case \"{status} $*\" in 1*--follow*) exit 1;; 1*) exit 0;; esac\nexit {status}\n",
             folder.join("arguments").display(),
             said.display()
         );
@@ -471,17 +483,20 @@ mod tests {
         assert_eq!(messages(&receiver), ["new"]);
         assert_eq!(status.dropped.get(), 1);
 
-        fake(folder.path(), &record("newer", "c3", now + day), "Failed to seek to cursor", 1);
+        fake(folder.path(), &record("newer", "c3", now + day), "", 1);
         journal.run(&bell, &mut out).expect_err("the child ended");
         assert_eq!(messages(&receiver), ["newer"]);
-        fake(folder.path(), "", "", 1);
+        fake(folder.path(), "", "Failed to seek to cursor", 2);
+        journal.run(&bell, &mut out).expect_err("the child ended");
         journal.run(&bell, &mut out).expect_err("the child ended");
         let arguments = fs::read_to_string(folder.path().join("arguments")).expect("the child wrote them");
-        let fields = FIELDS;
-        insta::assert_snapshot!(arguments.replace(fields, "FIELDS"), @r"
-        --output=json --all --no-pager --quiet FIELDS --follow --lines=1 _COMM=x
-        --output=json --all --no-pager --quiet FIELDS --after-cursor=c2 --follow --no-tail _COMM=x
-        --output=json --all --no-pager --quiet FIELDS --follow --lines=1 _COMM=x
+        let common = format!("--output=json --all --no-pager --quiet {FIELDS} ");
+        insta::assert_snapshot!(arguments.replace(&common, ""), @r"
+        --lines=1 --follow _COMM=x
+        --after-cursor=c2 _COMM=x
+        --after-cursor=c3 --follow --no-tail _COMM=x
+        --after-cursor=c3 _COMM=x
+        --lines=1 --follow _COMM=x
         ");
     }
 
