@@ -228,7 +228,7 @@ mod tests {
     use crate::load::{Folders, RuleFiles};
 
     /// How long something may take on a machine that does other things too.
-    const DEADLINE: Duration = Duration::from_secs(20);
+    const DEADLINE: Duration = Duration::from_secs(30);
 
     struct Host {
         folder: TempDir,

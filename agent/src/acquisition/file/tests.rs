@@ -16,7 +16,7 @@ use crate::acquisition::{Batch, Running};
 use crate::status::SourceStatus;
 
 /// How long a line may take on a machine that does other things too.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A file source over a temporary folder, and everything it has said.
 struct Bench {
