@@ -34,7 +34,7 @@ pub(crate) struct Global {
 
     /// What is logged on standard error: error, warn, info, debug, trace, or a filter such as `agent=debug`
     #[arg(long, global = true, env = "CORDON_LOG", value_name = "LEVEL")]
-    pub(crate) log: Option<String>,
+    pub(crate) log_level: Option<String>,
 }
 
 /// How results are printed.
@@ -96,6 +96,9 @@ pub(crate) enum Command {
     Arm,
     /// Find rules that load but cannot work, or can be abused
     Check(Check),
+    /// Try rules on recorded logs
+    #[command(subcommand)]
+    Hub(Hub),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -356,7 +359,14 @@ pub(crate) struct Explain {
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     pub(crate) kind: String,
     /// One line
-    #[arg(short, long, visible_alias = "log-line", required_unless_present = "file", conflicts_with = "file")]
+    #[arg(
+        short,
+        long,
+        visible_alias = "log",
+        alias = "log-line",
+        required_unless_present = "file",
+        conflicts_with = "file"
+    )]
     pub(crate) line: Option<String>,
     /// A file of lines; `-` is standard input
     #[arg(short, long)]
@@ -376,6 +386,49 @@ pub(crate) struct Replay {
     /// What kind of log it is: `sshd`, `nginx`, `syslog`, ...
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     pub(crate) kind: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Hub {
+    /// Run the tests of a hub, or make a new one
+    Test(HubTest),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct HubTest {
+    /// Names of tests; without any all are run
+    #[arg(value_name = "NAME", conflicts_with = "new")]
+    pub(crate) names: Vec<String>,
+    /// Folder of the hub; its tests lie in `.tests`, its data files in `data`
+    #[arg(long, visible_alias = "dir", default_value = ".", value_name = "FOLDER")]
+    pub(crate) hub: PathBuf,
+    /// Folder of the tests, if it is another
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) tests: Option<PathBuf>,
+    /// What the clock shows, and so the year of dates without one; without it the present
+    #[arg(long, value_name = "TIME")]
+    pub(crate) now: Option<jiff::Timestamp>,
+    /// Let every false assertion count, also those that the field's own runner lets pass
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Make a test of this name, whose assertions say what holds at present
+    #[arg(long, value_name = "NAME", requires = "log", requires = "kind")]
+    pub(crate) new: Option<String>,
+    /// The log of the new test
+    #[arg(long, value_name = "FILE", requires = "new")]
+    pub(crate) log: Option<PathBuf>,
+    /// What kind of log that is: `syslog`, `nginx`, ...
+    #[arg(short = 't', long = "type", value_name = "TYPE", requires = "new")]
+    pub(crate) kind: Option<String>,
+    /// A parser of the new test; without any, those that understand a line
+    #[arg(long = "parser", value_name = "NAME", requires = "new")]
+    pub(crate) parsers: Vec<String>,
+    /// A scenario of the new test; without any, those that overflow
+    #[arg(long = "scenario", value_name = "NAME", requires = "new")]
+    pub(crate) scenarios: Vec<String>,
+    /// A parser of overflows of the new test
+    #[arg(long = "postoverflow", value_name = "NAME", requires = "new")]
+    pub(crate) postoverflows: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -15,7 +15,7 @@ pub(crate) fn log_to_stderr(global: &Global) {
         Format::Human => "info",
         Format::Json | Format::Raw => "error",
     };
-    let wanted = global.log.as_deref().unwrap_or(default);
+    let wanted = global.log_level.as_deref().unwrap_or(default);
     let (filter, complaint) = match EnvFilter::try_new(wanted) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(default), Some(error)),

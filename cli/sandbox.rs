@@ -70,7 +70,7 @@ impl Subject {
         let start = Instant::now();
         let mut command = host.command(&program.to_string_lossy());
         command.args(["run", "--config"]).arg(&config).env("NOTIFY_SOCKET", &notify);
-        command.args(["--log", global.log.as_deref().unwrap_or("warn")]);
+        command.args(["--log-level", global.log_level.as_deref().unwrap_or("warn")]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).spawn();
         let subject = Self { host: host.clone(), config, program, child: child.context("cannot start cordon")? };
 

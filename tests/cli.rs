@@ -113,3 +113,32 @@ fn rules_are_checked_with_an_exit_code_that_says_how_bad_it_is() {
     ");
     assert!(said(&["check", "--explain", "wide-whitelist"]).contains("### Remedy"));
 }
+
+#[test]
+fn rules_are_tried_on_recorded_logs() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let flows = format!("{root}/tests/flows");
+    let now = "2026-08-22T00:00:00Z";
+    let told = said(&["hub", "test", "--hub", root, "--tests", &flows, "--now", now, "ssh-bf", "http-probing"]);
+    assert!(told.starts_with("exit 0\n2 of 2 tests succeed, with "), "{told}");
+
+    let tests = tempfile::tempdir().expect("a temporary folder");
+    let folder = tests.path().to_str().expect("a name in UTF-8");
+    let log = format!("{flows}/ssh-bf/ssh-bf.log");
+    let new =
+        ["hub", "test", "--hub", root, "--tests", folder, "--now", now, "--new", "mine", "--log", &log, "-t", "syslog"];
+    assert!(said(&new).contains("read its assertions before you keep them"));
+    let file = tests.path().join("mine/scenario.assert");
+    let assertions = std::fs::read_to_string(&file).expect("it was made");
+    std::fs::write(&file, assertions.replace("len(results) == 1", "len(results) == 7")).expect("room on the disk");
+    let told = said(&["hub", "test", "--hub", root, "--tests", folder, "--now", now]).replace(folder, "TESTS");
+    insta::assert_snapshot!(told, @r"
+    exit 1
+    mine: 1 of 392 assertions fail
+      TESTS/mine/scenario.assert:1: len(results) == 7
+        expected: 7
+        actual:   1
+    0 of 1 tests succeed, with 392 assertions
+    error: 1 of 1 tests failed
+    ");
+}
