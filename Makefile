@@ -35,7 +35,9 @@ build: ## build the optimised binary
 .PHONY: test
 test: ## run every test; as root also the ones in network namespaces, with a real sshd and nginx
 	@.ci/setup test
-	$(CARGO) test --workspace --locked --no-fail-fast
+	@# apart, because what expr is compared with in its tests gives JSON maps another order everywhere
+	$(CARGO) test --workspace --exclude cordon-expr --locked --no-fail-fast
+	$(CARGO) test -p cordon-expr --locked --no-fail-fast
 
 .PHONY: bench-latency
 bench-latency: ## from the last attack line to the first dropped packet: p50 and p99 over 200 bans (root)
