@@ -143,9 +143,6 @@ pub(crate) struct Ban {
     /// Why
     #[arg(long, default_value = "banned by hand")]
     pub(crate) reason: String,
-    /// Ban it although it is on an allowlist
-    #[arg(long)]
-    pub(crate) bypass_allowlist: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -228,9 +225,6 @@ pub(crate) struct AddDecision {
     /// Why
     #[arg(short = 'R', long, default_value = "decided by hand")]
     pub(crate) reason: String,
-    /// Decide it although the target is on an allowlist
-    #[arg(short = 'B', long)]
-    pub(crate) bypass_allowlist: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -41,7 +41,7 @@ pub(crate) fn ban(global: &Global, ban: &Ban) -> anyhow::Result<()> {
         scenario: ban.reason.clone(),
         ..DecisionBody::default()
     };
-    decide(global, body, ban.bypass_allowlist)
+    decide(global, body)
 }
 
 /// `cordon lift`: ends what was decided about exactly this target, and names ranges that still cover it.
@@ -215,18 +215,18 @@ fn add(global: &Global, new: &AddDecision) -> anyhow::Result<()> {
         scenario: new.reason.clone(),
         ..DecisionBody::default()
     };
-    decide(global, body, new.bypass_allowlist)
+    decide(global, body)
 }
 
 /// Stores one decision by hand, unless an allowlist is against it.
-fn decide(global: &Global, body: DecisionBody, bypass_allowlist: bool) -> anyhow::Result<()> {
+fn decide(global: &Global, body: DecisionBody) -> anyhow::Result<()> {
     let remote = Remote::connect(global)?;
     let is_net = matches!(Scope::new(&body.scope), Scope::Ip | Scope::Range);
-    if is_net && !bypass_allowlist {
+    if is_net {
         let allowed = check(&remote, std::slice::from_ref(&body.value))?;
         if let Some(result) = allowed.first() {
             bail!(
-                "{} is on an allowlist: {}\nhint: --bypass-allowlist decides it all the same",
+                "{} is on an allowlist: {}\nhint: take it off that list first (`cordon allowlists remove`); built-in and own addresses always stay",
                 body.value,
                 result.allowlists.join(", ")
             );
@@ -234,7 +234,12 @@ fn decide(global: &Global, body: DecisionBody, bypass_allowlist: bool) -> anyhow
     }
     let told = format!("{} {} for {}", body.remediation, body.value, body.duration);
     let mut alert = alert_of(&body.scenario, 1, vec![body.clone()]);
-    alert.source = Source { scope: body.scope, value: body.value.clone(), ip: body.value, ..Source::default() };
+    alert.source = match Scope::new(&body.scope) {
+        Scope::Ip => Source { ip: body.value.clone(), ..Source::default() },
+        Scope::Range => Source { range: body.value.clone(), ..Source::default() },
+        _ => Source::default(),
+    };
+    (alert.source.scope, alert.source.value) = (body.scope, body.value);
     let ids: Vec<String> = remote.post("v1/alerts", &[alert])?;
     match global.output {
         Format::Human => output::line(&told),

@@ -83,6 +83,15 @@ fn is_about(body: &DecisionBody, ip: IpAddr) -> bool {
 }
 
 impl Story {
+    /// What a decision comes to on this host: only the kernel's own answer counts as kept out.
+    fn verdict(&self) -> &'static str {
+        match &self.kernel {
+            Ok(Enforced::Blocked) => "is kept out",
+            Ok(_) => "is to be kept out, but this host does not drop it",
+            Err(_) => "is to be kept out, and nobody knows whether this host does it",
+        }
+    }
+
     fn tell(&self, now: Timestamp) -> String {
         let mut text = String::new();
         // writing to a String cannot fail, here and below
@@ -92,8 +101,9 @@ impl Story {
             }
             Some(body) => writeln!(
                 text,
-                "{} is kept out: {} until {} ({} left)",
+                "{} {}: {} until {} ({} left)",
                 self.ip,
+                self.verdict(),
                 body.remediation,
                 until(body, now),
                 body.duration

@@ -52,7 +52,8 @@ fn an_attack_can_be_asked_about_from_every_side() {
 
     let why = cordon.ask(&["why", "203.0.113.66"]);
     for part in [
-        "203.0.113.66 is kept out: ban until",
+        "203.0.113.66 is to be kept out, ",
+        ": ban until",
         "auth.log:0  ",
         "Failed password for root from 203.0.113.66 port 40001 ssh2",
         "cordon/sshd-logs",
@@ -88,7 +89,7 @@ fn decisions_by_hand_are_made_listed_and_ended() {
     assert!(!refused.status.success());
     insta::assert_snapshot!(String::from_utf8_lossy(&refused.stderr), @r"
     error: 192.0.2.7 is on an allowlist: 192.0.2.0/24 from cordon.yaml
-    hint: --bypass-allowlist decides it all the same
+    hint: take it off that list first (`cordon allowlists remove`); built-in and own addresses always stay
     ");
 
     insta::assert_snapshot!(cordon.ask(&["lift", "203.0.113.9"]), @r"
