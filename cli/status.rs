@@ -68,14 +68,13 @@ fn tell(answer: &Value) -> String {
     let _ = writeln!(text, "\n  enforcement  {health}");
     let bouncer = at("/bouncer");
     let of = |name: &str| show(bouncer.get(name).unwrap_or(&Value::Null));
-    let _ = writeln!(
-        text,
-        "               {} of {} entries in place, {} not enforced",
-        of("applied"),
-        of("wanted"),
-        of("refused_total")
-    );
-    if let Some(packets) = bouncer.pointer("/dropped/packets").and_then(Value::as_u64) {
+    let refused = of("refused_total");
+    if bouncer.get("mode").and_then(Value::as_str) == Some("dry-run") {
+        let _ = writeln!(text, "               {} entries would be in force, {refused} refused", of("wanted"));
+    } else {
+        let _ =
+            writeln!(text, "               {} of {} entries in place, {refused} refused", of("applied"), of("wanted"));
+        let packets = show(at("/bouncer/dropped/packets"));
         let _ = writeln!(text, "               {packets} packets dropped, {} repairs", of("heals"));
     }
     for name in ["error", "feed_error", "snapshot_error"] {
@@ -147,7 +146,7 @@ mod tests {
         cordon 1.0, watching since 2026-11-22T10:00:00Z
 
           enforcement  NOT WORKING: entries are missing
-                       1 of 2 entries in place, 0 not enforced
+                       1 of 2 entries in place, 0 refused
                        17 packets dropped, 3 repairs
                        gone
           decisions    2 in force

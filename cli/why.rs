@@ -179,7 +179,8 @@ fn tell_alert(text: &mut String, alert: &Alert, now: Timestamp) {
             until(body, now)
         );
     }
-    let _ = writeln!(text, "  alert {}      {}: {}", alert.id, printable(&alert.scenario), printable(&alert.message));
+    let message = if alert.message == alert.scenario { "" } else { &alert.message };
+    let _ = writeln!(text, "  alert {}      {} {}", alert.id, printable(&alert.scenario), printable(message));
     if alert.kind != "cscli" {
         let _ = writeln!(text, "  when         {} to {}", alert.start_at, alert.stop_at);
         let bucket = alert.cordon.as_ref();
