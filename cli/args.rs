@@ -380,6 +380,12 @@ pub(crate) struct Replay {
     /// What kind of log it is: `sshd`, `nginx`, `syslog`, ...
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     pub(crate) kind: String,
+    /// Year of dates without one; otherwise the latest that puts them at most a day after the log was last written
+    #[arg(long, value_name = "YEAR", value_parser = clap::value_parser!(i16).range(1970..=9000))]
+    pub(crate) year: Option<i16>,
+    /// How many threads work; as many as there are processors, if not given
+    #[arg(long, value_name = "COUNT", value_parser = workers)]
+    pub(crate) workers: Option<usize>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -393,6 +399,9 @@ pub(crate) struct HubTest {
     /// Names of tests; without any all are run
     #[arg(value_name = "NAME", conflicts_with = "new")]
     pub(crate) names: Vec<String>,
+    /// Run all tests, as without any name
+    #[arg(long, conflicts_with_all = ["names", "new"])]
+    pub(crate) all: bool,
     /// Folder of the hub; its tests lie in `.tests`, its data files in `data`
     #[arg(long, visible_alias = "dir", default_value = ".", value_name = "FOLDER")]
     pub(crate) hub: PathBuf,
@@ -584,6 +593,13 @@ fn net(text: &str) -> Result<IpNet, String> {
 fn duration(text: &str) -> Result<SignedDuration, String> {
     let duration = model::duration::parse_with_days(text).map_err(|error| error.to_string())?;
     if duration.is_positive() { Ok(duration) } else { Err("expected more than nothing".to_owned()) }
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=256) => Ok(count),
+        _ => Err("expected a number from 1 to 256".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -51,10 +51,11 @@ pub(crate) fn run(global: &Global, args: &Replay) -> anyhow::Result<()> {
         Cat::new(&files)
     };
     let EngineOptions { threads, memory, .. } = EngineOptions::live(HashKey::new([0; 16]));
+    let threads = args.workers.unwrap_or(threads);
     let allow = Arc::new(AllowSet::new(run::configured_entries(&config)));
 
     let (start, bar, mut alerts) = (Instant::now(), progress(), Vec::new());
-    let replayed = replay(rules, input, ReplayOptions { threads, memory, allow }, |new, source| {
+    let replayed = replay(rules, input, ReplayOptions { threads, memory, allow, year: args.year }, |new, source| {
         alerts.extend(new);
         bar.set_length(source.total.get());
         bar.set_position(source.bytes.get());

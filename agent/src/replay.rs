@@ -7,6 +7,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use model::{Alert, AllowSet};
 use parsers::YearRule;
 use scenarios::HashKey;
@@ -28,6 +31,8 @@ pub struct ReplayOptions {
     pub memory: usize,
     /// Who is never punished.
     pub allow: Arc<AllowSet>,
+    /// The year of dates without one, in UTC; `None` is the latest that puts them at most a day after the input was written.
+    pub year: Option<i16>,
 }
 
 /// What a replay gave beside its alerts.
@@ -52,10 +57,13 @@ pub fn replay(
     options: ReplayOptions,
     mut tell: impl FnMut(Vec<Alert>, &SourceStatus),
 ) -> io::Result<Replayed> {
-    let year = input.newest().map_or(YearRule::Latest, YearRule::LatestBefore);
+    let year = match options.year.and_then(last_day_but_one) {
+        Some(reference) => YearRule::LatestBefore(reference),
+        None => input.newest().map_or(YearRule::Latest, YearRule::LatestBefore),
+    };
     // Nobody can aim at the buckets of a log that is written already, and the same key makes the same order.
     let key = HashKey::new([0; 16]);
-    let ReplayOptions { threads, memory, allow } = options;
+    let ReplayOptions { threads, memory, allow, .. } = options;
     let mut engine = Engine::new(rules, EngineOptions { threads, memory, key, year, live: false })?;
     engine.set_allow(allow);
     let status = Arc::new(SourceStatus::new("replay", "file"));
@@ -84,6 +92,12 @@ pub fn replay(
     })
 }
 
+/// The moment a day before `year` ends: dates may lie a day ahead of it, so that all of the year do and none after it.
+fn last_day_but_one(year: i16) -> Option<Timestamp> {
+    let end = Date::new(year, 12, 30).ok()?.at(23, 59, 59, 999_999_999);
+    TimeZone::UTC.to_timestamp(end).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
@@ -105,13 +119,23 @@ mod tests {
     }
 
     fn run(rules: &Arc<RuleSet>, log: &Path, threads: usize, allow: AllowSet) -> (Vec<Alert>, Replayed) {
+        run_in(rules, log, threads, allow, None)
+    }
+
+    fn run_in(
+        rules: &Arc<RuleSet>,
+        log: &Path,
+        threads: usize,
+        allow: AllowSet,
+        year: Option<i16>,
+    ) -> (Vec<Alert>, Replayed) {
         let files = Files {
             patterns: vec![PathPattern::new(&log.to_string_lossy()).expect("a valid pattern")],
             exclude: Vec::new(),
             labels: vec![("type".into(), "syslog".into())],
             time_machine: true,
         };
-        let options = ReplayOptions { threads, memory: 64 << 20, allow: Arc::new(allow) };
+        let options = ReplayOptions { threads, memory: 64 << 20, allow: Arc::new(allow), year };
         let mut alerts = Vec::new();
         let replayed = replay(Arc::clone(rules), Cat::new(&files), options, |some, _| alerts.extend(some));
         (alerts, replayed.expect("threads can be started"))
@@ -122,7 +146,7 @@ mod tests {
         let mut random = StdRng::seed_from_u64(7);
         let mut log = String::new();
         for line in 0..lines {
-            let at = jiff::Timestamp::constant(1_772_856_306, 0) + jiff::SignedDuration::from_millis(line as i64 * 5);
+            let at = Timestamp::constant(1_772_856_306, 0) + jiff::SignedDuration::from_millis(line as i64 * 5);
             let attacker = random.random_range(0..200) * random.random_range(0..3);
             let user = ["root", "admin", "pi"][random.random_range(0..3)];
             let _ = writeln!(
@@ -157,6 +181,29 @@ mod tests {
                 (counts.fates.clone(), counts.buckets.clone()),
                 "{threads} threads"
             );
+        }
+    }
+
+    #[test]
+    fn dates_without_a_year_get_the_one_asked_for() {
+        let folder = TempDir::new().expect("a temporary folder");
+        let log = folder.path().join("auth.log");
+        let rules = shipped(Vec::new());
+        for (year, day, first) in [
+            (Some(2005), "Dec 31 23:59:5", Some("2005-12-31T23:59:50Z")),
+            (Some(2005), "Jan  1 00:00:0", Some("2005-01-01T00:00:00Z")),
+            (Some(2024), "Feb 29 12:00:0", Some("2024-02-29T12:00:00Z")),
+        ] {
+            let mut lines = String::new();
+            for second in 0..10 {
+                let _ = writeln!(
+                    lines,
+                    "{day}{second} web1 sshd[811]: Failed password for root from 198.51.100.7 port 40000 ssh2"
+                );
+            }
+            fs::write(&log, lines).expect("room on the disk");
+            let (alerts, _) = run_in(&rules, &log, 1, AllowSet::new([]), year);
+            assert_eq!(alerts.first().map(|alert| &*alert.start_at), first, "{year:?} {day}");
         }
     }
 
