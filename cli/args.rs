@@ -371,6 +371,26 @@ pub(crate) struct Explain {
     /// With the parsers that did not match
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) rules: RulesFrom,
+}
+
+/// Whose rules are tried, if not those of the configuration.
+#[derive(Debug, ClapArgs)]
+#[group(skip)]
+pub(crate) struct RulesFrom {
+    /// Use rules of the hub in this folder instead of the configured ones; data files come from `data` in it
+    #[arg(long, value_name = "FOLDER", requires = "items")]
+    pub(crate) hub: Option<PathBuf>,
+    /// Collections of the hub, separated by commas, with or without their authors; what they need comes along
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "hub", group = "items")]
+    pub(crate) collections: Vec<String>,
+    /// All rules of the hub
+    #[arg(long = "all", requires = "hub", group = "items")]
+    pub(crate) all: bool,
+    /// Use a folder of rules or CrowdSec's configuration folder as it is, with its profiles, instead of the configured rules
+    #[arg(long, value_name = "FOLDER", conflicts_with = "hub")]
+    pub(crate) config_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -386,12 +406,43 @@ pub(crate) struct Replay {
     /// How many threads work; as many as there are processors, if not given
     #[arg(long, value_name = "COUNT", value_parser = workers)]
     pub(crate) workers: Option<usize>,
+    #[command(flatten)]
+    pub(crate) rules: RulesFrom,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Hub {
     /// Run the tests of a hub, or make a new one
     Test(HubTest),
+    /// List the items of a hub, and which are installed
+    List(HubList),
+    /// Show an item of a hub: what it consists of, what it reads and needs, how it is tested
+    Inspect(HubInspect),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct HubList {
+    #[command(flatten)]
+    pub(crate) hub: HubFolder,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct HubInspect {
+    /// Name of the item, with or without its author
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) hub: HubFolder,
+}
+
+/// A hub, and where its items may be installed.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct HubFolder {
+    /// Folder of the hub, with its `.index.json`
+    #[arg(long, visible_alias = "dir", default_value = ".", value_name = "FOLDER")]
+    pub(crate) hub: PathBuf,
+    /// Folder of rules where items may be installed, such as CrowdSec's configuration folder; without it the configured ones
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) config_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

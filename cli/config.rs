@@ -56,9 +56,9 @@ pub(crate) struct Acquisition {
 pub(crate) struct Rules {
     /// Whether the rules inside the binary are loaded.
     pub(crate) shipped: bool,
-    /// Folders of further rules, in the hub's layout (`parsers/s01-parse/...`, `scenarios/...`).
+    /// Folders of further rules, in the hub's layout (`parsers/s01-parse/...`, `scenarios/...`); CrowdSec's own folder is one.
     pub(crate) folders: Vec<PathBuf>,
-    /// Profiles that replace the shipped ones.
+    /// Profiles that replace the shipped ones and those in the folders.
     pub(crate) profiles: Option<PathBuf>,
 }
 

@@ -72,8 +72,8 @@ struct Filled {
 }
 
 pub(crate) fn run(global: &Global, args: &Explain) -> anyhow::Result<()> {
-    let config = Config::load(global)?;
-    let rules = Arc::new(run::rules(&config));
+    let mut config = Config::load(global)?;
+    let rules = Arc::new(run::rules(&mut config, &args.rules)?);
     let allow = Arc::new(AllowSet::new(run::configured_entries(&config)));
     let text = match (&args.line, &args.file) {
         (Some(line), _) => line.clone(),

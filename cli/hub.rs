@@ -1,15 +1,136 @@
-//! `cordon hub test`: rules tried on recorded logs, and what must come out of it.
+//! `cordon hub`: what a hub has, and its rules tried on recorded logs.
 
-use agent::hubtest::{NewTest, Options, Report, TestReport, create, run};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use agent::hub::{Facts, Hub, Installed, Item, KINDS};
+use agent::hubtest::{self, NewTest, Options, Report, TestReport, create};
 use agent::load::{Folders, RuleFiles};
 use anyhow::bail;
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{Format, Global, HubTest};
-use crate::output::{self, Rows};
+use crate::args::{self, Format, Global, HubFolder, HubInspect, HubList, HubTest};
+use crate::config::Config;
+use crate::output::{self, Rows, printable};
 
-pub(crate) fn test(global: &Global, args: &HubTest) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, command: &args::Hub) -> anyhow::Result<()> {
+    match command {
+        args::Hub::Test(args) => test(global, args),
+        args::Hub::List(args) => list(global, args),
+        args::Hub::Inspect(args) => inspect(global, args),
+    }
+}
+
+/// Folders where items may be installed.
+fn folders(global: &Global, args: &HubFolder) -> anyhow::Result<Vec<PathBuf>> {
+    Ok(match &args.config_dir {
+        Some(folder) => vec![folder.clone()],
+        None => Config::load(global)?.rules.folders,
+    })
+}
+
+fn list(global: &Global, args: &HubList) -> anyhow::Result<()> {
+    let hub = Hub::open(&args.hub.hub)?;
+    let folders = folders(global, &args.hub)?;
+    let items =
+        || hub.index().items().map(|(kind, name, item)| (kind, name, item, hub.installed(kind, item, &folders)));
+    if global.output == Format::Json {
+        let mut kinds: BTreeMap<&str, Vec<_>> = KINDS.into_iter().map(|kind| (kind, Vec::new())).collect();
+        for (kind, name, item, status) in items() {
+            let described = json!({
+                "name": name,
+                "version": item.version,
+                "status": status,
+                "description": item.description,
+                "path": item.path,
+            });
+            kinds.entry(kind).or_default().push(described);
+        }
+        return output::json(&kinds);
+    }
+    let row = |(kind, name, item, status): (&str, &str, &Item, Installed)| {
+        [kind, name, &item.version, status.text(), &item.description].map(printable).to_vec()
+    };
+    let rows =
+        Rows { columns: &["type", "name", "version", "status", "description"], rows: items().map(row).collect() };
+    if global.output == Format::Raw { rows.raw() } else { rows.human("the hub has no items") }
+}
+
+/// Everything there is to know about an item.
+#[derive(Debug, Serialize)]
+struct Inspected {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    name: String,
+    #[serde(flatten)]
+    item: Item,
+    status: Installed,
+    /// What it consists of, by type.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    needs: BTreeMap<&'static str, Vec<String>>,
+    #[serde(flatten)]
+    facts: Facts,
+    tests: Vec<String>,
+}
+
+fn inspect(global: &Global, args: &HubInspect) -> anyhow::Result<()> {
+    let hub = Hub::open(&args.hub.hub)?;
+    let folders = folders(global, &args.hub)?;
+    let mut all = Vec::new();
+    for (kind, name, item) in hub.index().find(&KINDS, "item", &args.name)? {
+        let mut needs: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for part in hub.index().closure(kind, name)?.into_iter().filter(|part| *part != (kind, name)) {
+            needs.entry(part.0).or_default().push(part.1.to_owned());
+        }
+        all.push(Inspected {
+            kind,
+            name: name.to_owned(),
+            item: item.clone(),
+            status: hub.installed(kind, item, &folders),
+            needs,
+            facts: hub.facts(kind, name)?,
+            tests: hub.tests(name, item),
+        });
+    }
+    match global.output {
+        Format::Json => output::json(&all),
+        Format::Human | Format::Raw => all.iter().try_for_each(Inspected::tell),
+    }
+}
+
+impl Inspected {
+    fn tell(&self) -> anyhow::Result<()> {
+        let facts = &self.facts;
+        let mut lines = vec![
+            ("type", self.kind.to_owned()),
+            ("name", self.name.clone()),
+            ("version", self.item.version.clone()),
+            ("status", self.status.text().to_owned()),
+            ("description", self.item.description.clone()),
+            ("author", self.item.author.clone()),
+            ("file", self.item.path.display().to_string()),
+            ("stage", self.item.stage.clone()),
+        ];
+        lines.extend(self.needs.iter().flat_map(|(kind, names)| names.iter().map(|name| (*kind, name.clone()))));
+        lines.extend(facts.requires.iter().map(|text| ("requires", text.clone())));
+        for (label, fields) in [("reads", &facts.reads), ("writes", &facts.writes), ("data file", &facts.data)] {
+            lines.extend(fields.iter().map(|field| (label, field.clone())));
+        }
+        lines.extend(self.tests.iter().map(|test| ("test", test.clone())));
+        lines.extend(facts.problems.iter().map(|problem| ("problem", problem.replace('\n', "; "))));
+        let mut last = "";
+        for (label, text) in lines.iter().filter(|(_, text)| !text.is_empty()) {
+            let shown = if *label == last { "" } else { *label };
+            output::line(&format!("{shown:<14} {}", printable(text)))?;
+            last = label;
+        }
+        Ok(())
+    }
+}
+
+fn test(global: &Global, args: &HubTest) -> anyhow::Result<()> {
     let options = Options {
         hub: args.hub.clone(),
         tests: args.tests.clone(),
@@ -19,7 +140,7 @@ pub(crate) fn test(global: &Global, args: &HubTest) -> anyhow::Result<()> {
     };
     let shipped = RuleFiles::read(&Folders { shipped: true, folders: Vec::new() });
     let (Some(name), Some(log), Some(kind)) = (&args.new, &args.log, &args.kind) else {
-        return show(global, &run(&options, &shipped)?);
+        return show(global, &hubtest::run(&options, &shipped)?);
     };
     let new = NewTest {
         name: name.clone(),

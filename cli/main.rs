@@ -67,7 +67,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Disarm => bouncer::switch(global, false),
         Command::Arm => bouncer::switch(global, true),
         Command::Check(args) => check::run(global, &args),
-        Command::Hub(args::Hub::Test(args)) => hub::test(global, &args),
+        Command::Hub(command) => hub::run(global, &command),
         Command::Config(ConfigCommand::Check) => config::check(global),
         Command::Config(ConfigCommand::Show) => config::show(global),
         Command::Bench(Bench::Latency { bans, loaded }) => bench::latency(bans, loaded, global),

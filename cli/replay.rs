@@ -38,8 +38,8 @@ struct Outcome {
 }
 
 pub(crate) fn run(global: &Global, args: &Replay) -> anyhow::Result<()> {
-    let config = Config::load(global)?;
-    let rules = Arc::new(run::rules(&config));
+    let mut config = Config::load(global)?;
+    let rules = Arc::new(run::rules(&mut config, &args.rules)?);
     let profiles = run::profiles(&config)?;
     let labels = vec![("type".into(), args.kind.as_str().into())];
     let mut files = Files { patterns: Vec::new(), exclude: Vec::new(), labels, time_machine: true };

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use agent::acquisition::config::{self as datasources, SourceConfig};
 use agent::acquisition::discover::discover;
 use agent::engine::EngineOptions;
+use agent::hub::{self, Choice, Hub};
 use agent::load::{Folders, RuleFiles};
 use agent::pipeline::{Parts, Pipeline};
 use agent::report::Target;
@@ -38,8 +39,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, block_in_place};
 use tracing::{error, info, warn};
 
-use crate::args::{Global, RunArgs};
-use crate::config::Config;
+use crate::args::{Global, RulesFrom, RunArgs};
+use crate::config::{Config, Rules};
 use crate::status::Report;
 
 /// The name under which this process's own alerts are stored.
@@ -147,16 +148,25 @@ fn sources(config: &Config) -> (Vec<SourceConfig>, Vec<Problem>) {
 
 fn build(config: &Config) -> Built {
     let from = Folders { shipped: config.rules.shipped, folders: config.rules.folders.clone() };
-    RuleSet::build(&RuleFiles::read(&from))
+    RuleSet::build(&RuleFiles::read(&from).with_shipped_patterns())
 }
 
-/// The rules that load; what does not is told.
-pub(crate) fn rules(config: &Config) -> RuleSet {
-    let built = build(config);
+/// The rules that an analyst wants to try; what does not load is told. A folder in place of the configured rules is
+/// entered into `config`.
+pub(crate) fn rules(config: &mut Config, from: &RulesFrom) -> anyhow::Result<RuleSet> {
+    if let Some(folder) = &from.config_dir {
+        hub::has_rules(folder)?;
+        config.rules = Rules { shipped: false, folders: vec![folder.clone()], profiles: None };
+    }
+    let built = match &from.hub {
+        None => build(config),
+        Some(root) if from.all => Hub::build(root, &Choice::All)?,
+        Some(root) => Hub::build(root, &Choice::Collections(from.collections.clone()))?,
+    };
     for problem in &built.problems {
         warn!("{problem}");
     }
-    built.rules
+    Ok(built.rules)
 }
 
 /// Without a whitelist that does not load, somebody could be punished whom it protects.
@@ -203,9 +213,11 @@ pub(crate) fn open_target(config: &Enforcement) -> anyhow::Result<Option<Nftable
     })
 }
 
-/// The profiles that the configuration names, or the shipped ones.
+/// The profiles that the configuration names, or those that lie in the last folder of rules that has any, or the shipped ones.
 pub(crate) fn profiles(config: &Config) -> anyhow::Result<Profiles> {
-    Ok(match &config.rules.profiles {
+    let beside =
+        || config.rules.folders.iter().rev().map(|folder| folder.join("profiles.yaml")).find(|path| path.exists());
+    Ok(match &config.rules.profiles.clone().or_else(beside) {
         Some(path) => {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
             Profiles::parse(&[(path, &text)])?

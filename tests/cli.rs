@@ -142,3 +142,204 @@ fn rules_are_tried_on_recorded_logs() {
     error: 1 of 1 tests failed
     ");
 }
+
+/// A hub of two collections: `outer` needs `inner`, which needs a parser and a scenario that asks a data file.
+fn hub() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it has a folder")).expect("room on the disk");
+        std::fs::write(path, text).expect("room on the disk");
+    };
+    write(
+        "hub/.index.json",
+        r#"{
+          "parsers": {"us/doors": {"path": "parsers/s01-parse/us/doors.yaml", "stage": "s01-parse", "version": "0.2",
+            "description": "reads the log of our doors", "labels": null, "versions": {}}},
+          "scenarios": {"us/forced": {"path": "scenarios/us/forced.yaml", "version": "0.1", "description": "a forced door"}},
+          "collections": {
+            "us/inner": {"path": "collections/us/inner.yaml", "parsers": ["us/doors"], "scenarios": ["us/forced"], "contexts": null},
+            "us/outer": {"path": "collections/us/outer.yaml", "collections": ["us/inner"]},
+            "us/torn": {"path": "collections/us/torn.yaml", "parsers": ["us/gone"]}},
+          "appsec-rules": {"us/waf": {"path": "appsec-rules/us/waf.yaml"}}
+        }"#,
+    );
+    let parser = "name: us/doors\nonsuccess: next_stage\nfilter: \"evt.Line.Labels.type == 'doors'\"\n\
+                  grok:\n  pattern: '%{TIMESTAMP_ISO8601:at} %{WORD:door} forced by %{IP:who}'\n  apply_on: Line.Raw\n\
+                  statics:\n  - meta: source_ip\n    expression: evt.Parsed.who\n  - meta: door\n    expression: evt.Parsed.door\n  \
+                  - method: ParseDate\n    expression: evt.Parsed.at\n  \
+                  - target: evt.MarshaledTime\n    expression: evt.Enriched.MarshaledTime\n";
+    let scenario = "type: trigger\nname: us/forced\ndescription: a forced door\n\
+                    filter: \"evt.Meta.door in File('doors.txt')\"\ngroupby: evt.Meta.source_ip\n\
+                    data:\n  - dest_file: doors.txt\n    type: string\nlabels:\n  remediation: true\n";
+    write("hub/parsers/s01-parse/us/doors.yaml", parser);
+    write("hub/scenarios/us/forced.yaml", scenario);
+    write("hub/data/doors.txt", "cellar\n");
+    write(
+        "hub/.tests/doors/config.yaml",
+        "parsers: [./parsers/s01-parse/us/doors.yaml]\nlog_file: a.log\nlog_type: doors\n",
+    );
+    // CrowdSec's own folder: another data folder, a pretended scenario, a profile with a length of its own
+    let var = folder.path().join("var");
+    write("etc/config.yaml", &format!("config_paths:\n  data_dir: {}\n", var.display()));
+    write("etc/parsers/s01-parse/doors.yaml", parser);
+    write("etc/scenarios/forced.yaml", scenario);
+    write("var/doors.txt", "cellar\nattic\n");
+    write(
+        "etc/profiles.yaml",
+        "name: ours\nfilters:\n  - Alert.Remediation == true\ndecisions:\n  - type: captcha\n    duration: 7h\n",
+    );
+    write(
+        "doors.log",
+        "2026-03-07T04:05:06Z cellar forced by 198.51.100.23\n2026-03-07T04:05:07Z attic forced by 198.51.100.24\n",
+    );
+    folder
+}
+
+#[test]
+fn an_analyst_tries_the_rules_of_a_hub_or_of_crowdsecs_own_folder() {
+    let folder = hub();
+    let root = folder.path().to_str().expect("a name in UTF-8");
+    let at = |args: &[&str]| {
+        let args: Vec<String> = args.iter().map(|arg| arg.replace('@', root)).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        said(&args).replace(root, "@")
+    };
+    let cellar = "2026-03-07T04:05:06Z,us/forced,Ip:198.51.100.23,1";
+    let replay = ["replay", "@/doors.log", "-t", "doors", "-o", "raw"];
+    // (arguments, the rows that come out or the error)
+    let cases: [(&[&str], &str); 9] = [
+        (&["--hub", "@/hub", "--all"], "ban for 4h"),
+        (&["--hub", "@/hub", "--collections", "us/inner"], "ban for 4h"),
+        (&["--hub", "@/hub", "--collections", "outer", "--workers", "3"], "ban for 4h"),
+        (&["--config-dir", "@/etc"], "captcha for 7h"),
+        (
+            &["--hub", "@/hub", "--collections", "us/iner"],
+            "error: there is no collection `us/iner` in the index of the hub\nhint: did you mean `us/inner`?",
+        ),
+        (&["--hub", "@/hub", "--collections", "outer,innr"], "hint: did you mean `inner`?"),
+        (
+            &["--hub", "@/hub", "--collections", "torn"],
+            "error: there is no item `parsers:us/gone` in the index of the hub",
+        ),
+        (&["--hub", "@/var", "--all"], "error: there are no rules in `@/var`"),
+        (&["--hub", "@/var", "--collections", "inner"], "error: there is no `.index.json` in `@/var`"),
+    ];
+    for (args, expected) in cases {
+        let told = at(&[&replay, args].concat());
+        let success = !expected.contains(':');
+        assert!(told.starts_with(if success { "exit 0" } else { "exit 1" }), "{args:?}: {told}");
+        assert!(told.contains(expected), "{args:?}: {told}");
+        assert_eq!(told.contains(cellar), success, "{args:?}: {told}");
+        // only the other data folder names the attic
+        assert_eq!(told.contains("198.51.100.24"), args[0] == "--config-dir", "{args:?}: {told}");
+    }
+    for mistake in [
+        &["--hub", "@/hub"][..],
+        &["--all"],
+        &["--collections", "inner"],
+        &["--hub", "@/hub", "--all", "--collections", "inner"],
+        &["--hub", "@/hub", "--all", "--config-dir", "@/etc"],
+        &["--workers", "0"],
+        &["--year", "26000"],
+    ] {
+        let told = at(&[&replay, mistake].concat());
+        assert!(told.starts_with("exit 2"), "{mistake:?}: {told}");
+    }
+    let line = "2026-03-07T04:05:06Z cellar forced by 198.51.100.23";
+    let explained = at(&["explain", "-t", "doors", "--line", line, "--hub", "@/hub", "--collections", "inner"]);
+    assert!(explained.contains("us/forced  pours into the bucket of `198.51.100.23`"), "{explained}");
+}
+
+#[test]
+fn a_hub_is_listed_and_its_items_are_inspected() {
+    let folder = hub();
+    let root = folder.path().to_str().expect("a name in UTF-8");
+    let (hub, etc) = (format!("{root}/hub"), format!("{root}/etc"));
+    insta::assert_snapshot!(said(&["hub", "list", "--hub", &hub, "--config-dir", &etc, "-o", "raw"]), @r#"
+    exit 0
+    type,name,version,status,description
+    collections,us/inner,,available,
+    collections,us/outer,,available,
+    collections,us/torn,,available,
+    parsers,us/doors,0.2,"installed, tainted",reads the log of our doors
+    scenarios,us/forced,0.1,"installed, tainted",a forced door
+    "#);
+    insta::assert_snapshot!(said(&["hub", "inspect", "outer", "--hub", &hub]), @r"
+    exit 0
+    type           collections
+    name           us/outer
+    status         available
+    file           collections/us/outer.yaml
+    collections    us/inner
+    parsers        us/doors
+    scenarios      us/forced
+    ");
+    insta::assert_snapshot!(said(&["hub", "inspect", "doors", "--hub", &hub]), @r"
+    exit 0
+    type           parsers
+    name           us/doors
+    version        0.2
+    status         available
+    description    reads the log of our doors
+    file           parsers/s01-parse/us/doors.yaml
+    stage          s01-parse
+    requires       evt.Line.Labels.type is one of doors
+    reads          evt.Enriched.MarshaledTime
+                   evt.Line.Labels.type
+                   evt.Line.Raw
+                   evt.Parsed.at
+                   evt.Parsed.door
+                   evt.Parsed.who
+                   evt.StrTimeFormat
+    writes         evt.Enriched.MarshaledTime
+                   evt.MarshaledTime
+                   evt.Meta.door
+                   evt.Meta.source_ip
+                   evt.Parsed.at
+                   evt.Parsed.door
+                   evt.Parsed.who
+                   evt.Stage
+    test           doors
+    ");
+    insta::assert_snapshot!(said(&["hub", "inspect", "us/forced", "--hub", &hub]), @r"
+    exit 0
+    type           scenarios
+    name           us/forced
+    version        0.1
+    status         available
+    description    a forced door
+    file           scenarios/us/forced.yaml
+    reads          evt.Enriched.ASNNumber
+                   evt.Enriched.ASNOrg
+                   evt.Enriched.ASNumber
+                   evt.Enriched.IsoCode
+                   evt.Enriched.Latitude
+                   evt.Enriched.Longitude
+                   evt.MarshaledTime
+                   evt.Meta.*
+                   evt.Meta.door
+                   evt.Meta.source_ip
+    data file      doors.txt
+    ");
+    insta::assert_snapshot!(said(&["hub", "inspect", "force", "--hub", &hub]), @r"
+    exit 1
+
+    error: there is no item `force` in the index of the hub
+    hint: did you mean `forced`?
+    ");
+    let json = cordon(&["hub", "list", "--hub", &hub, "-o", "json"]).stdout;
+    let kinds: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    assert_eq!(kinds["parsers"][0]["name"], "us/doors");
+    assert_eq!(kinds["postoverflows"], serde_json::json!([]));
+}
+
+#[test]
+fn all_tests_are_asked_for_or_some_not_both() {
+    let folder = hub();
+    let hub = format!("{}/hub", folder.path().display());
+    assert!(said(&["hub", "test", "--hub", &hub, "--all", "doors"]).starts_with("exit 2"));
+    let output = cordon(&["hub", "test", "--hub", &hub, "--all", "-o", "json"]);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((output.status.code(), told), (Some(1), serde_json::json!({ "success": [], "fail": ["doors"] })));
+}

@@ -10,6 +10,7 @@ pub mod acquisition;
 pub mod check;
 pub mod engine;
 pub mod explain;
+pub mod hub;
 pub mod hubtest;
 pub mod load;
 pub mod own_addresses;

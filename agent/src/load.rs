@@ -3,12 +3,16 @@
 //! Folders have the hub's layout: `patterns/`, `parsers/<stage>/`, `postoverflows/<stage>/`, `scenarios/`,
 //! `contexts/`, `data/`. A file in a folder replaces a shipped one at the same place. Nothing is understood here but where a
 //! file belongs; its text goes to the crate that does.
+//!
+//! CrowdSec's own configuration folder is such a folder as well. Its `config.yaml` names the data folder, its patterns may define
+//! again what the binary has, and a link to `/dev/null` takes a rule out.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
+use model::yaml::Yaml;
 use parsers::config::StaticConfig;
 
 use crate::status::{Kind, Problem};
@@ -67,7 +71,7 @@ pub struct RuleFiles {
     pub overrides: Vec<StaticConfig>,
     /// What could not be read.
     pub problems: Vec<Problem>,
-    /// Where data files are looked for, the most important folder last.
+    /// Folders of data files, the most important last; with `shipped` also the binary.
     data: Folders,
 }
 
@@ -92,12 +96,15 @@ const LISTS: [(&str, List); 5] = [
 impl RuleFiles {
     /// No rules yet; data files are looked for in the `data` of `folders`, the most important last, and in the binary.
     pub fn with_data(folders: Vec<PathBuf>) -> Self {
+        let folders = folders.into_iter().map(|folder| folder.join("data")).collect();
         Self { data: Folders { shipped: true, folders }, ..Self::default() }
     }
 
     /// Reads everything below `from`. What cannot be read is a problem, and the rest is there.
     pub fn read(from: &Folders) -> Self {
-        let mut files = Self { data: from.clone(), ..Self::default() };
+        let data =
+            from.folders.iter().flat_map(|root| [Some(root.join("data")), data_folder(root)]).flatten().collect();
+        let mut files = Self { data: Folders { shipped: from.shipped, folders: data }, ..Self::default() };
         // By place below its folder, so that a later one replaces an earlier one.
         let mut found: BTreeMap<(&str, String), (PathBuf, Source)> = BTreeMap::new();
         if from.shipped {
@@ -152,7 +159,43 @@ impl RuleFiles {
                 }
             }
         }
+        files.order_patterns();
         files
+    }
+
+    /// Adds the patterns in the binary that no file stands for: rules that come without patterns are written for these.
+    pub fn with_shipped_patterns(mut self) -> Self {
+        for (name, bytes) in shipped::FILES {
+            let Some(below) = name.strip_prefix("patterns/") else { continue };
+            if !self.patterns.iter().any(|known| known.path.ends_with(below)) {
+                let (path, stage) = (PathBuf::from(format!("{SHIPPED}{name}")), String::new());
+                self.patterns.push(RuleFile { path, stage, text: String::from_utf8_lossy(bytes) });
+            }
+        }
+        self.order_patterns();
+        self
+    }
+
+    /// Ours first, since a pattern can only refer to what is known before it. What CrowdSec's own folder defines again is left out.
+    fn order_patterns(&mut self) {
+        // Ours are `00-base` and others that stand on it; a file in the place of one keeps that one's rank.
+        self.patterns.sort_by_cached_key(|file| {
+            let name = file.path.file_name().map(ToOwned::to_owned).unwrap_or_default();
+            let ours = shipped::FILES.iter().any(|(known, _)| {
+                known.strip_prefix("patterns/").is_some_and(|known| Path::new(known) == Path::new(&name))
+            });
+            (!ours, name, file.path.clone())
+        });
+        if !self.patterns.iter().any(|file| file.path.ancestors().nth(2).is_some_and(is_crowdsec)) {
+            return;
+        }
+        let mut known: HashSet<String> = HashSet::new();
+        for file in &mut self.patterns {
+            let mut is_new = |line: &str| known.insert(line.split_whitespace().next().unwrap_or("").to_owned());
+            // An empty line keeps the numbers of the others.
+            let lines: Vec<&str> = file.text.lines().map(|line| if is_new(line) { line } else { "" }).collect();
+            file.text = Cow::Owned(lines.join("\n"));
+        }
     }
 
     fn list(&mut self, list: List) -> &mut Vec<RuleFile> {
@@ -173,7 +216,7 @@ impl RuleFiles {
             return Err(format!("`{name}` is not a name below the data folder"));
         }
         for folder in self.data.folders.iter().rev() {
-            let path = folder.join("data").join(name);
+            let path = folder.join(name);
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.len() > MAX_DATA => {
                     return Err(format!("`{}` is larger than {MAX_DATA} bytes", path.display()));
@@ -193,6 +236,29 @@ impl RuleFiles {
             None => Err(format!("data file `{name}` is in no folder of rules")),
         }
     }
+}
+
+/// Whether a folder is CrowdSec's own configuration folder.
+fn is_crowdsec(root: &Path) -> bool {
+    !root.as_os_str().is_empty() && config_paths(root).is_some()
+}
+
+/// The data folder that CrowdSec's own configuration names, if `root` is its folder.
+pub(crate) fn data_folder(root: &Path) -> Option<PathBuf> {
+    let paths = config_paths(root)?;
+    let folder = root.join(value(&paths, "data_dir")?.text("data_dir").ok()?.text);
+    folder.is_dir().then_some(folder)
+}
+
+fn config_paths(root: &Path) -> Option<Yaml> {
+    let text = read_text(&root.join("config.yaml"), Source::Disk).ok()?;
+    let documents = model::yaml::documents(&text).ok()?;
+    value(documents.first()?, "config_paths").cloned()
+}
+
+fn value<'y>(yaml: &'y Yaml, key: &str) -> Option<&'y Yaml> {
+    let entries = yaml.pairs(key).ok()?;
+    entries.iter().find(|(name, _)| name.text == key).map(|(_, value)| value)
 }
 
 /// What a parser is if it does not load: one that mentions whitelists may protect somebody, also where its YAML cannot
@@ -249,7 +315,9 @@ fn collect(folder: &Path, list: List, depth: usize, paths: &mut Vec<PathBuf>) ->
         let path = entry.map_err(|error| (folder.to_path_buf(), error))?.path();
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if hidden {
+        // So a distribution's rule is taken out without deleting it.
+        let masked = fs::read_link(&path).is_ok_and(|target| target == Path::new("/dev/null"));
+        if hidden || masked {
             continue;
         }
         if path.is_dir() {
@@ -325,6 +393,33 @@ mod tests {
         for name in ["", "../list.txt", "/etc/passwd", "a/../../b", "none.txt"] {
             assert!(files.data(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn crowdsecs_own_folder_is_used_as_it_is() {
+        let folder = TempDir::new().expect("a temporary folder");
+        let (root, data) = (folder.path().join("etc"), folder.path().join("var"));
+        let write = |path: PathBuf, text: &str| {
+            fs::create_dir_all(path.parent().expect("it has a folder")).expect("room on the disk");
+            fs::write(path, text).expect("room on the disk");
+        };
+        write(root.join("config.yaml"), &format!("config_paths:\n  data_dir: {}\n", data.display()));
+        write(data.join("list.txt"), "one");
+        write(root.join("patterns/aaa-mine"), "WORD again\nMINE %{WORD}\n");
+        let one =
+            "name: one\ngrok:\n  pattern: '%{MINE:word}'\n  apply_on: Line.Raw\nstatics:\n  - meta: a\n    value: b\n";
+        write(root.join("hub/parsers/s01-parse/author/one.yaml"), one);
+        fs::create_dir_all(root.join("parsers/s01-parse")).expect("room on the disk");
+        for (target, link) in [("../../hub/parsers/s01-parse/author/one.yaml", "one"), ("/dev/null", "two")] {
+            let link = root.join(format!("parsers/s01-parse/{link}.yaml"));
+            std::os::unix::fs::symlink(target, link).expect("links can be made");
+        }
+        let files = RuleFiles::read(&Folders { shipped: false, folders: vec![root] }).with_shipped_patterns();
+        let parsers: Vec<&str> = files.parsers.iter().map(|file| &*file.text).collect();
+        assert_eq!((parsers, files.problems.len()), (vec![one], 0));
+        assert_eq!(files.data("list.txt").as_deref(), Ok(b"one".as_slice()));
+        assert_eq!(files.patterns.last().map(|file| &*file.text), Some("\nMINE %{WORD}"));
+        assert_eq!(crate::ruleset::RuleSet::build(&files).problems, []);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Input, Lookup, Report, check, subject};
-use crate::load::{Folders, RuleFile, RuleFiles};
+use crate::load::{Folders, RuleFile, RuleFiles, data_folder};
 
 /// Rule files with what they are judged by.
 #[derive(Debug)]
@@ -161,13 +161,4 @@ fn plain_file(path: &Path) -> Option<RuleFile> {
 
 fn shipped_patterns() -> Vec<RuleFile> {
     RuleFiles::read(&Folders { shipped: true, folders: Vec::new() }).patterns
-}
-
-/// The data folder that CrowdSec's own configuration names.
-fn data_folder(root: &Path) -> Option<PathBuf> {
-    let text = fs::read_to_string(root.join("config.yaml")).ok()?;
-    let documents = model::yaml::documents(&text).ok()?;
-    let paths = subject::entry(documents.first()?, "config_paths")?;
-    let folder = PathBuf::from(subject::entry(paths, "data_dir")?.text("data_dir").ok()?.text);
-    folder.is_dir().then_some(folder)
 }

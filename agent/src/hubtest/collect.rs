@@ -1,14 +1,13 @@
 //! What a test consists of: its configuration, and the files it names.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use model::yaml::{Fault, Yaml, documents};
 use parsers::config::StaticConfig;
-use serde::Deserialize;
 
 use super::{HubTestError, Options, read};
+use crate::hub::{self, Index};
 use crate::load::{RuleFile, RuleFiles};
 use crate::status::Problem;
 
@@ -19,27 +18,14 @@ pub(super) struct Hub<'a> {
     /// Where the folders of its tests lie.
     pub(super) tests: PathBuf,
     pub(super) shipped: &'a RuleFiles,
-    /// Items by type and name.
-    index: BTreeMap<String, BTreeMap<String, IndexItem>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct IndexItem {
-    path: PathBuf,
-    #[serde(default)]
-    stage: String,
+    index: Index,
 }
 
 impl<'a> Hub<'a> {
     /// Reads the index; a hub without one has items by path only, and those of `shipped` by name.
     pub(super) fn open(options: &Options, shipped: &'a RuleFiles) -> Result<Self, HubTestError> {
         let root = &options.hub;
-        let path = root.join(".index.json");
-        let index = if path.exists() {
-            serde_json::from_str(&read(&path)?).map_err(|error| HubTestError::Index { path, error })?
-        } else {
-            BTreeMap::new()
-        };
+        let index = Index::read(root)?.unwrap_or_default();
         let tests = options.tests.clone().unwrap_or_else(|| root.join(".tests"));
         Ok(Self { root: root.clone(), tests, shipped, index })
     }
@@ -117,11 +103,7 @@ impl Test {
 
     /// Says of problems where the files were found, not where they would be installed.
     pub(super) fn located(&self, problems: Vec<Problem>) -> Vec<Problem> {
-        let locate = |problem: Problem| match self.found.iter().find(|(installed, _)| *installed == problem.path) {
-            Some((_, found)) => Problem { path: found.clone(), ..problem },
-            None => problem,
-        };
-        problems.into_iter().map(locate).collect()
+        hub::located(problems, &self.found)
     }
 }
 
@@ -180,9 +162,7 @@ impl Hub<'_> {
         let mut rules = Vec::new();
         for name in names {
             let RuleFile { path, stage, text } = self.rule(folder, kind, name)?;
-            let mut installed = PathBuf::from(kind);
-            installed.extend((!stage.is_empty()).then_some(&stage));
-            installed.extend(path.file_name());
+            let installed = hub::installed(kind, &stage, &path);
             rules.push(RuleFile { path: installed.clone(), stage, text });
             found.push((installed, path));
         }
@@ -193,8 +173,8 @@ impl Hub<'_> {
 
     /// Names of all items of a kind: those of the index, without one those that we ship.
     pub(super) fn names(&self, kind: &str) -> Vec<String> {
-        match self.index.get(kind) {
-            Some(items) if !items.is_empty() => items.keys().cloned().collect(),
+        match self.index.names(kind) {
+            names if !names.is_empty() => names.into_iter().map(str::to_owned).collect(),
             _ => {
                 let stems = self.shipped(kind).iter().filter_map(|file| file.path.file_stem());
                 stems.map(|stem| format!("cordon/{}", stem.to_string_lossy())).collect()
@@ -222,7 +202,7 @@ impl Hub<'_> {
 
     /// An item by its name in the index, by its path below the hub or the test, or `cordon/...` as we ship it.
     fn rule(&self, folder: &Path, kind: &'static str, name: &str) -> Result<RuleFile, HubTestError> {
-        if let Some(item) = self.index.get(kind).and_then(|items| items.get(name)) {
+        if let Some(item) = self.index.get(kind, name) {
             let path = self.root.join(&item.path);
             let text = read(&path)?.into();
             return Ok(RuleFile { path, stage: item.stage.clone(), text });

@@ -27,6 +27,7 @@ pub use generate::{NewTest, create};
 use assertions::Checked;
 use collect::{Hub, Test};
 
+use crate::hub::HubError;
 use crate::load::{RuleFile, RuleFiles};
 use crate::ruleset;
 use crate::status::Problem;
@@ -94,13 +95,8 @@ pub enum HubTestError {
         error: std::io::Error,
     },
     /// The index of the hub is not what it should be.
-    #[error("`{path}` is no index of a hub: {error}", path = path.display())]
-    Index {
-        /// Where it is.
-        path: PathBuf,
-        /// Why.
-        error: serde_json::Error,
-    },
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// There is no such test.
     #[error("there is no test `{name}` in `{folder}`", folder = folder.display())]
     Unknown {

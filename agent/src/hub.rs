@@ -1,0 +1,467 @@
+//! A hub on disk: what its index says of its items, and the rules of some of them or of all.
+//!
+//! Rules run in the order of the paths where they would be installed, which lack the author's folder.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use expr::{FieldId, MapId};
+use model::yaml::did_you_mean;
+use model::{FieldTable, fields};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::load::{Folders, RuleFiles};
+use crate::ruleset::{Built, RuleSet};
+use crate::status::Problem;
+
+/// Kinds of items that Cordon runs, as the index and the folders of a hub call them.
+pub const KINDS: [&str; 5] = ["collections", "parsers", "postoverflows", "scenarios", "contexts"];
+
+/// Why a hub, or something in it, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// A file or folder cannot be read.
+    #[error("cannot read `{path}`: {error}", path = path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The index is not what it should be.
+    #[error("`{path}` is no index of a hub: {error}", path = path.display())]
+    Index {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        error: serde_json::Error,
+    },
+    /// There is no index.
+    #[error("there is no `.index.json` in `{}`\nhint: name the top folder of a hub", .0.display())]
+    NoIndex(PathBuf),
+    /// There are no rules.
+    #[error("there are no rules in `{}`\nhint: name the folder in which `parsers`, `scenarios` and others lie", .0.display())]
+    Empty(PathBuf),
+    /// The index has no such item.
+    #[error("there is no {what} `{name}` in the index of the hub\nhint: {hint}")]
+    Unknown {
+        /// `collection` or `item`.
+        what: &'static str,
+        /// As it was asked for.
+        name: String,
+        /// What may have been meant.
+        hint: String,
+    },
+    /// A file that the index names is not there, or not where rules stand.
+    #[error("the index names `{}`, which is no file of this hub\nhint: fetch the hub again", .0.display())]
+    Missing(PathBuf),
+}
+
+/// Items by kind and name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Index {
+    kinds: BTreeMap<String, BTreeMap<String, Item>>,
+}
+
+/// What the index says of an item.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Item {
+    /// Its file, below the hub.
+    pub path: PathBuf,
+    /// Its stage; empty where there are none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stage: String,
+    /// Its newest version.
+    #[serde(default)]
+    pub version: String,
+    /// What it is for.
+    #[serde(default)]
+    pub description: String,
+    /// Who wrote it.
+    #[serde(default)]
+    pub author: String,
+    #[serde(default, skip_serializing)]
+    versions: BTreeMap<String, Version>,
+    #[serde(default, skip_serializing)]
+    collections: Option<Vec<String>>,
+    #[serde(default, skip_serializing)]
+    parsers: Option<Vec<String>>,
+    #[serde(default, skip_serializing)]
+    postoverflows: Option<Vec<String>>,
+    #[serde(default, skip_serializing)]
+    scenarios: Option<Vec<String>>,
+    #[serde(default, skip_serializing)]
+    contexts: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Version {
+    #[serde(default)]
+    digest: String,
+}
+
+impl Item {
+    /// The items that it consists of, by kind; only collections have any.
+    fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let lists = [&self.collections, &self.parsers, &self.postoverflows, &self.scenarios, &self.contexts];
+        let named = KINDS.into_iter().zip(lists);
+        named.flat_map(|(kind, names)| names.iter().flatten().map(move |name| (kind, name.as_str())))
+    }
+}
+
+impl Index {
+    /// The index of the hub at `root`; `None` when it has none.
+    pub fn read(root: &Path) -> Result<Option<Self>, HubError> {
+        let path = root.join(".index.json");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(HubError::Io { path, error }),
+        };
+        serde_json::from_str(&text).map(Some).map_err(|error| HubError::Index { path, error })
+    }
+
+    /// An item of a kind.
+    pub fn get(&self, kind: &str, name: &str) -> Option<&Item> {
+        self.kinds.get(kind)?.get(name)
+    }
+
+    /// Names of all items of a kind, in order.
+    pub fn names(&self, kind: &str) -> Vec<&str> {
+        self.kinds.get(kind).into_iter().flat_map(BTreeMap::keys).map(String::as_str).collect()
+    }
+
+    /// All items of the kinds that Cordon runs, with kind and name.
+    pub fn items(&self) -> impl Iterator<Item = (&'static str, &str, &Item)> {
+        let of = |kind| self.kinds.get(kind).into_iter().flatten().map(move |(name, item)| (kind, name.as_str(), item));
+        KINDS.into_iter().flat_map(of)
+    }
+
+    /// The items called `name`, with or without their author, of any of `kinds`.
+    pub fn find(
+        &self,
+        kinds: &[&str],
+        what: &'static str,
+        name: &str,
+    ) -> Result<Vec<(&'static str, &str, &Item)>, HubError> {
+        let all: Vec<_> = self.items().filter(|(kind, ..)| kinds.contains(kind)).collect();
+        let short = |full: &str| full.rsplit('/').next() == Some(name);
+        let mut found: Vec<_> = all.iter().copied().filter(|(_, full, _)| *full == name).collect();
+        if found.is_empty() {
+            found = all.iter().copied().filter(|(_, full, _)| short(full)).collect();
+        }
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        let names = || all.iter().map(|(_, full, _)| *full);
+        let authored = name.contains('/');
+        let near = did_you_mean(
+            name,
+            names().map(|full| if authored { full } else { full.rsplit('/').next().unwrap_or(full) }),
+        );
+        let hint = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "`cordon hub list` names what there is".to_owned(),
+        };
+        Err(HubError::Unknown { what, name: name.to_owned(), hint })
+    }
+
+    /// The items that `kind` and `name` consists of, those of collections in it included, and itself.
+    pub fn closure<'a>(
+        &'a self,
+        kind: &'static str,
+        name: &'a str,
+    ) -> Result<BTreeSet<(&'static str, &'a str)>, HubError> {
+        let mut seen = BTreeSet::new();
+        let mut left = vec![(kind, name)];
+        while let Some((kind, name)) = left.pop() {
+            let Some(item) = self.get(kind, name) else {
+                let hint = "the collection that needs it is newer than the index; fetch the hub again".to_owned();
+                return Err(HubError::Unknown { what: "item", name: format!("{kind}:{name}"), hint });
+            };
+            if seen.insert((kind, name)) {
+                left.extend(item.parts());
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// Whether an item is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Installed {
+    /// No folder of rules has it.
+    No,
+    /// As the index has it.
+    Yes,
+    /// In an older version.
+    Outdated,
+    /// With changes that no version has.
+    Tainted,
+}
+
+impl Installed {
+    /// As lists show it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::No => "available",
+            Self::Yes => "installed",
+            Self::Outdated => "installed, outdated",
+            Self::Tainted => "installed, tainted",
+        }
+    }
+}
+
+/// Which items are loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// All.
+    All,
+    /// What these collections consist of, named with or without their authors.
+    Collections(Vec<String>),
+}
+
+/// A hub on disk.
+#[derive(Debug)]
+pub struct Hub {
+    root: PathBuf,
+    index: Index,
+}
+
+/// What of an item the rules of its file say.
+#[derive(Debug, Default, Serialize)]
+pub struct Facts {
+    /// Fields that it reads.
+    pub reads: BTreeSet<String>,
+    /// Fields that it writes.
+    pub writes: BTreeSet<String>,
+    /// What must hold for it to do anything.
+    pub requires: Vec<String>,
+    /// Data files.
+    pub data: BTreeSet<String>,
+    /// What is wrong with it.
+    pub problems: Vec<String>,
+}
+
+impl Hub {
+    /// The hub at `root`, which must have an index.
+    pub fn open(root: &Path) -> Result<Self, HubError> {
+        let index = Index::read(root)?.ok_or_else(|| HubError::NoIndex(root.to_path_buf()))?;
+        Ok(Self { root: root.to_path_buf(), index })
+    }
+
+    /// What it has.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Compiles what was chosen of the hub at `root`, over the patterns in the binary. Data files and databases of places come
+    /// from `data` in it. All is what lies there, with an index or without.
+    pub fn build(root: &Path, choice: &Choice) -> Result<Built, HubError> {
+        let Choice::Collections(names) = choice else { return Ok(compile(layout(root)?, root, None)) };
+        let hub = Self::open(root)?;
+        let mut wanted = BTreeSet::new();
+        for name in names {
+            for (kind, name, _) in hub.index.find(&["collections"], "collection", name)? {
+                wanted.extend(hub.index.closure(kind, name)?);
+            }
+        }
+        hub.compile(&wanted)
+    }
+
+    fn compile(&self, wanted: &BTreeSet<(&str, &str)>) -> Result<Built, HubError> {
+        let items = wanted.iter().filter(|(kind, _)| *kind != "collections");
+        let mut paths = BTreeSet::new();
+        for item in items.filter_map(|(kind, name)| self.index.get(kind, name)) {
+            let path = self.root.join(&item.path);
+            if !path.is_file() || !item.path.is_relative() {
+                return Err(HubError::Missing(item.path.clone()));
+            }
+            paths.insert(path);
+        }
+        Ok(compile(layout(&self.root)?, &self.root, Some(&paths)))
+    }
+
+    /// Whether one of `folders` has an item: at the place where CrowdSec installs it, or where it stands in the hub.
+    pub fn installed(&self, kind: &str, item: &Item, folders: &[PathBuf]) -> Installed {
+        let places = [installed(kind, &item.stage, &item.path), item.path.clone()];
+        let mut found = folders.iter().rev().flat_map(|folder| places.iter().map(move |place| folder.join(place)));
+        let Some(bytes) = found.find_map(|path| fs::read(path).ok()) else { return Installed::No };
+        let digest = Sha256::digest(&bytes).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        match item.versions.iter().find(|(_, version)| version.digest == digest) {
+            Some((version, _)) if *version == item.version => Installed::Yes,
+            Some(_) => Installed::Outdated,
+            None => Installed::Tainted,
+        }
+    }
+
+    /// What the rules of an item read and need; nothing for a collection.
+    pub fn facts(&self, kind: &'static str, name: &str) -> Result<Facts, HubError> {
+        if kind == "collections" {
+            return Ok(Facts::default());
+        }
+        let Built { rules, problems, .. } = self.compile(&BTreeSet::from([(kind, name)]))?;
+        let table = &*rules.table;
+        let mut facts = Facts { problems: problems.iter().map(ToString::to_string).collect(), ..Facts::default() };
+        let named = |fields: &mut dyn Iterator<Item = FieldId>| fields.map(|field| field_name(table, field)).collect();
+        let whole = |maps: &mut dyn Iterator<Item = MapId>| maps.map(|map| format!("{}*", map_name(map))).collect();
+        let add = |to: &mut BTreeSet<String>, more: Vec<String>| to.extend(more);
+        for report in rules.parsers.reports().chain(rules.postoverflows.reports()) {
+            add(&mut facts.reads, named(&mut report.reads.iter().copied()));
+            add(&mut facts.reads, whole(&mut report.reads_all.iter().copied()));
+            add(&mut facts.writes, named(&mut report.writes.iter().copied()));
+            add(&mut facts.writes, whole(&mut report.writes_all.iter().copied()));
+            facts.data.extend(report.files.iter().cloned());
+            facts.requires.extend(report.requires.iter().map(|condition| condition_text(table, condition)));
+        }
+        for scenario in rules.scenarios.all() {
+            let needs = &scenario.needs;
+            add(&mut facts.reads, named(&mut needs.reads.iter().copied()));
+            add(&mut facts.reads, whole(&mut needs.reads_all.iter().copied()));
+            add(&mut facts.writes, named(&mut needs.writes.iter().copied()));
+            add(&mut facts.writes, whole(&mut needs.writes_all.iter().copied()));
+            facts.data.extend(needs.files.iter().cloned());
+            facts.requires.extend(needs.requires.iter().map(|condition| condition_text(table, condition)));
+        }
+        facts.requires.sort();
+        facts.requires.dedup();
+        Ok(facts)
+    }
+
+    /// Names of the tests below `.tests` that name an item.
+    pub fn tests(&self, name: &str, item: &Item) -> Vec<String> {
+        let path = item.path.to_string_lossy();
+        let mut tests = Vec::new();
+        for entry in fs::read_dir(self.root.join(".tests")).into_iter().flatten().flatten() {
+            let Ok(text) = fs::read_to_string(entry.path().join("config.yaml")) else { continue };
+            let documents = model::yaml::documents(&text).unwrap_or_default();
+            let keys = documents.iter().filter_map(|document| document.pairs("").ok()).flatten();
+            let lists =
+                keys.filter(|(key, _)| KINDS.contains(&&*key.text)).filter_map(|(key, list)| list.texts(key).ok());
+            let mut named = lists.flatten();
+            if named.any(|text| text.text == name || text.text.trim_start_matches("./") == path) {
+                tests.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        tests.sort();
+        tests
+    }
+}
+
+/// Fails when `root` is not a folder of rules.
+pub fn has_rules(root: &Path) -> Result<(), HubError> {
+    fs::read_dir(root).map_err(|error| HubError::Io { path: root.to_path_buf(), error })?;
+    let some = KINDS.iter().any(|kind| root.join(kind).is_dir());
+    if some { Ok(()) } else { Err(HubError::Empty(root.to_path_buf())) }
+}
+
+/// All rules that lie at `root`.
+fn layout(root: &Path) -> Result<RuleFiles, HubError> {
+    has_rules(root)?;
+    Ok(RuleFiles::read(&Folders { shipped: false, folders: vec![root.to_path_buf()] }).with_shipped_patterns())
+}
+
+/// Compiles those of `files` that stand in `wanted`, as if they were installed.
+fn compile(mut files: RuleFiles, root: &Path, wanted: Option<&BTreeSet<PathBuf>>) -> Built {
+    let is_wanted = |path: &PathBuf| wanted.is_none_or(|wanted| wanted.contains(path));
+    files.problems.retain(|problem| is_wanted(&problem.path));
+    let mut found: Vec<(PathBuf, PathBuf)> = Vec::new();
+    let lists = [
+        ("parsers", &mut files.parsers),
+        ("postoverflows", &mut files.postoverflows),
+        ("scenarios", &mut files.scenarios),
+        ("contexts", &mut files.contexts),
+    ];
+    for (kind, list) in lists {
+        list.retain(|file| is_wanted(&file.path));
+        for file in list.iter_mut() {
+            let mut place = installed(kind, &file.stage, &file.path);
+            if found.iter().any(|(taken, _)| *taken == place) {
+                // Two authors may have chosen the same name; both rules are there.
+                place = file.path.strip_prefix(root).unwrap_or(&file.path).to_path_buf();
+            }
+            found.push((place.clone(), std::mem::replace(&mut file.path, place)));
+        }
+        list.sort_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
+    }
+    let mut built = RuleSet::build(&files);
+    built.problems = located(built.problems, &found);
+    built
+}
+
+/// Where an item stands when it is installed.
+pub(crate) fn installed(kind: &str, stage: &str, path: &Path) -> PathBuf {
+    let mut installed = PathBuf::from(kind);
+    installed.extend((!stage.is_empty()).then_some(stage));
+    installed.extend(path.file_name());
+    installed
+}
+
+/// Says of problems where the files were found, not where they would be installed.
+pub(crate) fn located(problems: Vec<Problem>, found: &[(PathBuf, PathBuf)]) -> Vec<Problem> {
+    let locate = |problem: Problem| match found.iter().find(|(installed, _)| *installed == problem.path) {
+        Some((_, found)) => Problem { path: found.clone(), ..problem },
+        None => problem,
+    };
+    problems.into_iter().map(locate).collect()
+}
+
+fn map_name(map: MapId) -> &'static str {
+    match map {
+        fields::PARSED => "evt.Parsed.",
+        fields::META => "evt.Meta.",
+        fields::ENRICHED => "evt.Enriched.",
+        fields::LABELS => "evt.Line.Labels.",
+        fields::UNMARSHALED => "evt.Unmarshaled.",
+        fields::SOURCES => "evt.Overflow.Sources.",
+        fields::APPSEC_VARS => "evt.Appsec.Vars.",
+        fields::APPSEC_HOOK_VARS => "evt.Appsec.HookVars.",
+        _ => "evt.",
+    }
+}
+
+fn field_name(table: &FieldTable, field: FieldId) -> String {
+    let (map, key) = table.name(field);
+    format!("{}{key}", map_name(map))
+}
+
+fn condition_text(table: &FieldTable, condition: &expr::Condition) -> String {
+    let field = field_name(table, condition.field());
+    match condition {
+        expr::Condition::In(_, values) => format!("{field} is one of {}", values.join(", ")),
+        expr::Condition::StartsWith(_, values) => format!("{field} starts with one of {}", values.join(", ")),
+        expr::Condition::NotEmpty(_) => format!("{field} is there"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The hub that lies beside the project when its compatibility is worked on. It is no part of it.
+    #[test]
+    fn the_reference_hub_loads_without_a_problem() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/hub");
+        if !root.is_dir() {
+            eprintln!("SKIPPED, NOT PASSED: there is no hub at `{}`", root.display());
+            return;
+        }
+        let shown = |built: &Built| built.problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let built = Hub::build(&root, &Choice::All).expect("a hub");
+        assert_eq!(shown(&built), Vec::<String>::new());
+        assert!(built.rules.scenarios.all().len() > 100);
+        assert!(built.rules.geo.is_some());
+        let some = Choice::Collections(vec!["nginx".into(), "crowdsecurity/sshd".into()]);
+        let built = Hub::build(&root, &some).expect("collections of the hub");
+        assert_eq!(shown(&built), Vec::<String>::new());
+        let names: Vec<&str> = built.rules.scenarios.all().iter().map(|scenario| &*scenario.name).collect();
+        for name in ["crowdsecurity/ssh-bf", "crowdsecurity/http-probing", "crowdsecurity/CVE-2017-9841"] {
+            assert!(names.contains(&name), "{name} is not in {names:?}");
+        }
+    }
+}
