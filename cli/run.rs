@@ -161,7 +161,17 @@ pub(crate) fn rules(config: &mut Config, from: &RulesFrom) -> anyhow::Result<Rul
     let built = match &from.hub {
         None => build(config),
         Some(root) if from.all => Hub::build(root, &Choice::All)?,
-        Some(root) => Hub::build(root, &Choice::Collections(from.collections.clone()))?,
+        Some(root) => {
+            let built = Hub::build(root, &Choice::Collections(from.collections.clone()))?;
+            let lacking = Hub::open(root)?.lacks(&from.collections).join("`, `");
+            if !lacking.is_empty() {
+                warn!(
+                    "these collections have no parser of the stage `s00-raw`, which tells the message from what stands before it\n\
+                     hint: add one that has: `{lacking}`"
+                );
+            }
+            built
+        }
     };
     for problem in &built.problems {
         warn!("{problem}");

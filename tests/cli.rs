@@ -330,7 +330,10 @@ fn a_hub_is_listed_and_its_items_are_inspected() {
     ");
     let json = cordon(&["hub", "list", "--hub", &hub, "-o", "json"]).stdout;
     let kinds: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
-    assert_eq!(kinds["parsers"][0]["name"], "us/doors");
+    assert_eq!(
+        (&kinds["parsers"][0]["name"], &kinds["parsers"][0]["status"]),
+        (&"us/doors".into(), &"available".into())
+    );
     assert_eq!(kinds["postoverflows"], serde_json::json!([]));
 }
 

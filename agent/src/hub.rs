@@ -193,7 +193,7 @@ impl Index {
 
 /// Whether an item is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(into = "&'static str")]
 pub enum Installed {
     /// No folder of rules has it.
     No,
@@ -214,6 +214,12 @@ impl Installed {
             Self::Outdated => "installed, outdated",
             Self::Tainted => "installed, tainted",
         }
+    }
+}
+
+impl From<Installed> for &'static str {
+    fn from(status: Installed) -> Self {
+        status.text()
     }
 }
 
@@ -274,6 +280,23 @@ impl Hub {
         hub.compile(&wanted)
     }
 
+    /// Collections that bring a parser of the first stage, when `names` alone do not: without one, lines have neither a program
+    /// nor a message, and the parsers after it take none on.
+    pub fn lacks(&self, names: &[String]) -> Vec<&str> {
+        let first =
+            |kind: &str, name: &str| self.index.get(kind, name).is_some_and(|item| item.stage.starts_with("s00"));
+        let brings = |name: &str| {
+            let parts = self.index.closure("collections", name).unwrap_or_default();
+            parts.into_iter().any(|(kind, name)| kind == "parsers" && first(kind, name))
+        };
+        let chosen =
+            names.iter().filter_map(|name| self.index.find(&["collections"], "collection", name).ok()).flatten();
+        if chosen.into_iter().any(|(_, name, _)| brings(name)) {
+            return Vec::new();
+        }
+        self.index.names("collections").into_iter().filter(|name| brings(name)).collect()
+    }
+
     fn compile(&self, wanted: &BTreeSet<(&str, &str)>) -> Result<Built, HubError> {
         let items = wanted.iter().filter(|(kind, _)| *kind != "collections");
         let mut paths = BTreeSet::new();
@@ -293,10 +316,13 @@ impl Hub {
         let mut found = folders.iter().rev().flat_map(|folder| places.iter().map(move |place| folder.join(place)));
         let Some(bytes) = found.find_map(|path| fs::read(path).ok()) else { return Installed::No };
         let digest = Sha256::digest(&bytes).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-        match item.versions.iter().find(|(_, version)| version.digest == digest) {
-            Some((version, _)) if *version == item.version => Installed::Yes,
-            Some(_) => Installed::Outdated,
-            None => Installed::Tainted,
+        // A new version may have the content of an old one.
+        let same = item.versions.iter().filter(|(_, version)| version.digest == digest);
+        let same: Vec<&String> = same.map(|(version, _)| version).collect();
+        match same.as_slice() {
+            [] => Installed::Tainted,
+            versions if versions.contains(&&item.version) => Installed::Yes,
+            _ => Installed::Outdated,
         }
     }
 
@@ -443,6 +469,37 @@ fn condition_text(table: &FieldTable, condition: &expr::Condition) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn an_installed_item_is_known_by_its_content() {
+        let digest =
+            |text: &str| Sha256::digest(text).iter().fold(String::new(), |all, byte| format!("{all}{byte:02x}"));
+        let versions = [("0.1", "old"), ("0.2", "new"), ("0.3", "new")];
+        let versions = versions.map(|(version, text)| (version.to_owned(), Version { digest: digest(text) }));
+        let item = Item {
+            path: "parsers/s01-parse/us/doors.yaml".into(),
+            stage: "s01-parse".into(),
+            version: "0.3".into(),
+            versions: versions.into(),
+            ..Item::default()
+        };
+        // (where the file is, what is in it, the status)
+        for (place, text, status) in [
+            ("parsers/s01-parse/doors.yaml", "new", Installed::Yes),
+            ("parsers/s01-parse/us/doors.yaml", "new", Installed::Yes),
+            ("parsers/s01-parse/doors.yaml", "old", Installed::Outdated),
+            ("parsers/s01-parse/doors.yaml", "mine", Installed::Tainted),
+            ("parsers/s02-enrich/doors.yaml", "new", Installed::No),
+        ] {
+            let folder = tempfile::TempDir::new().expect("a temporary folder");
+            let path = folder.path().join(place);
+            fs::create_dir_all(path.parent().expect("it has a folder")).expect("room on the disk");
+            fs::write(path, text).expect("room on the disk");
+            let hub = Hub { root: PathBuf::new(), index: Index::default() };
+            let found = hub.installed("parsers", &item, &[folder.path().to_path_buf()]);
+            assert_eq!(found, status, "{place} {text}");
+        }
+    }
+
     /// The hub that lies beside the project when its compatibility is worked on. It is no part of it.
     #[test]
     fn the_reference_hub_loads_without_a_problem() {
@@ -456,6 +513,9 @@ mod tests {
         assert_eq!(shown(&built), Vec::<String>::new());
         assert!(built.rules.scenarios.all().len() > 100);
         assert!(built.rules.geo.is_some());
+        let hub = Hub::open(&root).expect("a hub");
+        assert_eq!(hub.lacks(&["nginx".into()]), ["crowdsecurity/linux"]);
+        assert_eq!(hub.lacks(&["nginx".into(), "linux".into()]), Vec::<&str>::new());
         let some = Choice::Collections(vec!["nginx".into(), "crowdsecurity/sshd".into()]);
         let built = Hub::build(&root, &some).expect("collections of the hub");
         assert_eq!(shown(&built), Vec::<String>::new());
