@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) acquisition: Acquisition,
     /// Which parsers, scenarios and profiles are loaded.
     pub(crate) rules: Rules,
+    /// Whether names are looked up for rules that ask for them.
+    pub(crate) resolver: Lookups,
     /// Addresses and ranges that are never punished, beside the built-in ones.
     pub(crate) allowlist: Vec<IpNet>,
     /// What is done about decisions on this host.
@@ -49,6 +51,16 @@ pub(crate) struct Acquisition {
     pub(crate) discover: bool,
     /// Files with datasources, or folders of such files.
     pub(crate) paths: Vec<PathBuf>,
+}
+
+/// Whom rules may ask for names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Lookups {
+    /// The DNS servers of this host.
+    System,
+    /// Nobody.
+    Off,
 }
 
 /// Which rules are loaded.
@@ -104,6 +116,7 @@ impl Default for Config {
             api: Api { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))) },
             acquisition: Acquisition { discover: true, paths: Vec::new() },
             rules: Rules { shipped: true, folders: Vec::new(), profiles: None },
+            resolver: Lookups::System,
             allowlist: Vec::new(),
             // a newcomer must not lock himself out
             enforcement: Enforcement { mode: Mode::DryRun, ..Enforcement::default() },
@@ -129,6 +142,7 @@ struct RawConfig {
     api: Option<RawApi>,
     acquisition: Option<RawAcquisition>,
     rules: Option<RawRules>,
+    resolver: Option<Spanned<String>>,
     allowlist: Option<Vec<Spanned<String>>>,
     enforcement: Option<RawEnforcement>,
 }
@@ -184,6 +198,13 @@ impl RawConfig {
         config.rules.shipped = rules.shipped.unwrap_or(config.rules.shipped);
         config.rules.folders = rules.folders.unwrap_or_default();
         config.rules.profiles = rules.profiles;
+        if let Some(resolver) = self.resolver {
+            match resolver.value.as_str() {
+                "system" => config.resolver = Lookups::System,
+                "off" => config.resolver = Lookups::Off,
+                text => faults.add(&resolver, format_args!("`{text}` is no resolver, expected `system` or `off`")),
+            }
+        }
         for entry in self.allowlist.unwrap_or_default() {
             match model::scope::parse_net(&entry.value) {
                 Ok(net) => config.allowlist.push(net),
@@ -289,11 +310,13 @@ mod tests {
              api:\n  listen: '[::1]:9000'\n\
              acquisition:\n  discover: false\n  paths: [/etc/cordon/acquisition.d]\n\
              rules:\n  shipped: false\n  folders: [/etc/cordon/rules]\n  profiles: /etc/cordon/profiles.yaml\n\
+             resolver: off\n\
              allowlist:\n  - 192.0.2.7\n  - 2001:db8::/32\n\
              enforcement:\n  mode: enforce\n  table: guard\n",
         )
         .expect("a valid file");
         assert_eq!(config.state, Path::new("/srv/cordon"));
+        assert_eq!(config.resolver, Lookups::Off);
         assert_eq!(config.api.listen.map(|address| address.to_string()).as_deref(), Some("[::1]:9000"));
         assert_eq!(
             config.allowlist.iter().map(ToString::to_string).collect::<Vec<_>>(),

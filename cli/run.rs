@@ -15,10 +15,12 @@ use agent::hub::{self, Choice, Hub};
 use agent::load::{Folders, RuleFiles};
 use agent::pipeline::{Parts, Pipeline};
 use agent::report::Target;
+use agent::resolver::Resolver;
 use agent::ruleset::{Built, RuleSet};
 use agent::shutdown::{Asked, Signals};
 use agent::state::Checkpoint;
 use agent::status::{Problem, Status};
+use agent::world::Outside;
 use anyhow::{Context, bail};
 use api::config::ServerConfig;
 use api::profiles::{self, Profiles};
@@ -35,12 +37,13 @@ use jiff::Timestamp;
 use model::AllowEntry;
 use scenarios::HashKey;
 use sd_notify::NotifyState;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, block_in_place};
 use tracing::{error, info, warn};
 
 use crate::args::{Global, RulesFrom, RunArgs};
-use crate::config::{Config, Rules};
+use crate::config::{Config, Lookups, Rules};
 use crate::status::Report;
 
 /// The name under which this process's own alerts are stored.
@@ -121,16 +124,38 @@ fn start_pipeline(config: &Config, service: &Service, status: &Arc<Status>) -> a
     for source in &sources {
         info!(source = source.id, "reads");
     }
+    remember(service, &rules)?;
+    let outside = Outside { resolver: resolver(config), decisions: Some(service.clone()) };
     let parts = Parts {
         sources,
         rules: Arc::new(rules),
         options: EngineOptions::live(HashKey::new(rand::random())),
         allow: service.allow(),
+        outside,
         target: Target::Service { service: service.clone(), machine: MACHINE.to_owned() },
         checkpoint,
         status: Arc::clone(status),
     };
     Pipeline::start(parts).context("cannot start the threads")
+}
+
+/// Who is asked for names, if anybody may be. Whether anybody is depends on the rules.
+fn resolver(config: &Config) -> Option<Resolver> {
+    match config.resolver {
+        Lookups::Off => None,
+        Lookups::System => {
+            let told = |error: &_| warn!(%error, "the DNS servers of this host are not known: rules get no names");
+            Resolver::system().inspect_err(told).ok()
+        }
+    }
+}
+
+/// Keeps past decisions at hand, if `rules` ask for them.
+fn remember(service: &Service, rules: &RuleSet) -> anyhow::Result<()> {
+    if rules.asks_history {
+        Handle::current().block_on(service.keep_history()).context("cannot read past decisions")?;
+    }
+    Ok(())
 }
 
 /// Datasources that are configured and discovered, and what is wrong with the former.
@@ -198,7 +223,8 @@ fn reload(config: &Config, service: &Service, pipeline: &Pipeline) {
     for problem in &built.problems {
         error!("{problem}");
     }
-    match (refuse_to_enforce(config, &built.problems), profiles(config)) {
+    let able = refuse_to_enforce(config, &built.problems).and_then(|()| remember(service, &built.rules));
+    match (able, profiles(config)) {
         (Ok(()), Ok(profiles)) => {
             service.set_profiles(profiles);
             pipeline.set_rules(Arc::new(built.rules));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::{Alert, AllowSet, RuntimeAlert};
 use parsers::YearRule;
 use scenarios::HashKey;
@@ -19,13 +19,22 @@ use crate::acquisition::Batch;
 use crate::parse::{Fates, Parsed, Scene, Worker, alerts_of};
 use crate::partitions::{Partitions, Timed};
 use crate::pool::Pool;
+use crate::report::Lift;
+use crate::resolver::Question;
 use crate::ruleset::RuleSet;
+use crate::world::Outside;
 
 /// Most batches of a round.
 pub const ROUND: usize = 16;
 
 /// How often overflows may cause overflows within a round. A scenario that feeds itself goes on in the next one.
 const ECHOES: usize = 8;
+
+/// How many overflows at most wait for an answer.
+const MAX_DOUBTS: usize = 256;
+
+/// How long an overflow waits for an answer.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
 
 /// How an engine runs.
 #[derive(Clone, Debug)]
@@ -62,6 +71,27 @@ pub struct Engine {
     threads: usize,
     selected: SelectMetrics,
     whitelisted: u64,
+    doubts: Vec<Doubt>,
+}
+
+/// An overflow that the postoverflow rules judged before they had an answer to what they asked.
+#[derive(Debug)]
+struct Doubt {
+    /// As it came out of its bucket.
+    overflow: RuntimeAlert,
+    unknown: Vec<Question>,
+    /// What was handed on; nothing if a whitelist caught it.
+    handed_on: Vec<Lift>,
+    since: Timestamp,
+}
+
+/// What was judged otherwise once the answers were there.
+#[derive(Debug, Default)]
+pub struct Revision {
+    /// Alerts that are handed on after all.
+    pub alerts: Vec<Alert>,
+    /// Alerts that should not have been.
+    pub lifts: Vec<Lift>,
 }
 
 /// What a round gave.
@@ -86,11 +116,13 @@ impl Engine {
                 allow: Arc::new(AllowSet::new([])),
                 key: options.key,
                 year: options.year,
+                outside: Outside::default(),
             },
             again: Vec::new(),
             live: options.live,
             selected: SelectMetrics::default(),
             whitelisted: 0,
+            doubts: Vec::new(),
         })
     }
 
@@ -138,6 +170,57 @@ impl Engine {
     /// Asks this set from now on who is never punished.
     pub fn set_allow(&mut self, allow: Arc<AllowSet>) {
         self.scene.allow = allow;
+    }
+
+    /// Asks these from now on what neither rules nor lines say.
+    pub fn set_outside(&mut self, outside: Outside) {
+        self.scene.outside = outside;
+    }
+
+    /// Whether an overflow waits for an answer: then [`Engine::revise`] should be called soon.
+    pub fn doubts(&self) -> bool {
+        !self.doubts.is_empty()
+    }
+
+    /// Judges again the overflows to whose questions there is an answer now. Of those to which there is none in time, the
+    /// first judgement stays.
+    pub fn revise(&mut self, now: Timestamp) -> Revision {
+        let mut revision = Revision::default();
+        let Some(resolver) = self.scene.outside.resolver.clone() else { return revision };
+        for mut doubt in std::mem::take(&mut self.doubts) {
+            let late = now.duration_since(doubt.since) > PATIENCE;
+            // Each is asked: what found no place in the queue before may find one now.
+            let open = doubt.unknown.iter().filter(|question| resolver.ask(question).is_none()).count();
+            if open > 0 {
+                if late {
+                    warn!(
+                        scenario = doubt.overflow.alert.scenario,
+                        "a rule asked for a name and got no answer in time"
+                    );
+                } else {
+                    self.doubts.push(doubt);
+                }
+                continue;
+            }
+            let mut again = Vec::new();
+            let overflow = doubt.overflow.clone();
+            let (judged, unknown) = self.pool.own().finish(overflow, &self.scene, now, &mut again);
+            match (judged, doubt.handed_on.is_empty()) {
+                (None, false) => {
+                    self.whitelisted += 1;
+                    revision.lifts.append(&mut doubt.handed_on);
+                }
+                // One answer led to another question.
+                _ if !unknown.is_empty() && !late => self.doubts.push(Doubt { unknown, ..doubt }),
+                (Some(overflow), true) => {
+                    self.whitelisted -= 1;
+                    self.again.extend(again.into_iter().map(|pour| (now, pour)));
+                    revision.alerts.extend(alerts_of(overflow));
+                }
+                (None, true) | (Some(_), false) => {}
+            }
+        }
+        revision
     }
 
     /// The rules in force.
@@ -201,13 +284,29 @@ impl Engine {
             // A replayed overflow happened when its log says.
             let now = if self.live { now } else { overflow.alert.stop_at.parse().unwrap_or(now) };
             let mut pours = Vec::new();
-            match self.pool.own().finish(overflow, &self.scene, now, &mut pours) {
-                Some(overflow) => alerts.extend(alerts_of(overflow)),
+            let asks = self.scene.rules.asks_names && self.scene.outside.resolver.is_some();
+            let original = asks.then(|| overflow.clone());
+            let (judged, unknown) = self.pool.own().finish(overflow, &self.scene, now, &mut pours);
+            let judged = judged.map(alerts_of);
+            if let Some(overflow) = original.filter(|_| !unknown.is_empty()) {
+                let handed_on = judged.iter().flatten().map(Lift::of).collect();
+                self.doubt(Doubt { overflow, unknown, handed_on, since: now });
+            }
+            match judged {
+                Some(judged) => alerts.extend(judged),
                 None => self.whitelisted += 1,
             }
             again.extend(pours.into_iter().map(|pour| (now, pour)));
         }
         again
+    }
+
+    fn doubt(&mut self, doubt: Doubt) {
+        if self.doubts.len() < MAX_DOUBTS {
+            self.doubts.push(doubt);
+        } else {
+            warn!(scenario = doubt.overflow.alert.scenario, "too many overflows wait for names; this one does not");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use scenarios::HashKey;
 
 use crate::parse::{Scene, Worker};
 use crate::ruleset::RuleSet;
+use crate::world::Outside;
 
 /// What happened to a line.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub fn explain(rules: &Arc<RuleSet>, raw: &str, origin: Origin, allow: &Arc<Allo
         allow: Arc::clone(allow),
         key: HashKey::new([0; 16]),
         year: YearRule::Latest,
+        outside: Outside::default(),
     };
     let line = Line { raw: raw.into(), origin: Arc::new(origin), time: now, offset: 0 };
     let (trace, outcome, event, pours) = Worker::new().trace(line, &scene, now);

@@ -20,6 +20,7 @@ pub mod pipeline;
 mod pool;
 pub mod replay;
 pub mod report;
+pub mod resolver;
 pub mod ruleset;
 pub mod shutdown;
 pub mod state;

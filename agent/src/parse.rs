@@ -14,8 +14,9 @@ use scenarios::{HashKey, Pour, Selector, Surroundings};
 use tracing::debug;
 
 use crate::acquisition::Batch;
+use crate::resolver::Question;
 use crate::ruleset::RuleSet;
-use crate::world::World;
+use crate::world::{Outside, World};
 
 /// What all workers look at while they parse.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Scene {
     pub key: HashKey,
     /// Which year a date without one gets.
     pub year: YearRule,
+    /// Who answers what neither rules nor lines say.
+    pub outside: Outside,
 }
 
 /// Scratch space of one thread.
@@ -159,17 +162,17 @@ impl Worker {
     }
 
     /// Takes an overflow through the postoverflow stages: `None` when a whitelist caught it. One that is to be reprocessed
-    /// leaves its pours in `again`.
+    /// leaves its pours in `again`. Second, what was asked on the way and is not known yet.
     pub fn finish(
         &mut self,
         overflow: RuntimeAlert,
         scene: &Scene,
         now: Timestamp,
         again: &mut Vec<Pour>,
-    ) -> Option<RuntimeAlert> {
+    ) -> (Option<RuntimeAlert>, Vec<Question>) {
         let bench = self.bench(scene);
-        bench.settle(overflow, scene, now, again);
-        bench.event.take_overflow().filter(|overflow| !overflow.whitelisted)
+        let unknown = bench.settle(overflow, scene, now, again);
+        (bench.event.take_overflow().filter(|overflow| !overflow.whitelisted), unknown)
     }
 
     /// The same, and says what became of the overflow, whitelisted or not.
@@ -188,7 +191,7 @@ impl Worker {
 
 impl Bench {
     fn run(&mut self, scene: &Scene, now: Timestamp, trace: Option<&mut Trace>) -> Outcome {
-        let world = World::new(&scene.rules, &scene.stashes, now);
+        let world = World::new(scene, now);
         let mut cx = Context {
             host: &world,
             now,
@@ -203,9 +206,15 @@ impl Bench {
         scene.rules.parsers.run(&mut self.event, &mut cx)
     }
 
-    fn settle(&mut self, overflow: RuntimeAlert, scene: &Scene, now: Timestamp, again: &mut Vec<Pour>) {
+    fn settle(
+        &mut self,
+        overflow: RuntimeAlert,
+        scene: &Scene,
+        now: Timestamp,
+        again: &mut Vec<Pour>,
+    ) -> Vec<Question> {
         self.event.start_overflow(overflow, now);
-        let world = World::new(&scene.rules, &scene.stashes, now);
+        let world = World::new(scene, now);
         let mut cx = Context {
             host: &world,
             now,
@@ -222,10 +231,11 @@ impl Bench {
             let passed = scene.rules.postoverflows.passed(&mut self.overflow_scratch);
             self.select(scene, now, &passed, again);
         }
+        world.into_unknown()
     }
 
     fn select(&mut self, scene: &Scene, now: Timestamp, parsers: &Arc<[Arc<str>]>, pours: &mut Vec<Pour>) {
-        let world = World::new(&scene.rules, &scene.stashes, now);
+        let world = World::new(scene, now);
         let allow = Some(&*scene.allow);
         let around = Surroundings { host: &world, memo: Some(&self.memo), allow, now, parsers };
         self.selector.select(&scene.rules.scenarios, &self.event, &around, pours);

@@ -53,7 +53,7 @@ impl Partitions {
             let mut overflows = Vec::new();
             for (now, pour) in &pours {
                 let partition = usize::from(pour.partition);
-                let world = World::new(&scene.rules, &scene.stashes, *now);
+                let world = World::new(scene, *now);
                 self.groups[partition / GROUP][partition % GROUP].pour(pour, *now, &world, &mut overflows);
             }
             return overflows;
@@ -68,7 +68,7 @@ impl Partitions {
                 let mut found = Vec::new();
                 let mut overflows = Vec::new();
                 for (place, (now, pour)) in share {
-                    let world = World::new(&scene.rules, &scene.stashes, now);
+                    let world = World::new(&scene, now);
                     group[usize::from(pour.partition) % GROUP].pour(&pour, now, &world, &mut overflows);
                     found.extend(overflows.drain(..).map(|overflow| (place, overflow)));
                 }
@@ -89,7 +89,7 @@ impl Partitions {
 
     /// Ends the buckets whose time has come at `now`.
     pub fn expire(&mut self, now: Timestamp, scene: &Scene) -> Vec<RuntimeAlert> {
-        let world = World::new(&scene.rules, &scene.stashes, now);
+        let world = World::new(scene, now);
         let mut overflows = Vec::new();
         for buckets in self.groups.iter_mut().flatten() {
             if buckets.deadline().is_some_and(|deadline| deadline <= now) {

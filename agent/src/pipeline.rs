@@ -30,6 +30,7 @@ use crate::report::{Report, Target, keep, report};
 use crate::ruleset::RuleSet;
 use crate::state::Checkpoint;
 use crate::status::{EngineReport, SourceStatus, Status};
+use crate::world::Outside;
 
 /// Batches between the datasources and the engine.
 const BATCHES: usize = 2 * ROUND;
@@ -39,6 +40,10 @@ const REPORTS: usize = 256;
 const TAKEN: usize = 1024;
 /// The engine looks for new rules and timers at least this often.
 const BREATH: Duration = Duration::from_millis(500);
+/// It looks for answers that overflows wait for at least this often.
+const SHORT_BREATH: Duration = Duration::from_millis(20);
+/// How long the end waits for such answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How often the engine tells the status what it counted.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -53,6 +58,8 @@ pub struct Parts {
     pub options: EngineOptions,
     /// Who is never punished; changes in place.
     pub allow: Arc<ArcSwap<AllowSet>>,
+    /// Who answers what neither rules nor lines say.
+    pub outside: Outside,
     /// Who takes the alerts.
     pub target: Target,
     /// Where reading stood.
@@ -75,7 +82,7 @@ pub struct Pipeline {
 impl Pipeline {
     /// Starts everything, from right to left. To be called within a runtime. Fails when threads cannot be started.
     pub fn start(parts: Parts) -> io::Result<Self> {
-        let Parts { sources, rules, options, allow, target, mut checkpoint, status } = parts;
+        let Parts { sources, rules, options, allow, outside, target, mut checkpoint, status } = parts;
         let ids: Vec<String> = sources.iter().map(|source| source.id.clone()).collect();
         checkpoint.retain(&ids.iter().map(String::as_str).collect::<Vec<_>>());
 
@@ -97,7 +104,15 @@ impl Pipeline {
         let keep = tokio::spawn(keep(taken_out, checkpoint, ids, Arc::clone(&status)));
         let report = tokio::spawn(report(target, reports_out, taken_in, stops, Arc::clone(&status)));
         let rules = Arc::new(ArcSwap::new(rules));
-        let stage = EngineStage { rules: Arc::clone(&rules), allow, reports: reports_in, counters, status, told: None };
+        let stage = EngineStage {
+            rules: Arc::clone(&rules),
+            allow,
+            outside,
+            reports: reports_in,
+            counters,
+            status,
+            told: None,
+        };
         let engine = thread::Builder::new().name("engine".into()).spawn(move || {
             if let Err(error) = stage.run(&batches_out, options) {
                 error!(%error, "the engine cannot go on");
@@ -144,6 +159,7 @@ impl Pipeline {
 struct EngineStage {
     rules: Arc<ArcSwap<RuleSet>>,
     allow: Arc<ArcSwap<AllowSet>>,
+    outside: Outside,
     reports: channel::Sender<Report>,
     counters: Vec<Arc<SourceStatus>>,
     status: Arc<Status>,
@@ -154,10 +170,12 @@ impl EngineStage {
     /// Takes what is there as a round, until the datasources and the channel are empty.
     fn run(mut self, batches: &mpsc::Receiver<Batch>, options: EngineOptions) -> io::Result<()> {
         let mut engine = Engine::new(self.rules.load_full(), options)?;
+        engine.set_outside(self.outside.clone());
         loop {
             let now = Timestamp::now();
-            let due = engine.deadline().map_or(BREATH, |deadline| {
-                Duration::try_from(deadline.duration_since(now)).unwrap_or(Duration::ZERO).min(BREATH)
+            let breath = if engine.doubts() { SHORT_BREATH } else { BREATH };
+            let due = engine.deadline().map_or(breath, |deadline| {
+                Duration::try_from(deadline.duration_since(now)).unwrap_or(Duration::ZERO).min(breath)
             });
             let mut taken = Vec::new();
             match batches.recv_timeout(due) {
@@ -178,6 +196,10 @@ impl EngineStage {
                 break;
             }
         }
+        let end = Instant::now() + LAST_ANSWERS;
+        while engine.doubts() && Instant::now() < end && self.round(&mut engine, Vec::new(), Timestamp::now()) {
+            thread::sleep(SHORT_BREATH);
+        }
         self.tell(&engine, true);
         Ok(())
     }
@@ -188,6 +210,9 @@ impl EngineStage {
             batches.iter_mut().map(|batch| (batch.source, std::mem::take(&mut batch.steps))).collect();
         let Round { mut alerts, fates } = engine.round(batches);
         alerts.extend(engine.expire(now));
+        let revision = engine.revise(now);
+        alerts.extend(revision.alerts);
+        let lifts = revision.lifts;
         for (source, fates) in fates {
             if let Some(counters) = self.counters.get(source as usize) {
                 counters.parsed.add(fates.parsed + fates.whitelisted);
@@ -196,10 +221,10 @@ impl EngineStage {
             }
         }
         self.tell(engine, false);
-        if alerts.is_empty() && steps.is_empty() {
+        if alerts.is_empty() && lifts.is_empty() && steps.is_empty() {
             return !self.reports.is_closed();
         }
-        self.reports.blocking_send(Report { alerts, steps }).is_ok()
+        self.reports.blocking_send(Report { alerts, lifts, steps }).is_ok()
     }
 
     fn tell(&mut self, engine: &Engine, last: bool) {
@@ -215,17 +240,19 @@ impl EngineStage {
 mod tests {
     use std::fs::{self, OpenOptions};
     use std::io::Write as _;
+    use std::net::IpAddr;
     use std::path::Path;
 
     use api::profiles::{self, Profiles};
     use api::server::service::{Options, Service};
-    use api::store::Sqlite;
+    use api::store::{AlertQuery, Sqlite};
     use scenarios::HashKey;
     use tempfile::TempDir;
 
     use super::*;
     use crate::acquisition::config;
     use crate::load::{Folders, RuleFiles};
+    use crate::resolver::{Found, Lookup, Resolver};
 
     /// How long something may take on a machine that does other things too.
     const DEADLINE: Duration = Duration::from_secs(30);
@@ -234,6 +261,7 @@ mod tests {
         folder: TempDir,
         rules: Arc<RuleSet>,
         service: Service,
+        outside: Outside,
     }
 
     impl Host {
@@ -242,7 +270,7 @@ mod tests {
             fs::write(folder.path().join("auth.log"), "").expect("room on the disk");
             let rules = RuleSet::build(&RuleFiles::read(&Folders { shipped: true, folders: Vec::new() })).rules;
             let service = open(folder.path());
-            Self { folder, rules: Arc::new(rules), service }
+            Self { folder, rules: Arc::new(rules), service, outside: Outside::default() }
         }
 
         fn start(&self) -> (Pipeline, Arc<Status>) {
@@ -259,6 +287,7 @@ mod tests {
                 rules: Arc::clone(&self.rules),
                 options: EngineOptions { threads: 2, ..EngineOptions::live(HashKey::new([1; 16])) },
                 allow: self.service.allow(),
+                outside: self.outside.clone(),
                 target: Target::Service { service: self.service.clone(), machine: "test".into() },
                 checkpoint,
                 status: Arc::clone(&status),
@@ -336,6 +365,61 @@ mod tests {
         pipeline.stop().await;
     }
 
+    /// A search engine's machine, a machine that has another's name, and one without a name.
+    #[derive(Debug)]
+    struct Names;
+
+    impl Lookup for Names {
+        fn names(&self, ip: IpAddr) -> Found<'_, String> {
+            let named = ip != IpAddr::from([198, 51, 100, 3]);
+            Box::pin(async move { named.then(|| "one.bot.example.".to_owned()).into_iter().collect() })
+        }
+
+        fn addresses<'a>(&'a self, _name: &'a str) -> Found<'a, IpAddr> {
+            Box::pin(async { vec![IpAddr::from([198, 51, 100, 1])] })
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_ban_does_not_wait_for_the_name_that_lifts_it() {
+        let mut host = Host::new();
+        let rules = TempDir::new().expect("a temporary folder");
+        let files = [
+            (
+                "s00-enrich",
+                "name: names\nonsuccess: next_stage\nstatics:\n  - method: reverse_dns\n    expression: evt.Overflow.Alert.Source.IP\n",
+            ),
+            (
+                "s01-whitelist",
+                "name: bots\nwhitelist:\n  reason: a bot\n  expression: [\"evt.Enriched.reverse_dns endsWith '.bot.example.'\"]\n",
+            ),
+        ];
+        for (stage, text) in files {
+            let folder = rules.path().join("postoverflows").join(stage);
+            fs::create_dir_all(&folder).expect("room on the disk");
+            fs::write(folder.join("a.yaml"), text).expect("room on the disk");
+        }
+        let folders = Folders { shipped: true, folders: vec![rules.path().to_path_buf()] };
+        let built = RuleSet::build(&RuleFiles::read(&folders));
+        assert_eq!(built.problems, []);
+        assert!(built.rules.asks_names && !host.rules.asks_names);
+        host.rules = Arc::new(built.rules);
+        host.outside.resolver = Some(Resolver::new(Arc::new(Names)));
+
+        let (pipeline, status) = host.start();
+        host.wait("the file is open", |host| host.folder.path().join("checkpoint").exists()).await;
+        for address in ["198.51.100.1", "198.51.100.2", "198.51.100.3"] {
+            host.guesses(address, 20);
+        }
+        host.wait("an alert was handed on and whitelisted later", |_| status.engine().whitelisted > 0).await;
+        host.wait("only two are banned", |host| host.banned() == ["198.51.100.2", "198.51.100.3"]).await;
+        pipeline.stop().await;
+        assert_eq!(host.banned(), ["198.51.100.2", "198.51.100.3"]);
+        let query = AlertQuery::default();
+        let alerts = host.service.read(move |store| store.alerts(&query, Timestamp::now())).await.expect("the store");
+        assert!(alerts.iter().any(|alert| alert.source.value == "198.51.100.1"), "the ban had not waited");
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_log_that_is_read_once_ends_the_pipeline() {
         let host = Host::new();
@@ -351,6 +435,7 @@ mod tests {
             rules: Arc::clone(&host.rules),
             options: EngineOptions::live(HashKey::new([1; 16])),
             allow: host.service.allow(),
+            outside: Outside::default(),
             target: Target::Service { service: host.service.clone(), machine: "test".into() },
             checkpoint,
             status: Arc::default(),

@@ -33,8 +33,29 @@ const SAVE_EVERY: Duration = Duration::from_millis(200);
 pub struct Report {
     /// What happened.
     pub alerts: Vec<Alert>,
+    /// Alerts, of this report or of one before it, that should not have been.
+    pub lifts: Vec<Lift>,
     /// By number of the datasource: where reading stands behind the lines of the round.
     pub steps: Vec<(u32, Vec<Step>)>,
+}
+
+/// An alert whose decisions are to end: a whitelist matched when a name was known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lift {
+    /// The alert's identity.
+    pub uuid: String,
+    /// Whom it is about.
+    pub value: String,
+    /// Its scenario.
+    pub scenario: String,
+}
+
+impl Lift {
+    /// What ends the decisions of `alert`.
+    pub fn of(alert: &Alert) -> Self {
+        let Alert { uuid, scenario, source, .. } = alert;
+        Self { uuid: uuid.clone(), value: source.value.clone(), scenario: scenario.clone() }
+    }
 }
 
 /// Who takes alerts.
@@ -67,13 +88,39 @@ pub async fn report(
     stopping: watch::Receiver<bool>,
     status: Arc<Status>,
 ) {
-    while let Some(Report { alerts, steps }) = reports.recv().await {
-        let Ok(receipt) = deliver(&target, alerts, stopping.clone(), &status).await else {
+    while let Some(Report { alerts, lifts, steps }) = reports.recv().await {
+        let Ok(mut receipt) = deliver(&target, alerts, stopping.clone(), &status).await else {
             warn!("stopping with alerts that nobody took; their lines are read again at the next start");
             return;
         };
+        for one in &lifts {
+            // Durable together with everything before it.
+            receipt = lift(&target, one).await.or(receipt);
+        }
         if taken.send(Taken { receipt, steps }).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Ends what an alert decided.
+async fn lift(target: &Target, lift: &Lift) -> Option<Receipt> {
+    let Lift { uuid, value, scenario } = lift;
+    match target {
+        Target::Service { service, machine } => match service.lift_alert(machine, uuid, value).await {
+            Ok((count, receipt)) => {
+                info!(value, scenario, count, "lifted decisions: a whitelist matches now that the name is known");
+                Some(receipt)
+            }
+            Err(error) => {
+                error!(value, scenario, %error, "cannot lift decisions of somebody on a whitelist");
+                None
+            }
+        },
+        // The interface of the field has no such call for machines.
+        Target::Remote(_) => {
+            warn!(value, scenario, "somebody on a whitelist was reported; lift the decision where decisions are made");
+            None
         }
     }
 }
@@ -224,9 +271,9 @@ mod tests {
         let reporting = tokio::spawn(report(Target::Remote(client), reports_out, taken, stopping, Arc::clone(&status)));
         let keeping = tokio::spawn(keep(taken_out, checkpoint, vec!["journal".into()], Arc::clone(&status)));
 
-        reports.send(Report { alerts: Vec::new(), steps: at("before") }).await.expect("somebody listens");
+        reports.send(Report { steps: at("before"), ..Report::default() }).await.expect("somebody listens");
         let alerts = vec![Alert { scenario: "test".into(), ..Alert::default() }];
-        reports.send(Report { alerts, steps: at("behind") }).await.expect("somebody listens");
+        reports.send(Report { alerts, steps: at("behind"), ..Report::default() }).await.expect("somebody listens");
         while status.reporting().is_none() {
             sleep(Duration::from_millis(50)).await;
         }

@@ -40,6 +40,10 @@ pub struct RuleSet {
     /// Databases of places and networks.
     pub geo: Option<GeoIp>,
     stashes: Vec<StashSpec>,
+    /// Whether any rule wants to know names of addresses, or addresses of names.
+    pub asks_names: bool,
+    /// Whether any rule wants to know how many decisions there were.
+    pub asks_history: bool,
     /// Whether any rule reads or writes a stash: lines then depend on the lines before them.
     pub in_order: bool,
 }
@@ -146,6 +150,8 @@ impl RuleSet {
             files: loaded_files,
             geo,
             stashes,
+            asks_names: mentioned(files, &["reverse_dns", "LookupHost", "MatchKnownBot"]),
+            asks_history: mentioned(files, &["GetDecisionsCount", "GetDecisionsSinceCount"]),
             in_order,
         };
         Built { rules, problems, warnings }
@@ -166,6 +172,12 @@ pub(crate) fn library(files: &[RuleFile], problems: &mut Vec<Problem>) -> Librar
         }
     }
     library
+}
+
+/// Whether any rule mentions one of `words`: helpers are called by their names, so no mention is no call.
+fn mentioned(files: &RuleFiles, words: &[&str]) -> bool {
+    let lists = [&files.parsers, &files.postoverflows, &files.scenarios, &files.contexts];
+    lists.into_iter().flatten().any(|file| words.iter().any(|word| file.text.contains(word)))
 }
 
 /// Version and hash of a scenario that we ship; a local one has neither.

@@ -12,6 +12,8 @@ pub mod config;
 pub mod decisions;
 pub mod feed;
 #[cfg(feature = "server")]
+pub mod history;
+#[cfg(feature = "server")]
 pub mod metrics;
 #[cfg(feature = "server")]
 pub mod profiles;

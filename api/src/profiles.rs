@@ -302,20 +302,25 @@ impl Host for ProfileHost<'_> {
     }
 
     fn decisions(&self, query: DecisionQuery, value: &str) -> Option<Result<i64, EvalError>> {
-        let net = model::scope::parse_net(value).map_err(|error| EvalError::new(error.to_string()));
-        let now = self.lookup.now();
-        Some(match query {
-            DecisionQuery::Count => Ok(net.map_or(0, |net| self.lookup.ever(net, None))),
-            DecisionQuery::CountSince(nanos) => {
-                let since = now.checked_sub(jiff::SignedDuration::from_nanos(nanos)).unwrap_or(Timestamp::MIN);
-                Ok(net.map_or(0, |net| self.lookup.ever(net, Some(since))))
-            }
-            DecisionQuery::Active => net.map(|net| self.lookup.active(net).0),
-            DecisionQuery::TimeLeft => net.map(|net| {
-                let left = self.lookup.active(net).1.map_or(jiff::SignedDuration::ZERO, |end| end.duration_since(now));
-                i64::try_from(left.as_nanos()).unwrap_or(i64::MAX)
-            }),
-        })
+        Some(recall(self.lookup, query, value))
+    }
+}
+
+/// What `lookup` knows about `value`, as expressions get it.
+pub(crate) fn recall(lookup: &dyn Lookup, query: DecisionQuery, value: &str) -> Result<i64, EvalError> {
+    let net = model::scope::parse_net(value).map_err(|error| EvalError::new(error.to_string()));
+    let now = lookup.now();
+    match query {
+        DecisionQuery::Count => Ok(net.map_or(0, |net| lookup.ever(net, None))),
+        DecisionQuery::CountSince(nanos) => {
+            let since = now.checked_sub(jiff::SignedDuration::from_nanos(nanos)).unwrap_or(Timestamp::MIN);
+            Ok(net.map_or(0, |net| lookup.ever(net, Some(since))))
+        }
+        DecisionQuery::Active => net.map(|net| lookup.active(net).0),
+        DecisionQuery::TimeLeft => net.map(|net| {
+            let left = lookup.active(net).1.map_or(jiff::SignedDuration::ZERO, |end| end.duration_since(now));
+            i64::try_from(left.as_nanos()).unwrap_or(i64::MAX)
+        }),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::parse::{Scene, Worker};
 use crate::partitions::Partitions;
 use crate::pool::Pool;
 use crate::ruleset::RuleSet;
+use crate::world::Outside;
 
 /// What a run left behind.
 #[derive(Debug, Default)]
@@ -115,6 +116,7 @@ impl Bench {
                 // Nobody aims at the buckets of a test.
                 key: HashKey::new([0; 16]),
                 year: YearRule::Current,
+                outside: Outside::default(),
             },
             dump: Dump::default(),
         })

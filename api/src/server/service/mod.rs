@@ -23,12 +23,14 @@ use tokio::sync::{Notify, oneshot, watch};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use expr::{DecisionQuery, EvalError};
 use model::alert::DecisionBody;
 use model::{Alert, AllowEntry, AllowSet, Decision, Scope};
 
 use crate::decisions::{LOG_LEN, Query, Table, from_micros, net_of, to_micros};
+use crate::history::{History, Past};
 use crate::metrics::Metrics;
-use crate::profiles::{Lookup, ProfileError, Profiles};
+use crate::profiles::{self, Lookup, ProfileError, Profiles};
 use crate::server::stream::{self, Last, Pull};
 use crate::store::writer::{Durable, Job, Queue};
 use crate::store::{AllowItem, Allowlist, Bouncer, Machine, NewAlert, Retention, SeenKey, Store, StoreError, Write};
@@ -123,6 +125,8 @@ struct State {
     touched_machines: BTreeSet<String>,
     touched_bouncers: BTreeSet<String>,
     retained: Timestamp,
+    /// Past decisions, if rules ask for them.
+    history: Option<History>,
     /// What is allowed by configuration.
     configured: Vec<AllowEntry>,
 }
@@ -358,6 +362,55 @@ impl Service {
         .await
     }
 
+    /// Ends what the alert that `machine` sent under the identity `uuid` decided about `value` and still holds; answers
+    /// how many decisions that were.
+    pub async fn lift_alert(&self, machine: &str, uuid: &str, value: &str) -> Result<(usize, Receipt), StoreError> {
+        let query = Query { value: Some(value.to_owned()), simulated: true, ..Query::default() };
+        self.change(|state, now| {
+            let Some(&alert) = state.seen.get(&seen_key(machine, uuid)) else { return (0, Vec::new()) };
+            let mut rows = state.table.select(&query, now);
+            rows.retain(|row| row.alert_id() == alert);
+            let writes = state.lift(rows.iter().map(|row| row.id()), now);
+            (rows.len(), writes)
+        })
+        .await
+    }
+
+    /// What is known about decisions that cover `value`, from memory alone. Counts of past ones are 0 before
+    /// [`Service::keep_history`].
+    pub fn recall(&self, query: DecisionQuery, value: &str, now: Timestamp) -> Result<i64, EvalError> {
+        profiles::recall(&Knowledge { service: self, now, may_block: false }, query, value)
+    }
+
+    /// Keeps past decisions in memory from now on, for [`Service::recall`].
+    pub async fn keep_history(&self) -> Result<(), StoreError> {
+        let (now, last) = {
+            let mut state = self.lock();
+            if state.history.is_some() {
+                return Ok(());
+            }
+            let now = present();
+            let live = state.table.iter().filter(|row| row.until() >= now);
+            let live =
+                live.filter_map(|row| Some(Past::new(row.net()?, row.alert_id(), row.created_at(), row.until())));
+            let history = History::new(live.collect());
+            state.history = Some(history);
+            (now, state.last_decision)
+        };
+        // What was made after this moment is in the history already, and what was made before it is then in the store.
+        self.settle().await?;
+        let ended = self.read(move |store| store.ended(None, now)).await?;
+        let ended = ended.iter().filter(|decision| decision.id <= last).filter_map(|decision| {
+            let net = net_of(&decision.scope, &decision.value)?;
+            Some(Past::new(net, decision.alert_id, decision.created_at, decision.until))
+        });
+        let mut all: Vec<Past> = ended.collect();
+        let mut state = self.lock();
+        all.extend(state.history.iter().flat_map(History::iter));
+        state.history = Some(History::new(all));
+        Ok(())
+    }
+
     /// Erases alerts with everything that belongs to them; their decisions no longer hold. Answers how many.
     pub async fn erase_alerts(&self, query: crate::store::AlertQuery) -> Result<(usize, Receipt), StoreError> {
         self.settle().await?;
@@ -372,6 +425,9 @@ impl Service {
                 state.table.iter().filter(|row| owners.contains(&row.alert_id())).map(|row| row.id()).collect();
             for id in doomed {
                 state.table.lift(id, now);
+            }
+            if let Some(history) = &mut state.history {
+                history.erase(&owners);
             }
             let change = state.table.cursor().number;
             (ids.len(), vec![Write::EraseAlerts { ids, change }])
@@ -501,6 +557,10 @@ impl Service {
                     state.retained = now;
                     let before = |age: SignedDuration| now.checked_sub(age).ok();
                     state.forget_seen(before(SEEN_FOR));
+                    let below = options.max_alerts.map(|max| state.last_alert.saturating_sub_unsigned(max));
+                    if let Some(history) = &mut state.history {
+                        history.forget(options.max_age.and_then(before), below, now);
+                    }
                     writes.push(Write::Retain(Retention {
                         max_alerts: options.max_alerts,
                         alerts_before: options.max_age.and_then(before),
@@ -573,7 +633,7 @@ impl Service {
         let decisions = if is_supplied {
             supplied
         } else {
-            let lookup = StoreLookup { store: self.0.store.as_ref(), service: self, now };
+            let lookup = Knowledge { service: self, now, may_block: true };
             self.0.profiles.load().judge(&alert, &lookup)?.decisions
         };
         for decision in &decisions {
@@ -691,6 +751,11 @@ impl State {
                         until = %decision.until, simulated = decision.simulated, "decision"
                     );
                 }
+                if let Some(history) = &mut self.history
+                    && let Some(net) = net_of(&decision.scope, &decision.value)
+                {
+                    history.add(Past::new(net, alert.id, now, decision.until));
+                }
                 let change = if decision.is_active(now) { self.table.add(&decision) } else { 0 };
                 (decision, change)
             })
@@ -751,21 +816,28 @@ fn seen_key(machine: &str, uuid: &str) -> SeenKey {
     key
 }
 
-/// What profiles may ask about past decisions.
-struct StoreLookup<'a> {
-    store: &'a dyn Store,
+/// What profiles and rules may ask about decisions.
+struct Knowledge<'a> {
     service: &'a Service,
     now: Timestamp,
+    /// Whether the store may be asked for what is not in memory.
+    may_block: bool,
 }
 
-impl Lookup for StoreLookup<'_> {
+impl Lookup for Knowledge<'_> {
     fn now(&self) -> Timestamp {
         self.now
     }
 
-    // A look into an index; a thread of its own would cost more.
     fn ever(&self, net: ipnet::IpNet, since: Option<Timestamp>) -> i64 {
-        self.store.count_covering(net, since).unwrap_or_else(|error| {
+        if let Some(history) = &self.service.lock().history {
+            return history.count(net, since);
+        }
+        if !self.may_block {
+            return 0;
+        }
+        // A look into an index; a thread of its own would cost more.
+        self.service.0.store.count_covering(net, since).unwrap_or_else(|error| {
             warn!(%error, "cannot count decisions for a profile");
             0
         })

@@ -425,3 +425,104 @@ fn ban_until_killed(path: &Path) {
         }
     });
 }
+
+#[tokio::test]
+async fn only_what_the_alert_decided_is_lifted() {
+    let folder = folder();
+    let service = open(&folder.path().join("cordon.db"));
+    let of = |uuid: &str, value: &str| Alert { uuid: uuid.into(), ..ban(value) };
+    for (machine, uuid, value) in
+        [("edge", "a", "192.0.2.1"), ("edge", "b", "192.0.2.1"), ("web", "a", "192.0.2.1"), ("edge", "c", "192.0.2.2")]
+    {
+        let submission = service.submit(machine, vec![of(uuid, value)]).await.expect("a ban is accepted");
+        submission.receipt.durable().await.expect("it becomes durable");
+    }
+    // (machine, identity of the alert, whom it is about, how many are lifted, how many hold then)
+    let cases = [
+        ("edge", "nobody's", "192.0.2.1", 0, 4),
+        ("nobody", "a", "192.0.2.1", 0, 4),
+        ("edge", "a", "192.0.2.9", 0, 4),
+        ("edge", "a", "192.0.2.1", 1, 3),
+        ("edge", "a", "192.0.2.1", 0, 3),
+        ("web", "a", "192.0.2.1", 1, 2),
+    ];
+    for (machine, uuid, value, lifted, left) in cases {
+        let (count, receipt) = service.lift_alert(machine, uuid, value).await.expect("it is accepted");
+        receipt.durable().await.expect("it becomes durable");
+        assert_eq!((count, live(&service).len()), (lifted, left), "{machine} {uuid} {value}");
+    }
+}
+
+#[tokio::test]
+async fn past_decisions_are_known_from_memory_and_after_a_restart() {
+    let folder = folder();
+    let path = folder.path().join("cordon.db");
+    let week = DecisionQuery::CountSince(7 * 24 * 3_600_000_000_000);
+    let ask = |service: &Service, query, value| service.recall(query, value, Timestamp::now()).ok();
+    {
+        let service = open(&path);
+        for alert in [ban("192.0.2.1"), ban_for("192.0.2.1", "-1h"), ban("192.0.2.0/24"), ban("192.0.2.7")] {
+            let submission = service.submit("edge", vec![alert]).await.expect("a ban is accepted");
+            submission.receipt.durable().await.expect("it becomes durable");
+        }
+        let query = Query { value: Some("192.0.2.0/24".into()), ..Query::default() };
+        let (_, receipt) = service.lift(&query).await.expect("a lift is accepted");
+        receipt.durable().await.expect("it becomes durable");
+        assert_eq!(ask(&service, DecisionQuery::Count, "192.0.2.1"), Some(0), "nobody wanted to know");
+        service.close().await.expect("everything is durable");
+    }
+    let service = open(&path);
+    service.keep_history().await.expect("the store is read");
+    service.keep_history().await.expect("a second time changes nothing");
+    // (question, about whom, answer)
+    let cases = [
+        (DecisionQuery::Count, "192.0.2.1", Some(3)),
+        (week, "192.0.2.1", Some(3)),
+        (DecisionQuery::Count, "192.0.2.7", Some(2)),
+        (DecisionQuery::Count, "192.0.2.0/24", Some(1)),
+        (DecisionQuery::Count, "nobody", Some(0)),
+        (DecisionQuery::Active, "192.0.2.1", Some(1)),
+        (DecisionQuery::Active, "192.0.2.8", Some(0)),
+        (DecisionQuery::Active, "nobody", None),
+        (DecisionQuery::TimeLeft, "192.0.2.8", Some(0)),
+        (DecisionQuery::TimeLeft, "nobody", None),
+    ];
+    for (query, value, answer) in cases {
+        assert_eq!(ask(&service, query, value), answer, "{query:?} {value}");
+    }
+    let left = ask(&service, DecisionQuery::TimeLeft, "192.0.2.1").expect("it is an address");
+    assert!((3_000_000_000_000..=3_600_000_000_000).contains(&left), "{left}");
+
+    // At once, not when it is durable.
+    service
+        .submit("edge", vec![ban("192.0.2.1")])
+        .await
+        .expect("a ban is accepted")
+        .receipt
+        .durable()
+        .await
+        .expect("durable");
+    assert_eq!(ask(&service, DecisionQuery::Count, "192.0.2.1"), Some(4));
+    let about = AlertQuery { value: Some("192.0.2.1".into()), ..AlertQuery::default() };
+    let (erased, receipt) = service.erase_alerts(about).await.expect("it is accepted");
+    receipt.durable().await.expect("it becomes durable");
+    assert_eq!(erased, 3);
+    assert_eq!(ask(&service, DecisionQuery::Count, "192.0.2.1"), Some(1), "the range is left");
+}
+
+#[tokio::test]
+async fn a_repeated_offence_is_punished_for_longer_at_once() {
+    let folder = folder();
+    let profiles = "filters: ['true']\ndecisions: [{type: ban, duration: 1h}]\n\
+        duration_expr: \"Sprintf('%dh', 1 + GetDecisionsCount(Alert.GetValue()) + GetActiveDecisionsCount(Alert.GetValue()))\"\n";
+    let service = open(&folder.path().join("cordon.db"));
+    service.set_profiles(Profiles::parse(&[(Path::new("profiles.yaml"), profiles)]).expect("they are right"));
+    let mut hours = Vec::new();
+    for _ in 0..3 {
+        let alert = Alert { decisions: None, ..ban("192.0.2.1") };
+        service.submit("edge", vec![alert]).await.expect("it is accepted").receipt.durable().await.expect("durable");
+        let left = service.recall(DecisionQuery::TimeLeft, "192.0.2.1", Timestamp::now()).expect("it is an address");
+        hours.push((left + 1_800_000_000_000) / 3_600_000_000_000);
+    }
+    assert_eq!(hours, [1, 3, 5]);
+}
