@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::timeout;
@@ -77,13 +78,7 @@ impl Resolver {
     /// A resolver that asks the servers that this host is configured to ask. To be called within a runtime. Fails when the
     /// host's configuration cannot be read.
     pub fn system() -> Result<Self, NetError> {
-        let mut builder = TokioResolver::builder_tokio()?;
-        let options = builder.options_mut();
-        options.timeout = BUDGET;
-        options.attempts = 1;
-        // The answers are kept here already.
-        options.cache_size = 0;
-        Ok(Self::new(Arc::new(Servers(builder.build()?))))
+        Ok(Self::new(Arc::new(Servers::new(TokioResolver::builder_tokio()?)?)))
     }
 
     /// A resolver that asks `lookup`. To be called within a runtime.
@@ -226,6 +221,17 @@ async fn look(lookup: &dyn Lookup, question: &Question) -> Vec<(Question, Vec<St
 /// The servers of a DNS configuration.
 struct Servers(TokioResolver);
 
+impl Servers {
+    fn new(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<Self, NetError> {
+        let options = builder.options_mut();
+        options.timeout = BUDGET;
+        options.attempts = 1;
+        // The answers are kept here already.
+        options.cache_size = 0;
+        Ok(Self(builder.build()?))
+    }
+}
+
 impl fmt::Debug for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Servers").finish_non_exhaustive()
@@ -255,6 +261,9 @@ impl Lookup for Servers {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+    use tokio::net::UdpSocket;
+
     use super::*;
 
     /// Who knows a little; a name that begins with `slow` is never answered.
@@ -392,6 +401,56 @@ mod tests {
         assert_eq!(resolver.ask(&addresses("n0.example")), None, "it waits already");
         assert_eq!(resolver.dropped(), 5);
         assert_eq!(answer(&resolver, &names("192.0.2.1")).await, ["crawl.example"], "there is room again");
+    }
+
+    /// A server that knows 192.0.2.1 and its name.
+    async fn serve_dns(socket: UdpSocket) {
+        let mut query = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut query).await {
+            let question = &query[12..length];
+            let name = question.iter().position(|&byte| byte == 0).expect("a name ends");
+            let data: &[u8] = match question[name + 2] {
+                12 => b"\x05crawl\x07example\0",
+                1 => &[192, 0, 2, 1],
+                _ => &[],
+            };
+            let known: [&[u8]; 2] = [b"\x011\x012\x010\x03192\x07in-addr\x04arpa", b"\x05crawl\x07example"];
+            let answers = u8::from(!data.is_empty() && known.contains(&&question[..name]));
+            let mut reply = query[..2].to_vec();
+            reply.extend([0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0]);
+            reply.extend(&question[..name + 5]);
+            if answers > 0 {
+                reply.extend([0xc0, 12, 0, question[name + 2], 0, 1, 0, 0, 0, 60, 0, data.len() as u8]);
+                reply.extend(data);
+            }
+            socket.send_to(&reply, from).await.expect("somebody waits");
+        }
+    }
+
+    #[tokio::test]
+    async fn servers_are_asked() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+        let mut server = NameServerConfig::udp([127, 0, 0, 1].into());
+        server.connections[0].port = socket.local_addr().expect("it is bound").port();
+        tokio::spawn(serve_dns(socket));
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let servers = Servers::new(builder).expect("a right configuration");
+        // A machine that does other things too may miss the budget once.
+        let mut learned = Vec::new();
+        for _ in 0..50 {
+            learned = look(&servers, &names("192.0.2.1")).await;
+            if learned.len() > 1 {
+                break;
+            }
+        }
+        let expected = [
+            (addresses("crawl.example"), vec!["192.0.2.1".to_owned()]),
+            (names("192.0.2.1"), vec!["crawl.example".to_owned()]),
+        ];
+        assert_eq!(learned, expected);
+        assert_eq!(look(&servers, &names("192.0.2.2")).await, [(names("192.0.2.2"), Vec::new())]);
+        assert_eq!(look(&servers, &addresses("none.example")).await, [(addresses("none.example"), Vec::new())]);
     }
 
     #[test]

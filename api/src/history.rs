@@ -156,8 +156,8 @@ mod tests {
     #[test]
     fn what_is_over_and_old_is_forgotten() {
         // (what, made before, alert up to, now, what is left by its alert)
-        let cases: [(&str, Option<i64>, Option<i64>, i64, &[i64]); 5] = [
-            ("nothing is too old", None, None, 2000, &[1, 2, 3, 4, 5]),
+        let cases = [
+            ("nothing is too old", None, None, 2000, &[1, 2, 3, 4, 5][..]),
             ("by age, but the first still holds", Some(40), None, 500, &[1, 4, 5]),
             ("by age, and the first is over", Some(40), None, 1000, &[4, 5]),
             ("by number", None, Some(2), 1000, &[3, 4, 5]),
