@@ -333,7 +333,7 @@ mod tests {
             ("api:\n  lisen: off\n", "cordon.yaml:2: unknown key `lisen`\nhint: did you mean `listen`?"),
             (
                 "zzz: 1\n",
-                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `allowlist`, `enforcement`",
+                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `resolver`, `allowlist`, `enforcement`",
             ),
             (
                 "api:\n  listen: 8080\n",
