@@ -46,6 +46,8 @@ const SHORT_BREATH: Duration = Duration::from_millis(20);
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How often the engine tells the status what it counted.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How long the start waits for datasources to find what there is to read.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
 
 /// What a pipeline is made of.
 #[derive(Debug)]
@@ -100,6 +102,7 @@ impl Pipeline {
             counters.push(counts);
         }
         drop(batches_in);
+        let looks = counters.clone();
 
         let keep = tokio::spawn(keep(taken_out, checkpoint, ids, Arc::clone(&status)));
         let report = tokio::spawn(report(target, reports_out, taken_in, stops, Arc::clone(&status)));
@@ -118,7 +121,9 @@ impl Pipeline {
                 error!(%error, "the engine cannot go on");
             }
         })?;
-        let sources = inputs.into_iter().map(|(source, out)| Running::start(source, out)).collect::<io::Result<_>>()?;
+        let sources =
+            inputs.into_iter().map(|(source, out)| Running::start(source, out)).collect::<io::Result<Vec<_>>>()?;
+        wait_for_first_look(&sources, &looks);
         Ok(Self { sources, rules, engine, report, keep, stopping })
     }
 
@@ -152,6 +157,15 @@ impl Pipeline {
             }
         }
         info!("the pipeline has ended");
+    }
+}
+
+/// Waits until every datasource watches, has ended, or has had its time: whoever is told that cordon watches may rely on it.
+fn wait_for_first_look(sources: &[Running], looks: &[Arc<SourceStatus>]) {
+    let started = Instant::now();
+    let settled = |(source, status): (&Running, &Arc<SourceStatus>)| status.is_watching() || source.ended();
+    while started.elapsed() < FIRST_LOOK && !sources.iter().zip(looks).all(settled) {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::yaml::Fault;
@@ -234,6 +234,7 @@ pub struct SourceStatus {
     name: String,
     module: String,
     trouble: Mutex<Vec<Trouble>>,
+    watching: AtomicBool,
     /// Lines handed out.
     pub lines: Counter,
     /// Bytes read.
@@ -261,6 +262,16 @@ impl SourceStatus {
     /// What `evt.Line.Src` says, or the patterns of a file source.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Says that it has found what there is to read: what is written from now on is not missed.
+    pub fn set_watching(&self) {
+        self.watching.store(true, Ordering::Release);
+    }
+
+    /// Whether it has found what there is to read.
+    pub fn is_watching(&self) -> bool {
+        self.watching.load(Ordering::Acquire)
     }
 
     /// Says that `about` (a file, the whole source) does not work. Returns whether that is news.

@@ -182,6 +182,7 @@ impl Journal {
             Ok(child) => Killed(child),
             Err(error) => return Err(SourceError::Start { program, error }),
         };
+        out.status().set_watching();
         let (Some(output), Some(errors)) = (child.0.stdout.take(), child.0.stderr.take()) else {
             return Ok(());
         };

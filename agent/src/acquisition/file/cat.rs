@@ -72,6 +72,7 @@ fn content(path: &Path) -> u64 {
 impl Datasource for Cat {
     /// An input that cannot be read is red, and the others are read.
     fn run(&mut self, bell: &Arc<Bell>, out: &mut Outlet) -> Result<(), SourceError> {
+        out.status().set_watching();
         out.status().total.set(self.total().unwrap_or(0));
         for input in self.inputs.drain(..) {
             match input.read(bell, out) {

@@ -618,6 +618,7 @@ impl Datasource for FileSource {
                     self.listen(watch, out);
                 }
                 scanned = Some(Instant::now());
+                out.status().set_watching();
             }
             if polled.elapsed() >= poll || self.patience(poll).is_zero() && self.ready.is_empty() {
                 self.tick(out)?;
