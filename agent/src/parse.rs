@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
+use expr::Host as _;
 use expr::memo::Memo;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -192,17 +193,7 @@ impl Worker {
 impl Bench {
     fn run(&mut self, scene: &Scene, now: Timestamp, trace: Option<&mut Trace>) -> Outcome {
         let world = World::new(scene, now);
-        let mut cx = Context {
-            host: &world,
-            now,
-            year: scene.year,
-            zone: &TimeZone::UTC,
-            stashes: &scene.stashes,
-            geo: scene.rules.geo.as_ref(),
-            memo: Some(&self.memo),
-            scratch: &mut self.scratch,
-            trace,
-        };
+        let mut cx = Context { trace, ..context(scene, &world, &self.memo, &mut self.scratch) };
         scene.rules.parsers.run(&mut self.event, &mut cx)
     }
 
@@ -215,17 +206,7 @@ impl Bench {
     ) -> Vec<Question> {
         self.event.start_overflow(overflow, now);
         let world = World::new(scene, now);
-        let mut cx = Context {
-            host: &world,
-            now,
-            year: scene.year,
-            zone: &TimeZone::UTC,
-            stashes: &scene.stashes,
-            geo: scene.rules.geo.as_ref(),
-            memo: Some(&self.memo),
-            scratch: &mut self.overflow_scratch,
-            trace: None,
-        };
+        let mut cx = context(scene, &world, &self.memo, &mut self.overflow_scratch);
         scene.rules.postoverflows.run(&mut self.event, &mut cx);
         if self.event.overflow().is_some_and(|overflow| overflow.reprocess && !overflow.whitelisted) {
             let passed = scene.rules.postoverflows.passed(&mut self.overflow_scratch);
@@ -239,6 +220,24 @@ impl Bench {
         let allow = Some(&*scene.allow);
         let around = Surroundings { host: &world, memo: Some(&self.memo), allow, now, parsers };
         self.selector.select(&scene.rules.scenarios, &self.event, &around, pours);
+    }
+}
+
+/// Zone in which unix times are written out.
+static UTC: TimeZone = TimeZone::UTC;
+
+/// What both sets of parsers run with: those of lines and those of overflows.
+fn context<'w>(scene: &'w Scene, world: &'w World<'_>, memo: &'w Memo, scratch: &'w mut Scratch) -> Context<'w> {
+    Context {
+        host: world,
+        now: world.now(),
+        year: scene.year,
+        zone: &UTC,
+        stashes: &scene.stashes,
+        geo: scene.rules.geo.as_ref(),
+        memo: Some(memo),
+        scratch,
+        trace: None,
     }
 }
 

@@ -37,14 +37,7 @@ pub(crate) async fn register(
     let body = app.limits.body(&headers, body, SMALL_BODY).await?;
     let body: RegisterBody = serde_json::from_slice(&body).map_err(|e| ApiError::bad_request(e.to_string()))?;
     let mut wrong = Vec::new();
-    let name = body.machine_id.unwrap_or_default();
-    if name.is_empty() {
-        wrong.push("machine_id in body is required");
-    }
-    let password = body.password.unwrap_or_default();
-    if password.expose_secret().is_empty() {
-        wrong.push("password in body is required");
-    }
+    let (name, password) = credentials(body.machine_id, body.password, &mut wrong);
     let token = body.registration_token.filter(|token| !token.expose_secret().is_empty());
     match token.as_ref().map(|token| token.expose_secret().len()) {
         Some(0..32) => wrong.push("registration_token in body should be at least 32 chars long"),
@@ -87,14 +80,7 @@ pub(crate) async fn login(
     };
     let body: LoginBody = serde_json::from_slice(&body).map_err(|error| missing(error.to_string()))?;
     let mut wrong = Vec::new();
-    let name = body.machine_id.unwrap_or_default();
-    if name.is_empty() {
-        wrong.push("machine_id in body is required");
-    }
-    let password = body.password.unwrap_or_default();
-    if password.expose_secret().is_empty() {
-        wrong.push("password in body is required");
-    }
+    let (name, password) = credentials(body.machine_id, body.password, &mut wrong);
     if !wrong.is_empty() {
         return Err(ApiError::Token(format!("validation failure list:\n{}", wrong.join("\n"))));
     }
@@ -327,4 +313,20 @@ impl AllMetrics {
 
 fn limit(app: &App, client: &Client) -> Result<(), ApiError> {
     if client.socket { Ok(()) } else { app.limits.check_login(client.ip) }
+}
+
+/// Name and password of a machine; says in `wrong` which is missing.
+fn credentials(
+    machine_id: Option<String>,
+    password: Option<SecretString>,
+    wrong: &mut Vec<&'static str>,
+) -> (String, SecretString) {
+    let (name, password) = (machine_id.unwrap_or_default(), password.unwrap_or_default());
+    if name.is_empty() {
+        wrong.push("machine_id in body is required");
+    }
+    if password.expose_secret().is_empty() {
+        wrong.push("password in body is required");
+    }
+    (name, password)
 }
