@@ -33,8 +33,9 @@ build: ## build the optimised binary
 	$(CARGO) build --release --locked
 
 .PHONY: test
-test: ## run every test; as root also the ones in network namespaces, with a real sshd and nginx
+test: ## run every test; as root also the ones in network namespaces, with real servers and CrowdSec's own programs
 	@.ci/setup test
+	@.ci/setup clients
 	@# apart, because what expr is compared with in its tests gives JSON maps another order everywhere
 	$(CARGO) test --workspace --exclude cordon-expr --locked --no-fail-fast
 	$(CARGO) test -p cordon-expr --locked --no-fail-fast

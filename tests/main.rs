@@ -5,5 +5,6 @@ mod lab;
 mod support;
 
 mod cli;
+mod clients;
 mod commands;
 mod defence;

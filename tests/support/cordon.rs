@@ -22,8 +22,9 @@ impl Cordon {
         fs::create_dir_all(&folder).expect("a writable folder");
         fs::write(folder.join("acquisition.yaml"), acquisition).expect("a writable folder");
         let place = folder.display();
+        let api = if config.contains("api:") { "" } else { "api:\n  listen: off\n" };
         let head = format!(
-            "state: {place}/state\napi:\n  listen: off\nacquisition:\n  discover: false\n  paths: [{place}/acquisition.yaml]\n"
+            "state: {place}/state\n{api}acquisition:\n  discover: false\n  paths: [{place}/acquisition.yaml]\n"
         );
         fs::write(folder.join("cordon.yaml"), head + config).expect("a writable folder");
         Self { folder, host: host.cloned(), running: None }

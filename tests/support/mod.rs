@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a running cordon in a temporary folder, real servers, hosts that attack them.
 
 pub(crate) mod cordon;
+pub(crate) mod crowdsec;
 pub(crate) mod servers;
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,0 +1,162 @@
+//! CrowdSec's own bouncer, agent and command line, unchanged, on our API.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use crate::lab::{Host, Lab};
+use crate::support::cordon::Cordon;
+use crate::support::crowdsec::{self, Agent};
+use crate::support::{ECHO, can_make_networks, eventually, reaches};
+
+const URL: &str = "http://127.0.0.1:8080/";
+const PLAIN: &str = "api:\n  listen: 127.0.0.1:8080\nenforcement:\n  mode: off\n";
+
+/// A host of its own with a cordon on it that only answers.
+struct Scene {
+    cordon: Cordon,
+    lab: Lab,
+    folder: tempfile::TempDir,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().expect("a prefix")).collect()
+}
+
+impl Scene {
+    /// Nothing, if namespaces or CrowdSec's programs are missing here.
+    fn set(config: &str) -> Option<Self> {
+        if !can_make_networks() || crowdsec::programs().is_none() {
+            return None;
+        }
+        let lab = Lab::new(&nets(&["203.0.113.1/24", "2001:db8::1/32"])).expect("root can make networks");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut cordon = Cordon::install(Some(lab.victim()), folder.path(), config, "");
+        cordon.start();
+        Some(Self { cordon, lab, folder })
+    }
+
+    fn add(&mut self, name: &str, net: &str) -> Host {
+        self.lab.add(name, &nets(&[net])).expect("root can make networks")
+    }
+}
+
+#[test]
+fn the_firewall_bouncer_enforces_what_is_decided_here() {
+    let Some(mut scene) = Scene::set(PLAIN) else { return };
+    let guesser = scene.add("guesser", "203.0.113.66/24");
+    // this bouncer's backend takes the first address of a range
+    let ranger = scene.add("ranger", "203.0.113.128/24");
+    let six = scene.add("six", "2001:db8:0:66::1/32");
+    let bystander = scene.add("bystander", "203.0.113.20/24");
+    let (v4, v6) = (ip("203.0.113.1"), ip("2001:db8::1"));
+    let victim = scene.lab.victim().clone();
+    victim.echo(ECHO).expect("the port is free in a network of our own");
+    let guesser_reaches = || reaches(&guesser, ip("203.0.113.66"), v4);
+    let ranger_reaches = || reaches(&ranger, ip("203.0.113.128"), v4);
+    let six_reaches = || reaches(&six, ip("2001:db8:0:66::1"), v6);
+
+    scene.cordon.ask(&["bouncers", "add", "fw", "--key", "a-key-of-the-firewall"]);
+    scene.cordon.ask(&["ban", "203.0.113.66", "--for", "1h"]);
+    let start = || crowdsec::firewall_bouncer(&victim, scene.folder.path(), URL, "api_key: a-key-of-the-firewall\n");
+    assert!(guesser_reaches() && ranger_reaches() && six_reaches(), "nobody enforces yet");
+    let mut bouncer = start();
+    eventually("what was there before is enforced", || !guesser_reaches());
+    assert!(ranger_reaches() && six_reaches());
+
+    scene.cordon.ask(&["ban", "203.0.113.128/25", "--for", "1h"]);
+    scene.cordon.ask(&["ban", "2001:db8:0:66::1", "--for", "1h"]);
+    eventually("a range is enforced", || !ranger_reaches());
+    eventually("an IPv6 address is enforced", || !six_reaches());
+    assert!(reaches(&bystander, ip("203.0.113.20"), v4), "nobody else is cut off");
+
+    scene.cordon.ask(&["lift", "203.0.113.66"]);
+    scene.cordon.ask(&["lift", "203.0.113.128/25"]);
+    eventually("a lifted address gets through", guesser_reaches);
+    eventually("a lifted range gets through", ranger_reaches);
+    scene.cordon.ask(&["ban", "203.0.113.66", "--for", "4s"]);
+    eventually("a short ban is enforced", || !guesser_reaches());
+    eventually("it ends by itself", guesser_reaches);
+
+    scene.cordon.stop();
+    assert!(!six_reaches(), "bans hold while the API is away");
+    scene.cordon.start();
+    scene.cordon.ask(&["ban", "203.0.113.66", "--for", "1h"]);
+    eventually("the bouncer follows the API after its restart", || !guesser_reaches());
+    scene.cordon.ask(&["lift", "2001:db8:0:66::1"]);
+    eventually("and is told of what was made before it", six_reaches);
+    assert!(bouncer.is_running());
+
+    // when it is stopped like this, what it wrote into the kernel stays
+    bouncer.stop();
+    scene.cordon.ask(&["lift", "203.0.113.66"]);
+    scene.cordon.ask(&["ban", "203.0.113.128/25", "--for", "1h"]);
+    let _bouncer = start();
+    eventually("a bouncer that starts again gets everything", || !ranger_reaches());
+    eventually("and keeps nothing that is over", guesser_reaches);
+    let rows = scene.cordon.ask(&["bouncers", "list", "-o", "raw"]);
+    assert!(rows.contains("crowdsec-firewall-bouncer"), "it told what it is: {rows}");
+}
+
+#[test]
+fn the_agent_registers_pushes_alerts_and_says_that_it_lives() {
+    let Some(scene) = Scene::set(PLAIN) else { return };
+    let unknown = format!("url: {URL}\nlogin: nobody\npassword: none\n");
+    let agent = Agent::install(scene.lab.victim(), scene.folder.path(), &unknown);
+    let registration =
+        ["lapi", "register", "--machine", "edge-7", "-u", URL, "--file", &agent.credentials().display().to_string()];
+    let registered = agent.cscli(&registration);
+    assert!(registered.status.success(), "{}", String::from_utf8_lossy(&registered.stderr));
+    assert!(!agent.cscli(&["decisions", "list"]).status.success(), "it may not log in yet");
+    scene.cordon.ask(&["machines", "validate", "edge-7"]);
+
+    let mut running = agent.start();
+    let since = Instant::now();
+    eventually("the agent reads", || running.log().contains("Starting processing data"));
+    // it may look at the file a moment after it says so, and sends what it found once a second
+    let mut knocked: Option<Instant> = None;
+    eventually("its alert became a ban", || {
+        if knocked.is_none_or(|at| at.elapsed() > Duration::from_secs(4)) {
+            agent.knock("192.0.2.77", 3);
+            knocked = Some(Instant::now());
+        }
+        scene.cordon.banned() == ["Ip:192.0.2.77"]
+    });
+    let alerts = agent.ask(&["alerts", "list"]);
+    assert_eq!(alerts[0]["scenario"], "test/knocking");
+    assert_eq!(alerts[0]["machine_id"], "edge-7");
+    assert_eq!(alerts[0]["source"]["value"], "192.0.2.77");
+    let id = alerts[0]["id"].as_i64().expect("a number").to_string();
+    let alert = agent.ask(&["alerts", "inspect", &id, "--details"]);
+    assert!(alert.to_string().contains("192.0.2.77"), "{alert}");
+
+    agent.ask(&["decisions", "add", "--ip", "192.0.2.9", "--duration", "1h", "--reason", "by hand"]);
+    agent.ask(&["decisions", "add", "--range", "198.51.100.0/24", "--duration", "1h"]);
+    let mut banned = scene.cordon.banned();
+    banned.sort();
+    assert_eq!(banned, ["Ip:192.0.2.77", "Ip:192.0.2.9", "Range:198.51.100.0/24"]);
+    let listed = agent.ask(&["decisions", "list", "--ip", "192.0.2.9"]);
+    assert_eq!(listed[0]["decisions"][0]["value"], "192.0.2.9", "{listed}");
+    agent.ask(&["decisions", "delete", "--ip", "192.0.2.9"]);
+    agent.ask(&["decisions", "delete", "--range", "198.51.100.0/24"]);
+    assert_eq!(scene.cordon.banned(), ["Ip:192.0.2.77"]);
+    agent.ask(&["alerts", "delete", "--ip", "192.0.2.77"]);
+    assert!(scene.cordon.banned().is_empty(), "what an alert decided goes with it");
+
+    // it does so once a minute
+    let heartbeat = || {
+        let rows: serde_json::Value =
+            serde_json::from_str(&scene.cordon.ask(&["machines", "list", "-o", "json"])).expect("JSON");
+        rows.as_array().expect("a list").iter().any(|row| row["last_heartbeat"].is_string())
+    };
+    while !heartbeat() {
+        assert!(since.elapsed() < Duration::from_secs(90), "no heartbeat:\n{}", running.log());
+        assert!(running.is_running());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
