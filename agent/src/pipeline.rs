@@ -6,13 +6,13 @@
 //!                          and its pool)
 //! ```
 //!
-//! Each arrow is one bounded channel. When a stage is slow the one before it waits, back to the datasource, whose file or
+//! Each arrow is one bounded channel, the first with a lane for each datasource. When a stage is slow the one before it waits, back to the datasource, whose file or
 //! journal is the buffer: nothing is dropped. Stopping goes from left to right: datasources end, their channel closes, each
 //! stage works off what it has and closes the next.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info};
 
 use crate::acquisition::config::SourceConfig;
+use crate::acquisition::queue::{Receiver, queue};
 use crate::acquisition::{self, Batch, Outlet, Running, Step};
 use crate::engine::{Engine, EngineOptions, ROUND, Round};
 use crate::report::{Report, Target, keep, report};
@@ -91,13 +92,13 @@ impl Pipeline {
         let (stopping, stops) = watch::channel(false);
         let (taken_in, taken_out) = channel::channel(TAKEN);
         let (reports_in, reports_out) = channel::channel(REPORTS);
-        let (batches_in, batches_out) = mpsc::sync_channel(BATCHES);
+        let (batches_in, batches_out) = queue(BATCHES);
 
         let mut inputs = Vec::new();
         let mut counters = Vec::new();
         for (number, source) in sources.iter().enumerate() {
             let counts = status.add_source(&source.id, source.input.module());
-            let out = Outlet::new(number as u32, SyncSender::clone(&batches_in), Arc::clone(&counts));
+            let out = Outlet::new(number as u32, batches_in.add(), Arc::clone(&counts));
             inputs.push((acquisition::build(source, &checkpoint), out));
             counters.push(counts);
         }
@@ -182,7 +183,7 @@ struct EngineStage {
 
 impl EngineStage {
     /// Takes what is there as a round, until the datasources and the channel are empty.
-    fn run(mut self, batches: &mpsc::Receiver<Batch>, options: EngineOptions) -> io::Result<()> {
+    fn run(mut self, batches: &Receiver, options: EngineOptions) -> io::Result<()> {
         let mut engine = Engine::new(self.rules.load_full(), options)?;
         engine.set_outside(self.outside.clone());
         loop {

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -16,7 +15,7 @@ use scenarios::HashKey;
 use scenarios::metrics::{BucketMetrics, SelectMetrics};
 
 use crate::acquisition::file::Cat;
-use crate::acquisition::{Outlet, Running};
+use crate::acquisition::{Outlet, Running, queue};
 use crate::engine::{Engine, EngineOptions, ROUND};
 use crate::parse::Fates;
 use crate::ruleset::RuleSet;
@@ -67,7 +66,7 @@ pub fn replay(
     let mut engine = Engine::new(rules, EngineOptions { threads, memory, key, year, live: false })?;
     engine.set_allow(allow);
     let status = Arc::new(SourceStatus::new("replay", "file"));
-    let (sender, batches) = sync_channel(2 * ROUND);
+    let (sender, batches) = queue::single(2 * ROUND);
     let running = Running::start(Box::new(input), Outlet::new(0, sender, Arc::clone(&status)))?;
     let mut fates = Fates::default();
     loop {

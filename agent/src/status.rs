@@ -8,10 +8,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use model::yaml::Fault;
 use serde::Serialize;
 
 use crate::engine::Engine;
+
+/// How many things that do not work are named for one datasource.
+const MAX_TROUBLES: usize = 64;
 
 /// Everything there is to show.
 #[derive(Debug, Default)]
@@ -234,7 +238,10 @@ pub struct SourceStatus {
     name: String,
     module: String,
     trouble: Mutex<Vec<Trouble>>,
+    last_error: Mutex<Option<Failure>>,
     watching: AtomicBool,
+    /// Since when there is something that nobody has taken, in microseconds of the Unix epoch; 0 when there is nothing.
+    behind: AtomicU64,
     /// Lines handed out.
     pub lines: Counter,
     /// Bytes read.
@@ -251,6 +258,8 @@ pub struct SourceStatus {
     pub unparsed: Counter,
     /// Lines or records that could not be taken.
     pub dropped: Counter,
+    /// How often it was started again after a failure.
+    pub retries: Counter,
 }
 
 impl SourceStatus {
@@ -274,21 +283,35 @@ impl SourceStatus {
         self.watching.load(Ordering::Acquire)
     }
 
+    /// Says that at `now` there is something that waits to be taken.
+    pub fn fell_behind(&self, now: Timestamp) {
+        let now = now.as_microsecond().max(1) as u64;
+        // Who is behind already stays behind since then.
+        let _ = self.behind.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Says that all there was has been taken.
+    pub fn caught_up(&self) {
+        self.behind.store(0, Ordering::Relaxed);
+    }
+
     /// Says that `about` (a file, the whole source) does not work. Returns whether that is news.
     pub fn red(&self, about: &str, reason: impl Into<String>, remedy: impl Into<String>) -> bool {
         let trouble = Trouble { about: about.into(), reason: reason.into(), remedy: remedy.into() };
         let mut all = lock(&self.trouble);
-        match all.iter_mut().find(|known| known.about == about) {
-            Some(known) if *known == trouble => false,
-            Some(known) => {
-                *known = trouble;
-                true
-            }
-            None => {
-                all.push(trouble);
-                true
-            }
+        let known = all.iter().position(|known| known.about == about);
+        if known.is_some_and(|known| all[known] == trouble) {
+            return false;
         }
+        *lock(&self.last_error) =
+            Some(Failure { at: Timestamp::now(), about: about.into(), reason: trouble.reason.clone() });
+        match known {
+            Some(known) => all[known] = trouble,
+            // A thousand files without permission are one trouble, seen a few times.
+            None if all.len() < MAX_TROUBLES => all.push(trouble),
+            None => return false,
+        }
+        true
     }
 
     /// Says that `about` works. Returns whether that is news.
@@ -313,8 +336,25 @@ impl SourceStatus {
             parsed: self.parsed.get(),
             unparsed: self.unparsed.get(),
             dropped: self.dropped.get(),
+            retries: self.retries.get(),
+            lag_seconds: match self.behind.load(Ordering::Relaxed) {
+                0 => 0,
+                since => (Timestamp::now().as_microsecond().max(0) as u64).saturating_sub(since) / 1_000_000,
+            },
+            last_error: lock(&self.last_error).clone(),
         }
     }
+}
+
+/// What last went wrong in a datasource, also when it works again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// When it was noticed.
+    pub at: Timestamp,
+    /// The file, unit or peer; empty for the datasource as a whole.
+    pub about: String,
+    /// What was wrong.
+    pub reason: String,
 }
 
 /// What does not work in a datasource, and what to do about it.
@@ -343,6 +383,10 @@ pub struct SourceReport {
     pub parsed: u64,
     pub unparsed: u64,
     pub dropped: u64,
+    pub retries: u64,
+    /// For how long there has been something that nobody has taken.
+    pub lag_seconds: u64,
+    pub last_error: Option<Failure>,
 }
 
 /// A number that threads add to and others read.

@@ -105,7 +105,7 @@ impl Journal {
         while !bell.stopped() {
             let ready = bell.wait(Some(output.as_fd()), Some(std::time::Duration::ZERO)).map_err(failed)?;
             if !ready {
-                out.send()?;
+                out.idle()?;
                 if !bell.wait(Some(output.as_fd()), None).map_err(failed)? {
                     continue;
                 }
@@ -344,13 +344,12 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
-    use std::sync::mpsc::{Receiver, sync_channel};
 
     use serde_json::json;
     use tempfile::TempDir;
 
     use super::*;
-    use crate::acquisition::Batch;
+    use crate::acquisition::queue::{Receiver, single};
     use crate::status::SourceStatus;
 
     fn line(record: &Value) -> Option<String> {
@@ -458,13 +457,13 @@ mod tests {
         JournalConfig { filters: vec!["_COMM=x".into()], labels: Vec::new(), time_machine: false, follow }
     }
 
-    fn outlet() -> (Outlet, Receiver<Batch>, Arc<SourceStatus>) {
+    fn outlet() -> (Outlet, Receiver, Arc<SourceStatus>) {
         let status = Arc::new(SourceStatus::default());
-        let (sender, receiver) = sync_channel(100);
+        let (sender, receiver) = single(100);
         (Outlet::new(0, sender, Arc::clone(&status)), receiver, status)
     }
 
-    fn messages(receiver: &Receiver<Batch>) -> Vec<String> {
+    fn messages(receiver: &Receiver) -> Vec<String> {
         let batches = receiver.try_iter();
         let raw = |line: Line| line.raw.split_once(": ").map_or_else(String::new, |(_, message)| message.to_owned());
         batches.flat_map(|batch| batch.lines).map(raw).collect()

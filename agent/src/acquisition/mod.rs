@@ -12,10 +12,10 @@ pub mod config;
 pub mod discover;
 pub mod file;
 pub mod journald;
+pub mod queue;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 use std::{io, thread};
@@ -29,6 +29,7 @@ pub use self::bell::Bell;
 use self::config::{Input, SourceConfig};
 use self::file::{Cat, FileSource};
 use self::journald::Journal;
+use self::queue::{HungUp, Lane};
 use crate::state::Checkpoint;
 use crate::status::SourceStatus;
 use crate::tail::checkpoint::FilePlace;
@@ -144,7 +145,7 @@ pub enum Place {
 pub struct Outlet {
     source: u32,
     sequence: u64,
-    sender: SyncSender<Batch>,
+    lane: Lane,
     status: Arc<SourceStatus>,
     lines: Vec<Line>,
     bytes: usize,
@@ -154,8 +155,8 @@ pub struct Outlet {
 
 impl Outlet {
     /// An outlet for datasource number `source`.
-    pub fn new(source: u32, sender: SyncSender<Batch>, status: Arc<SourceStatus>) -> Self {
-        Self { source, sequence: 0, sender, status, lines: Vec::new(), bytes: 0, backlog: false, steps: Vec::new() }
+    pub fn new(source: u32, lane: Lane, status: Arc<SourceStatus>) -> Self {
+        Self { source, sequence: 0, lane, status, lines: Vec::new(), bytes: 0, backlog: false, steps: Vec::new() }
     }
 
     /// The counters of the datasource.
@@ -202,24 +203,33 @@ impl Outlet {
         Ok(())
     }
 
+    /// Closes the open batch and hands it on: there is nothing more to read now.
+    pub fn idle(&mut self) -> Result<(), SourceError> {
+        self.send()?;
+        self.status.caught_up();
+        Ok(())
+    }
+
     /// Closes the open batch and hands it on; waits while the channel is full. Nothing to hand on is no batch.
     pub fn send(&mut self) -> Result<(), SourceError> {
         if self.lines.is_empty() && self.steps.is_empty() {
             return Ok(());
         }
         let lines = std::mem::take(&mut self.lines);
+        let read_at = Timestamp::now();
         self.status.lines.add(lines.len() as u64);
+        self.status.fell_behind(read_at);
         let batch = Batch {
             source: self.source,
             sequence: self.sequence,
             lines,
             backlog: self.backlog,
             steps: std::mem::take(&mut self.steps),
-            read_at: Timestamp::now(),
+            read_at,
         };
         self.sequence += 1;
         self.bytes = 0;
-        self.sender.send(batch).map_err(|_| SourceError::Hangup)
+        self.lane.send(batch).map_err(|HungUp| SourceError::Hangup)
     }
 }
 
@@ -271,6 +281,7 @@ impl Running {
                 if out.send().is_err() {
                     break;
                 }
+                out.status.retries.add(1);
                 // The timer is the only thing that matters here; a ring means stop.
                 let _ = rung.wait(None, Some(pause));
                 pause = (pause * 2).min(BACK_OFF.1);

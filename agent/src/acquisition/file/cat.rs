@@ -87,7 +87,7 @@ impl Datasource for Cat {
                 break;
             }
         }
-        out.send()
+        out.idle()
     }
 }
 
@@ -112,7 +112,7 @@ impl Input {
         let mut offset = 0;
         while !bell.stopped() {
             if self.standard && !bell.wait(Some(waiting.as_fd()), Some(Duration::ZERO)).map_err(failed)? {
-                out.send()?;
+                out.idle()?;
                 bell.wait(Some(waiting.as_fd()), None).map_err(failed)?;
                 continue;
             }
@@ -157,13 +157,13 @@ impl Read for Counted {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::sync::mpsc::sync_channel;
 
     use flate2::write::GzEncoder;
     use tempfile::TempDir;
 
     use super::*;
     use crate::acquisition::file::PathPattern;
+    use crate::acquisition::queue::single;
 
     #[test]
     fn files_are_read_in_order_unpacked_and_to_their_last_byte() {
@@ -180,7 +180,7 @@ mod tests {
         let files = Files { patterns: vec![pattern], exclude: Vec::new(), labels: Vec::new(), time_machine: true };
 
         let status = Arc::new(SourceStatus::default());
-        let (sender, receiver) = sync_channel(10);
+        let (sender, receiver) = single(10);
         let mut out = Outlet::new(0, sender, Arc::clone(&status));
         let mut cat = Cat::new(&files);
         cat.run(&Arc::new(Bell::new().expect("a descriptor is left")), &mut out).expect("somebody listens");

@@ -630,7 +630,11 @@ impl Datasource for FileSource {
             if let Some(watch) = &watch {
                 self.want(watch);
             }
-            out.send()?;
+            if self.ready.is_empty() {
+                out.idle()?;
+            } else {
+                out.send()?;
+            }
             out.status().green("");
             let wait = self.patience(poll).min(poll.saturating_sub(polled.elapsed()));
             bell.wait(None, Some(wait)).map_err(|error| SourceError::System { what: "cannot wait", error })?;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use rand::rngs::StdRng;
@@ -12,6 +11,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tempfile::TempDir;
 
 use super::*;
+use crate::acquisition::queue::{Receiver, single};
 use crate::acquisition::{Batch, Running};
 use crate::status::SourceStatus;
 
@@ -23,7 +23,7 @@ struct Bench {
     folder: TempDir,
     pattern: &'static str,
     poll: bool,
-    running: Option<(Running, Receiver<Batch>)>,
+    running: Option<(Running, Receiver)>,
     status: Arc<SourceStatus>,
     lines: Vec<String>,
     taken: usize,
@@ -63,7 +63,7 @@ impl Bench {
         let moment = remembered.then(SystemTime::now);
         let follow = Follow { poll: Some(self.poll), rescan: None };
         let mut source = FileSource::new(files, follow, places, moment);
-        let (sender, receiver) = sync_channel(4);
+        let (sender, receiver) = single(4);
         let mut out = Outlet::new(0, sender, Arc::clone(&self.status));
         source.scan(&mut out).expect("somebody listens");
         self.running = Some((Running::start(Box::new(source), out).expect("a thread can be started"), receiver));
@@ -72,7 +72,7 @@ impl Bench {
     fn stop(&mut self) {
         let Some((running, receiver)) = self.running.take() else { return };
         running.stop();
-        while let Ok(batch) = receiver.recv() {
+        while let Some(batch) = receiver.recv() {
             self.take(batch);
         }
         running.join();
@@ -98,8 +98,8 @@ impl Bench {
             assert!(Instant::now() < end, "{what}: got {} lines", self.lines.len());
             let batch = self.running.as_mut().expect("it runs").1.try_recv();
             match batch {
-                Ok(batch) => self.take(batch),
-                Err(_) => thread::sleep(Duration::from_micros(200)),
+                Some(batch) => self.take(batch),
+                None => thread::sleep(Duration::from_micros(200)),
             }
         }
     }
