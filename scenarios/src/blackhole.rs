@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn mutes() {
         let mut blackholes = Blackholes::default();
-        let (a, b) = (BucketKey(1), BucketKey(2));
+        let (a, b) = (BucketKey([1; 3]), BucketKey([2; 3]));
         let mute = |until| Mute { until, replay: false };
         assert!(blackholes.arm(a, mute(100), 0, None, 10));
         // (behaviour, name, time, muted)
@@ -94,15 +94,15 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_old_entries_make_room() {
         let mut blackholes = Blackholes::default();
-        for key in 0..5_000_u128 {
-            let now = key as i64;
-            blackholes.arm(BucketKey(key), Mute { until: now + 10, replay: false }, now, None, 1_000);
+        for key in 0..5_000_u32 {
+            let now = key.into();
+            blackholes.arm(BucketKey([key; 3]), Mute { until: now + 10, replay: false }, now, None, 1_000);
         }
         assert!(blackholes.len() <= 1_000);
-        assert!(blackholes.muted(BucketKey(4_999), 5_000));
+        assert!(blackholes.muted(BucketKey([4_999; 3]), 5_000));
         let mut full = Blackholes::default();
-        let armed =
-            (0..2_000).filter(|key| full.arm(BucketKey(*key), Mute { until: i64::MAX, replay: false }, 0, None, 1_000));
+        let armed = (0..2_000)
+            .filter(|key| full.arm(BucketKey([*key; 3]), Mute { until: i64::MAX, replay: false }, 0, None, 1_000));
         assert_eq!(armed.count(), 1_000);
     }
 }

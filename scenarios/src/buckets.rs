@@ -1,10 +1,10 @@
 //! Step two: the live buckets of one partition.
 //!
 //! A pour finds its bucket by name, moves its state machine and may come out as an overflow. Memory has a budget in
-//! bytes; when it is used up the fair share decides whose bucket goes ([`crate::quota`]). A live bucket ends on a timer or
+//! bytes; when it is used up the fair share decides whose buckets go ([`crate::quota`]). A live bucket ends on a timer or
 //! when it is found too old; a replayed one only by what its own log says, since logs go backwards.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use expr::{Env, Host, Program, Value};
@@ -13,12 +13,14 @@ use hashbrown::hash_table::Entry;
 use jiff::Timestamp;
 use model::{Record, RuntimeAlert};
 
+use crate::arena::Arena;
 use crate::blackhole::{self, Blackholes, Mute};
-use crate::bucket::{Kind, Moment, Tally, conditional, timestamp, trigger};
-use crate::key::BucketKey;
+use crate::bucket::{Kind, Moment, Tally, conditional, nanos, timestamp, trigger};
+use crate::distinct::Seen;
+use crate::key::{BucketKey, Network};
 use crate::metrics::{BucketMetrics, ScenarioBuckets};
 use crate::overflow::{Overflow, Sourceless};
-use crate::quota::Quota;
+use crate::quota::{self, Claim};
 use crate::scenario::Scenario;
 use crate::select::Pour;
 use crate::set::Scenarios;
@@ -30,21 +32,19 @@ use crate::wheel::Wheel;
 const LATENESS: i64 = 86_400_000_000_000;
 /// Of how many lines the oldest is taken for the time that a replayed log has reached.
 const WINDOW: usize = 64;
-/// What a bucket weighs beside its records: itself, and its entries in the table, the quota and the wheel, those of a group of
-/// its own included.
-const BUCKET: usize = size_of::<Option<Bucket>>() + 112;
-/// What a remembered `distinct` value weighs.
-const DISTINCT: usize = 20;
+/// What a bucket weighs beside its records: itself, and its entries in the table and the wheel.
+const BUCKET: usize = size_of::<Option<Bucket>>() + 20;
+/// How much of the budget is freed at once when it is used up.
+const RESERVE: usize = 8;
 
 /// The buckets of one partition.
 #[derive(Debug)]
 pub struct Buckets {
     pub(crate) scenarios: Arc<Scenarios>,
-    pub(crate) slots: Vec<Option<Bucket>>,
-    free: Vec<u32>,
+    pub(crate) slots: Arena<Bucket>,
+    pub(crate) extras: Arena<Extra>,
     names: HashTable<u32>,
     pub(crate) slab: Slab,
-    pub(crate) quota: Quota,
     wheel: Wheel,
     pub(crate) blackholes: Blackholes,
     pub(crate) replay: ReplayClock,
@@ -52,37 +52,48 @@ pub struct Buckets {
     counts: BTreeMap<usize, ScenarioBuckets>,
     blackholes_refused: u64,
     budget: usize,
-    /// Bytes of buckets and their `distinct` values.
+    /// Bytes of buckets and what only some of them need.
     own_bytes: usize,
     fired: Vec<u32>,
 }
 
-/// One bucket.
+/// One bucket, in 64 bytes.
 #[derive(Debug)]
 pub(crate) struct Bucket {
-    pub(crate) key: BucketKey,
     pub(crate) tally: Tally,
+    pub(crate) key: BucketKey,
+    pub(crate) network: Network,
     pub(crate) queue: Queue,
-    pub(crate) scenario: u32,
+    /// Number of what only some buckets need, for those of a scenario that does.
+    pub(crate) extra: u32,
+    pub(crate) scenario: u16,
     /// Follows the time in its log instead of the clock.
     pub(crate) replay: bool,
-    pub(crate) extra: Option<Box<Extra>>,
+    /// Whether an allowlist was asked about the last event.
+    pub(crate) checked: bool,
 }
 
 /// What only some buckets need.
 #[derive(Debug, Default)]
 pub(crate) struct Extra {
+    /// The `distinct` values so far.
+    pub(crate) seen: Seen,
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// What few buckets need.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
     /// What the bucket is keyed by, for those that overflow without a pour.
     pub(crate) group: Box<str>,
-    /// Whether an allowlist was asked about the last event.
-    pub(crate) checked: bool,
-    pub(crate) seen: HashSet<u128>,
-    pub(crate) fallen: Vec<bool>,
+    /// Guillotines that have fallen, one entry a condition.
+    pub(crate) fallen: Box<[bool]>,
 }
 
 impl Extra {
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.group.len() + self.seen.len() * DISTINCT + self.fallen.len()
+        let rare = self.rare.as_ref().map_or(0, |rare| size_of::<Rare>() + rare.group.len() + rare.fallen.len() + 32);
+        size_of::<Option<Self>>() + self.seen.bytes() + rare
     }
 }
 
@@ -105,11 +116,15 @@ impl ReplayClock {
         self.next = (self.next + 1) % WINDOW;
     }
 
-    /// What lies before this is over; `None` until enough lines were seen.
-    fn passed(&self) -> Option<i64> {
+    /// The time reached; `None` until enough lines were seen.
+    fn now(&self) -> Option<i64> {
         let full = self.newest.len() == WINDOW;
-        let oldest = self.newest.iter().min().filter(|_| full)?;
-        Some(oldest.saturating_sub(LATENESS))
+        self.newest.iter().min().filter(|_| full).copied()
+    }
+
+    /// What lies before this is over.
+    fn passed(&self) -> Option<i64> {
+        Some(self.now()?.saturating_sub(LATENESS))
     }
 }
 
@@ -118,11 +133,10 @@ impl Buckets {
     pub fn new(scenarios: Arc<Scenarios>, budget: usize) -> Self {
         Self {
             scenarios,
-            slots: Vec::new(),
-            free: Vec::new(),
+            slots: Arena::default(),
+            extras: Arena::default(),
             names: HashTable::new(),
             slab: Slab::default(),
-            quota: Quota::default(),
             wheel: Wheel::default(),
             blackholes: Blackholes::default(),
             replay: ReplayClock::default(),
@@ -195,7 +209,7 @@ impl Buckets {
         let Some(index) = self.bucket_of(pour, round) else { return };
         self.fill(index, pour, round);
         self.forget_replayed();
-        self.make_room();
+        self.make_room(now);
     }
 
     /// Ends the live buckets whose time has come at `now`, and appends the overflows.
@@ -203,21 +217,17 @@ impl Buckets {
         let scenarios = Arc::clone(&self.scenarios);
         let round = &mut Round { scenarios: &scenarios, now: Moment::utc(now), host, overflows };
         let mut fired = std::mem::take(&mut self.fired);
-        self.wheel.advance(round.now.nanos, &mut fired);
+        let slots = &self.slots;
+        let deadline = |index: u32| {
+            let bucket = slots.get(index);
+            let lifetime = bucket.and_then(|bucket| scenarios.list[usize::from(bucket.scenario)].lifetime);
+            lifetime.zip(bucket).map_or(i64::MAX, |(lifetime, bucket)| lifetime.deadline(&bucket.tally))
+        };
+        self.wheel.advance(round.now.nanos, deadline, &mut fired);
         // An order that a restart does not change.
-        fired.sort_unstable_by_key(|index| {
-            let bucket = self.slots[*index as usize].as_ref();
-            bucket.map(|bucket| (bucket.tally.first, bucket.key))
-        });
+        fired.sort_unstable_by_key(|index| self.slots.get(*index).map(|bucket| (bucket.tally.first, bucket.key)));
         for index in fired.drain(..) {
-            let Some(bucket) = &self.slots[index as usize] else { continue };
-            let Some(lifetime) = scenarios.list[bucket.scenario as usize].lifetime else { continue };
-            if lifetime.over(&bucket.tally, round.now.nanos) {
-                self.end(index, round);
-            } else {
-                // It was poured into since the timer was set.
-                self.wheel.set(index, lifetime.deadline(&bucket.tally));
-            }
+            self.end(index, round);
         }
         self.fired = fired;
     }
@@ -225,9 +235,10 @@ impl Buckets {
     /// The bucket that a pour goes into: found, or new. `None` when the event only cancels what is not there.
     fn bucket_of(&mut self, pour: &Pour, round: &mut Round<'_>) -> Option<u32> {
         if let Some(index) = self.find(pour.key)
-            && let Some(bucket) = &self.slots[index as usize]
+            && let Some(bucket) = self.slots.get(index)
         {
-            let lifetime = round.scenarios.list[bucket.scenario as usize].lifetime;
+            let number = usize::from(bucket.scenario);
+            let lifetime = round.scenarios.list[number].lifetime;
             let over = lifetime.is_some_and(|lifetime| match (bucket.replay, pour.time) {
                 (false, _) => lifetime.over(&bucket.tally, round.now.nanos),
                 (true, Some(time)) => lifetime.passed(&bucket.tally, time.nanos),
@@ -237,7 +248,7 @@ impl Buckets {
                 return Some(index);
             }
             if bucket.replay {
-                self.counts_of(bucket.scenario as usize).expired += 1;
+                self.counts_of(number).expired += 1;
                 self.remove(index);
             } else {
                 self.end(index, round);
@@ -251,21 +262,21 @@ impl Buckets {
     }
 
     fn fill(&mut self, index: u32, pour: &Pour, round: &mut Round<'_>) {
-        let Some(bucket) = &mut self.slots[index as usize] else { return };
-        let scenario = &round.scenarios.list[bucket.scenario as usize];
-        let counts = self.counts.entry(bucket.scenario as usize).or_default();
-        let mut weight = 0;
-        if let (Some(value), Some(extra)) = (pour.distinct, &mut bucket.extra) {
+        let Some(bucket) = self.slots.get_mut(index) else { return };
+        let scenario = &round.scenarios.list[usize::from(bucket.scenario)];
+        let counts = self.counts.entry(bucket.scenario.into()).or_default();
+        if let Some(value) = pour.distinct
+            && let Some(extra) = self.extras.get_mut(bucket.extra)
+        {
+            let before = extra.seen.bytes();
             if !extra.seen.insert(value) {
                 counts.repeated += 1;
                 return;
             }
-            weight += DISTINCT;
-            self.own_bytes += DISTINCT;
+            self.own_bytes = self.own_bytes + extra.seen.bytes() - before;
         }
         if pour.cancel {
             counts.canceled += 1;
-            self.quota.pour(index, weight);
             self.remove(index);
             return;
         }
@@ -280,14 +291,11 @@ impl Buckets {
             let first = bucket.tally.count == 0;
             bucket.tally.count(at);
             counts.poured += 1;
-            if let Some(extra) = &mut bucket.extra {
-                extra.checked = pour.checked;
-            }
+            bucket.checked = pour.checked;
             while bucket.queue.len() >= scenario.hold {
-                let lighter = self.slab.pop(&mut bucket.queue);
-                self.quota.lighten(index, lighter);
+                self.slab.pop(&mut bucket.queue);
             }
-            weight += self.slab.push(&mut bucket.queue, &pour.record);
+            self.slab.push(&mut bucket.queue, &pour.record);
             // An idle timer is moved when it fires; a pour costs nothing.
             if first
                 && !bucket.replay
@@ -298,11 +306,10 @@ impl Buckets {
         } else {
             counts.untimed += 1;
         }
-        self.quota.pour(index, weight);
         if let Some(at) = at.filter(|_| full) {
             self.overflow(index, at, Some(pour), round);
         } else if self.convinced(scenario, index, pour, round.host) {
-            let last = self.slots[index as usize].as_ref().map_or(round.now, |bucket| bucket.tally.last());
+            let last = self.slots.get(index).map_or(round.now, |bucket| bucket.tally.last());
             self.overflow(index, last, Some(pour), round);
         }
     }
@@ -312,8 +319,8 @@ impl Buckets {
         if scenario.condition.is_none() && scenario.bayes.is_none() {
             return false;
         }
-        let Some(bucket) = &mut self.slots[index as usize] else { return false };
-        let counts = self.counts.entry(bucket.scenario as usize).or_default();
+        let Some(bucket) = self.slots.get(index) else { return false };
+        let counts = self.counts.entry(bucket.scenario.into()).or_default();
         let queue = QueueView::new(self.slab.iter(&bucket.queue).map(|record| &**record), scenario.queue_size);
         let leaky = LeakyView {
             scenario,
@@ -330,8 +337,9 @@ impl Buckets {
         {
             return true;
         }
-        let (Some(bayes), Some(extra)) = (&scenario.bayes, &mut bucket.extra) else { return false };
-        bayes.convinced(&mut extra.fallen, |condition| conditional::answer(condition, &env, &mut counts.errors))
+        let rare = self.extras.get_mut(bucket.extra).and_then(|extra| extra.rare.as_mut());
+        let (Some(bayes), Some(rare)) = (&scenario.bayes, rare) else { return false };
+        bayes.convinced(&mut rare.fallen, |condition| conditional::answer(condition, &env, &mut counts.errors))
     }
 
     fn trigger(&mut self, pour: &Pour, round: &mut Round<'_>) {
@@ -363,8 +371,8 @@ impl Buckets {
 
     /// Ends a live bucket whose time is over: with an overflow if it is timed, else silently.
     fn end(&mut self, index: u32, round: &mut Round<'_>) {
-        let Some(bucket) = &self.slots[index as usize] else { return };
-        let scenario = bucket.scenario as usize;
+        let Some(bucket) = self.slots.get(index) else { return };
+        let scenario = usize::from(bucket.scenario);
         if round.scenarios.list[scenario].lifetime.is_some_and(|lifetime| lifetime.timed) {
             self.overflow(index, round.now, None, round);
         } else {
@@ -375,13 +383,13 @@ impl Buckets {
 
     /// Ends a bucket with an overflow at `at`, which `pour` caused, or its time.
     fn overflow(&mut self, index: u32, at: Moment, pour: Option<&Pour>, round: &mut Round<'_>) {
-        let Some(bucket) = &self.slots[index as usize] else { return };
-        let number = bucket.scenario as usize;
+        let Some(bucket) = self.slots.get(index) else { return };
+        let number = usize::from(bucket.scenario);
         let events: Vec<&Record> = self.slab.iter(&bucket.queue).map(|record| &**record).collect();
-        let (group, checked) = match (pour, &bucket.extra) {
-            (Some(pour), _) => (&*pour.group, pour.checked),
-            (None, Some(extra)) => (&*extra.group, extra.checked),
-            (None, None) => ("", false),
+        let rare = || self.extras.get(bucket.extra)?.rare.as_ref();
+        let (group, checked) = match pour {
+            Some(pour) => (&*pour.group, pour.checked),
+            None => (rare().map_or("", |rare| &rare.group), bucket.checked),
         };
         let overflow = Overflow {
             scenario: &round.scenarios.list[number],
@@ -410,72 +418,68 @@ impl Buckets {
     }
 
     fn find(&self, key: BucketKey) -> Option<u32> {
-        let found = self.names.find(key.0 as u64, |index| self.key_at(*index) == Some(key));
-        found.copied()
-    }
-
-    fn key_at(&self, index: u32) -> Option<BucketKey> {
-        self.slots[index as usize].as_ref().map(|bucket| bucket.key)
+        let same = |index: &u32| self.slots.get(*index).is_some_and(|bucket| bucket.key == key);
+        self.names.find(key.hash(), same).copied()
     }
 
     fn create(&mut self, scenario: &Scenario, pour: &Pour) -> u32 {
         let extra = scenario.needs_extra().then(|| {
             let conditions = scenario.bayes.as_ref().map_or(0, |bayes| bayes.conditions.len());
-            let (group, fallen) = ((*pour.group).into(), vec![false; conditions]);
-            Box::new(Extra { group, fallen, ..Extra::default() })
+            let rare = || Box::new(Rare { group: (*pour.group).into(), fallen: vec![false; conditions].into() });
+            Extra { seen: Seen::default(), rare: scenario.needs_rare().then(rare) }
         });
         self.counts_of(pour.scenario).created += 1;
-        self.insert(
-            Bucket {
-                key: pour.key,
-                tally: Tally { tokens: scenario.limiter.full(), ..Tally::default() },
-                queue: Queue::default(),
-                scenario: pour.scenario as u32,
-                replay: pour.record.time_machine(),
-                extra,
-            },
-            pour.network,
-        )
+        let bucket = Bucket {
+            tally: Tally { tokens: scenario.limiter.full(), ..Tally::default() },
+            key: pour.key,
+            network: pour.network,
+            queue: Queue::default(),
+            extra: 0,
+            scenario: pour.scenario as u16,
+            replay: pour.record.time_machine(),
+            checked: pour.checked,
+        };
+        self.insert(bucket, extra)
     }
 
-    /// Takes in a bucket; its records are weighed by whoever pushes them.
-    pub(crate) fn insert(&mut self, bucket: Bucket, network: crate::key::Network) -> u32 {
-        let (key, scenario) = (bucket.key, bucket.scenario);
-        let extra = bucket.extra.as_ref().map_or(0, |extra| extra.bytes());
-        let index = if let Some(index) = self.free.pop() {
-            self.slots[index as usize] = Some(bucket);
-            index
-        } else {
-            self.slots.push(Some(bucket));
-            self.slots.len() as u32 - 1
-        };
+    /// Takes in a bucket.
+    pub(crate) fn insert(&mut self, mut bucket: Bucket, extra: Option<Extra>) -> u32 {
+        let key = bucket.key;
+        self.own_bytes += BUCKET;
+        if let Some(extra) = extra {
+            self.own_bytes += extra.bytes();
+            bucket.extra = self.extras.insert(extra);
+        }
+        let index = self.slots.insert(bucket);
         let slots = &self.slots;
-        let hash = |index: &u32| slots[*index as usize].as_ref().map_or(0, |bucket| bucket.key.0 as u64);
-        let same = |other: &u32| slots[*other as usize].as_ref().is_some_and(|bucket| bucket.key == key);
-        match self.names.entry(key.0 as u64, same, hash) {
+        let hash = |index: &u32| slots.get(*index).map_or(0, |bucket| bucket.key.hash());
+        let same = |other: &u32| slots.get(*other).is_some_and(|bucket| bucket.key == key);
+        match self.names.entry(key.hash(), same, hash) {
             Entry::Occupied(mut entry) => *entry.get_mut() = index,
             Entry::Vacant(entry) => {
                 entry.insert(index);
             }
         }
-        self.own_bytes += BUCKET + extra;
-        self.quota.enter(index, scenario, network);
-        self.quota.pour(index, BUCKET + extra);
         index
     }
 
     /// Puts a record into the bucket at `index`, which is being restored.
     /// `place` is where the record lies if another bucket holds it already.
     pub(crate) fn hold(&mut self, index: u32, record: &Arc<Record>, place: &mut Option<u32>) {
-        let Some(bucket) = &mut self.slots[index as usize] else { return };
-        let weight = self.slab.push_shared(&mut bucket.queue, record, place);
-        self.quota.pour(index, weight);
+        let Some(bucket) = self.slots.get_mut(index) else { return };
+        self.slab.push_shared(&mut bucket.queue, record, place);
+    }
+
+    /// What only some buckets need, if this one does.
+    pub(crate) fn extra(&self, bucket: &Bucket) -> Option<&Extra> {
+        let needs = self.scenarios.list[usize::from(bucket.scenario)].needs_extra();
+        self.extras.get(bucket.extra).filter(|_| needs)
     }
 
     /// Sets the timer of a live bucket that has been poured into.
     pub(crate) fn set_timer(&mut self, index: u32) {
-        let Some(bucket) = self.slots[index as usize].as_ref().filter(|bucket| !bucket.replay) else { return };
-        if let Some(lifetime) = self.scenarios.list[bucket.scenario as usize].lifetime
+        let Some(bucket) = self.slots.get(index).filter(|bucket| !bucket.replay) else { return };
+        if let Some(lifetime) = self.scenarios.list[usize::from(bucket.scenario)].lifetime
             && bucket.tally.count > 0
         {
             self.wheel.set(index, lifetime.deadline(&bucket.tally));
@@ -483,28 +487,53 @@ impl Buckets {
     }
 
     fn remove(&mut self, index: u32) {
-        let Some(mut bucket) = self.slots[index as usize].take() else { return };
+        let Some(mut bucket) = self.slots.take(index) else { return };
         self.slab.clear(&mut bucket.queue);
-        self.quota.leave(index);
         self.wheel.clear(index);
-        // The bucket is out of its slot, so its own number is what is left to find it by.
-        if let Ok(entry) = self.names.find_entry(bucket.key.0 as u64, |other| *other == index) {
+        // The bucket is out of its place, so its own number is what is left to find it by.
+        if let Ok(entry) = self.names.find_entry(bucket.key.hash(), |other| *other == index) {
             entry.remove();
         }
-        let extra = bucket.extra.as_ref().map_or(0, |extra| extra.bytes());
-        self.own_bytes = self.own_bytes.saturating_sub(BUCKET + extra);
-        self.free.push(index);
+        self.own_bytes = self.own_bytes.saturating_sub(BUCKET);
+        if self.scenarios.list[usize::from(bucket.scenario)].needs_extra()
+            && let Some(extra) = self.extras.take(bucket.extra)
+        {
+            self.own_bytes = self.own_bytes.saturating_sub(extra.bytes());
+        }
     }
 
-    /// Evicts buckets until the rest fits into the budget.
-    pub(crate) fn make_room(&mut self) {
-        while self.bytes() > self.budget
-            && let Some(index) = self.quota.victim()
-        {
-            if let Some(bucket) = &self.slots[index as usize] {
-                self.counts_of(bucket.scenario as usize).evicted += 1;
+    /// Evicts buckets when they do not fit into the budget: so many that there is room for a while.
+    pub(crate) fn make_room(&mut self, now: Timestamp) {
+        while self.bytes() > self.budget && !self.is_empty() {
+            let excess = self.bytes() - self.budget + self.budget / RESERVE;
+            let clocks = (nanos(now), self.replay.now());
+            let claims = self.slots.iter().map(|(index, bucket)| self.claim(index, bucket, clocks)).collect();
+            for index in quota::yielding(claims, excess) {
+                if let Some(bucket) = self.slots.get(index) {
+                    let scenario = usize::from(bucket.scenario);
+                    self.counts_of(scenario).evicted += 1;
+                }
+                self.remove(index);
             }
-            self.remove(index);
+        }
+    }
+
+    /// What a bucket says for itself when memory is short. Its events count for less the nearer its end is.
+    fn claim(&self, index: u32, bucket: &Bucket, (live, replay): (i64, Option<i64>)) -> Claim {
+        let clock = if bucket.replay { replay.unwrap_or(bucket.tally.last) } else { live };
+        let left = self.scenarios.list[usize::from(bucket.scenario)].lifetime.map_or(1.0, |lifetime| {
+            let left = lifetime.deadline(&bucket.tally).saturating_sub(clock) as f32 / lifetime.span as f32;
+            left.clamp(0.0, 1.0)
+        });
+        let extra = self.extra(bucket).map_or(0, Extra::bytes);
+        let bytes = BUCKET + extra + self.slab.weight(&bucket.queue);
+        Claim {
+            bucket: index,
+            scenario: bucket.scenario,
+            network: bucket.network,
+            bytes: bytes.min(u32::MAX as usize) as u32,
+            evidence: bucket.tally.count as f32 * left,
+            name: bucket.key.0[2],
         }
     }
 
@@ -514,13 +543,19 @@ impl Buckets {
             return;
         }
         if let Some(passed) = self.replay.passed() {
-            for index in 0..self.slots.len() as u32 {
-                let Some(bucket) = self.slots[index as usize].as_ref().filter(|bucket| bucket.replay) else { continue };
-                let lifetime = self.scenarios.list[bucket.scenario as usize].lifetime;
-                if lifetime.is_some_and(|lifetime| lifetime.passed(&bucket.tally, passed)) {
-                    self.counts_of(bucket.scenario as usize).expired += 1;
-                    self.remove(index);
-                }
+            let over = |bucket: &Bucket| {
+                let lifetime = self.scenarios.list[usize::from(bucket.scenario)].lifetime;
+                bucket.replay && lifetime.is_some_and(|lifetime| lifetime.passed(&bucket.tally, passed))
+            };
+            let old: Vec<(u32, u16)> = self
+                .slots
+                .iter()
+                .filter(|(_, bucket)| over(bucket))
+                .map(|(index, bucket)| (index, bucket.scenario))
+                .collect();
+            for (index, scenario) in old {
+                self.counts_of(scenario.into()).expired += 1;
+                self.remove(index);
             }
         }
         self.replay.swept = self.len();

@@ -1,15 +1,14 @@
 //! What a bucket is called.
 //!
-//! A bucket is named by a keyed 128-bit hash of its scenario and its group value: names never meet by accident, and who
-//! does not know the key cannot aim at one. The text that the field's tools show is computed only for alerts.
+//! A bucket is named by a keyed hash of its scenario and its group value: names never meet by accident, and who does not
+//! know the key cannot aim at one. The text that the field's tools show is computed only for alerts.
 
 use std::fmt::{self, Write as _};
-use std::hash::Hasher as _;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use sha1::{Digest as _, Sha1};
-use siphasher::sip128::{Hasher128 as _, SipHasher24};
+use siphasher::sip128::SipHasher24;
 
 /// The secret behind bucket names; one a process, or one a state folder where buckets outlive the process.
 #[derive(Clone)]
@@ -21,29 +20,33 @@ impl HashKey {
         Self(random)
     }
 
-    /// The name of the bucket of `group` under a scenario's `tag`.
-    pub(crate) fn bucket(&self, tag: u128, group: &str) -> BucketKey {
-        let mut hasher = SipHasher24::new_with_key(&self.0);
-        hasher.write(&tag.to_le_bytes());
-        hasher.write(group.as_bytes());
-        BucketKey(hasher.finish128().as_u128())
+    /// What the names of all buckets of `group` derive from.
+    pub(crate) fn group(&self, group: &str) -> GroupHash {
+        GroupHash(self.hash(group.as_bytes()))
     }
 
     /// A number for a text that a bucket must recognise.
-    pub(crate) fn text(&self, text: &str) -> u128 {
-        let mut hasher = SipHasher24::new_with_key(&self.0);
-        hasher.write(text.as_bytes());
-        hasher.finish128().as_u128()
+    pub(crate) fn text(&self, text: &str) -> u64 {
+        self.hash(text.as_bytes()) as u64
     }
 
-    /// Which of the 256 partitions a group value belongs to, the same for all scenarios.
-    pub(crate) fn partition(&self, group: &str) -> u8 {
-        (self.text(group) >> 120) as u8
+    /// The neighbourhood of an address.
+    pub(crate) fn network(&self, address: Option<IpAddr>) -> Network {
+        let network = match address.map(|address| address.to_canonical()) {
+            None => return Network::default(),
+            Some(IpAddr::V4(ip)) => 1 << 56 | u64::from(ip.to_bits() >> 8),
+            Some(IpAddr::V6(ip)) => 2 << 56 | (ip.to_bits() >> 80) as u64,
+        };
+        Network(self.hash(&network.to_le_bytes()) as u32)
+    }
+
+    fn hash(&self, bytes: &[u8]) -> u128 {
+        SipHasher24::new_with_key(&self.0).hash(bytes).as_u128()
     }
 
     /// Tells two keys apart without telling either.
     pub(crate) fn check(&self) -> u64 {
-        self.text("which key made these names") as u64
+        self.text("which key made these names")
     }
 }
 
@@ -53,9 +56,34 @@ impl fmt::Debug for HashKey {
     }
 }
 
-/// The name of one bucket.
+/// A group value as bucket names see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupHash(u128);
+
+impl GroupHash {
+    /// The name of the group's bucket under a scenario's `tag`. The hash is a secret of its own, so that mixing in what
+    /// everybody knows keeps names apart.
+    pub(crate) fn bucket(self, tag: u128) -> BucketKey {
+        let name = self.0 ^ tag;
+        BucketKey([name as u32, (name >> 32) as u32, (name >> 64) as u32])
+    }
+
+    /// Which of the 256 partitions the group belongs to, the same for all scenarios.
+    pub(crate) fn partition(self) -> u8 {
+        (self.0 >> 120) as u8
+    }
+}
+
+/// The name of one bucket: 96 bits, of which a million buckets meet by accident once in 10^17 times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct BucketKey(pub(crate) u128);
+pub struct BucketKey(pub(crate) [u32; 3]);
+
+impl BucketKey {
+    /// What tables place it by.
+    pub(crate) fn hash(self) -> u64 {
+        u64::from(self.0[0]) | u64::from(self.0[1]) << 32
+    }
+}
 
 /// What distinguishes the buckets of a scenario from those of others: documents with the same filter and name share theirs.
 pub(crate) fn tag(filter: &str, name: &str) -> u128 {
@@ -88,19 +116,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The neighbourhood that shares a quota: a /24 or a /48, or all that have no address.
+/// The neighbourhood that shares a quota, a /24 or a /48, as a keyed number; 0 for all that have no address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Network(u64);
-
-impl Network {
-    pub(crate) fn of(address: Option<IpAddr>) -> Self {
-        Self(match address.map(|address| address.to_canonical()) {
-            None => 0,
-            Some(IpAddr::V4(ip)) => 1 << 56 | u64::from(ip.to_bits() >> 8),
-            Some(IpAddr::V6(ip)) => 2 << 56 | (ip.to_bits() >> 80) as u64,
-        })
-    }
-}
+pub(crate) struct Network(pub(crate) u32);
 
 #[cfg(test)]
 mod tests {
@@ -110,10 +128,11 @@ mod tests {
     fn names_depend_on_scenario_group_and_key() {
         let (a, b) = (HashKey::new([1; 16]), HashKey::new([2; 16]));
         let (ssh, web) = (tag("x", "acme/ssh"), tag("x", "acme/web"));
-        assert_eq!(a.bucket(ssh, "192.0.2.1"), a.bucket(ssh, "192.0.2.1"));
-        assert_ne!(a.bucket(ssh, "192.0.2.1"), a.bucket(ssh, "192.0.2.2"));
-        assert_ne!(a.bucket(ssh, "192.0.2.1"), a.bucket(web, "192.0.2.1"));
-        assert_ne!(a.bucket(ssh, "192.0.2.1"), b.bucket(ssh, "192.0.2.1"));
+        let name = |key: &HashKey, tag, group| key.group(group).bucket(tag);
+        assert_eq!(name(&a, ssh, "192.0.2.1"), name(&a, ssh, "192.0.2.1"));
+        assert_ne!(name(&a, ssh, "192.0.2.1"), name(&a, ssh, "192.0.2.2"));
+        assert_ne!(name(&a, ssh, "192.0.2.1"), name(&a, web, "192.0.2.1"));
+        assert_ne!(name(&a, ssh, "192.0.2.1"), name(&b, ssh, "192.0.2.1"));
         assert_ne!(a.check(), b.check());
     }
 
@@ -129,7 +148,8 @@ mod tests {
             ("0.0.0.0", "::", false),
         ];
         for (one, other, together) in cases {
-            let network = |text: &str| Network::of(Some(text.parse().expect("a valid test address")));
+            let key = HashKey::new([1; 16]);
+            let network = |text: &str| key.network(Some(text.parse().expect("a valid test address")));
             assert_eq!(network(one) == network(other), together, "{one} {other}");
         }
     }

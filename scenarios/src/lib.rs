@@ -6,12 +6,14 @@
 //!
 //! Public types: [`Loader`], [`Scenarios`], [`Scenario`], [`Selector`], [`Pour`], [`Buckets`], [`Snapshot`].
 
+mod arena;
 mod blackhole;
 mod bucket;
 mod buckets;
 mod config;
 mod context;
 mod dispatch;
+mod distinct;
 mod key;
 pub mod metrics;
 mod overflow;

@@ -69,7 +69,12 @@ pub struct Scenario {
 impl Scenario {
     /// Whether its buckets remember more than most.
     pub(crate) fn needs_extra(&self) -> bool {
-        self.distinct.is_some() || self.bayes.is_some() || self.lifetime.is_some_and(|lifetime| lifetime.timed)
+        self.distinct.is_some() || self.needs_rare()
+    }
+
+    /// Whether they must overflow without a pour or remember what a condition said.
+    pub(crate) fn needs_rare(&self) -> bool {
+        self.bayes.is_some() || self.lifetime.is_some_and(|lifetime| lifetime.timed)
     }
 }
 

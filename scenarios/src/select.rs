@@ -13,7 +13,7 @@ use model::{AllowSet, Event, EventTime, Record, fields};
 
 use crate::bucket::{Kind, Moment};
 use crate::dispatch::Bits;
-use crate::key::{BucketKey, HashKey, Network};
+use crate::key::{BucketKey, GroupHash, HashKey, Network};
 use crate::metrics::{ScenarioSelect, SelectMetrics};
 use crate::scenario::{Keep, Scenario};
 use crate::set::Scenarios;
@@ -33,7 +33,7 @@ pub struct Pour {
     pub record: Arc<Record>,
     /// The time that the log tells, if it tells one.
     pub(crate) time: Option<Moment>,
-    pub(crate) distinct: Option<u128>,
+    pub(crate) distinct: Option<u64>,
     pub(crate) cancel: bool,
     pub(crate) network: Network,
     /// Whether an allowlist was asked and did not cover the source.
@@ -77,7 +77,8 @@ pub struct Selector {
 struct Chosen {
     scenario: usize,
     group: Arc<str>,
-    distinct: Option<u128>,
+    hash: GroupHash,
+    distinct: Option<u64>,
     cancel: bool,
 }
 
@@ -121,7 +122,8 @@ impl Selector {
         for index in self.candidates.iter() {
             let counts = &mut self.metrics.scenarios[index];
             counts.asked += 1;
-            match choose(index, &scenarios.list[index], event, around, &self.key, &mut counts.errors) {
+            let before = self.chosen.last();
+            match choose(index, &scenarios.list[index], event, around, &self.key, before, &mut counts.errors) {
                 Ok(Some(chosen)) => {
                     counts.poured += 1;
                     self.chosen.push(chosen);
@@ -144,11 +146,11 @@ impl Selector {
         let live = |field| keep.has(table, field);
         let record = Arc::new(Record::new(event, live, unmarshaled, Arc::clone(around.parsers)));
         let time = event.get(fields::MARSHALED_TIME).and_then(EventTime::parse_rfc3339).map(Moment::from);
-        let network = Network::of(address);
+        let network = self.key.network(address);
         pours.extend(self.chosen.drain(..).map(|chosen| Pour {
             scenario: chosen.scenario,
-            key: self.key.bucket(scenarios.list[chosen.scenario].tag, &chosen.group),
-            partition: self.key.partition(&chosen.group),
+            key: chosen.hash.bucket(scenarios.list[chosen.scenario].tag),
+            partition: chosen.hash.partition(),
             group: chosen.group,
             record: Arc::clone(&record),
             time,
@@ -169,6 +171,7 @@ fn choose(
     event: &Event,
     around: &Surroundings<'_>,
     key: &HashKey,
+    before: Option<&Chosen>,
     errors: &mut u64,
 ) -> Result<Option<Chosen>, Failed> {
     let vars = [Value::Object(event)];
@@ -186,14 +189,19 @@ fn choose(
         Ok(Some(false)) => return Ok(None),
         Ok(None) | Err(_) => return Err(Failed),
     }
-    let group: Arc<str> = match &scenario.group_by {
-        None => "".into(),
+    let value = match &scenario.group_by {
+        None => Value::text(""),
         Some(program) => {
             let value = program.eval(&env);
-            let group = value.as_ref().ok().and_then(Value::as_str).map(Arc::from);
             wrote(program);
-            group.ok_or(Failed)?
+            value.map_err(|_| Failed)?
         }
+    };
+    let group = value.as_str().ok_or(Failed)?;
+    // Most scenarios group by the same address.
+    let (group, hash) = match before {
+        Some(before) if *before.group == *group => (Arc::clone(&before.group), before.hash),
+        _ => (Arc::from(group), key.group(group)),
     };
     let (mut distinct, mut cancel) = (None, false);
     // A trigger consumes the event before either is looked at.
@@ -213,7 +221,7 @@ fn choose(
             wrote(program);
         }
     }
-    Ok(Some(Chosen { scenario: index, group, distinct, cancel }))
+    Ok(Some(Chosen { scenario: index, group, hash, distinct, cancel }))
 }
 
 /// The address whose neighbourhood shares a quota.

@@ -13,6 +13,9 @@ use crate::dispatch::Dispatch;
 use crate::scenario::{self, Needs, Scenario, all_within};
 use crate::simulation::Simulation;
 
+/// Most scenarios of a rule set: a bucket keeps the number of its scenario in 16 bits.
+const MOST: usize = u16::MAX as usize;
+
 /// One scenario file.
 #[derive(Clone, Copy, Debug)]
 pub struct Item<'a> {
@@ -54,6 +57,9 @@ impl Loader {
                 }),
                 Err(fault) => faults.push(fault),
             }
+        }
+        if self.scenarios.len() + scenarios.len() > MOST {
+            faults.push(Fault::new(1, format!("there are more than {MOST} scenarios")).hint("install fewer of them"));
         }
         if !faults.is_empty() {
             return Err(all_within(faults, item.path));

@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 use model::Record;
 
-const NONE: u32 = u32::MAX;
-
 /// The records of one partition.
 #[derive(Debug, Default)]
 pub(crate) struct Slab {
@@ -34,18 +32,12 @@ struct Link {
     next: u32,
 }
 
-/// The records of one bucket, oldest first.
-#[derive(Debug)]
+/// The records of one bucket: a ring of links, of which the newest is known.
+#[derive(Debug, Default)]
 pub(crate) struct Queue {
-    head: u32,
-    tail: u32,
+    /// Meaningless in an empty queue.
+    newest: u32,
     len: u32,
-}
-
-impl Default for Queue {
-    fn default() -> Self {
-        Self { head: NONE, tail: NONE, len: 0 }
-    }
 }
 
 impl Queue {
@@ -60,14 +52,14 @@ impl Slab {
         self.bytes
     }
 
-    /// Puts a record at the end of `queue`: its weight in bytes, shared or not.
-    pub(crate) fn push(&mut self, queue: &mut Queue, record: &Arc<Record>) -> usize {
+    /// Puts a record at the end of `queue`.
+    pub(crate) fn push(&mut self, queue: &mut Queue, record: &Arc<Record>) {
         let place = self.hold(record);
-        self.link(queue, place)
+        self.link(queue, place);
     }
 
     /// The same for a record that may lie at `place` already; afterwards it lies there.
-    pub(crate) fn push_shared(&mut self, queue: &mut Queue, record: &Arc<Record>, place: &mut Option<u32>) -> usize {
+    pub(crate) fn push_shared(&mut self, queue: &mut Queue, record: &Arc<Record>, place: &mut Option<u32>) {
         let index = if let Some(index) = *place {
             self.records[index as usize].holders += 1;
             index
@@ -75,41 +67,40 @@ impl Slab {
             self.hold(record)
         };
         *place = Some(index);
-        self.link(queue, index)
+        self.link(queue, index);
     }
 
-    fn link(&mut self, queue: &mut Queue, place: u32) -> usize {
-        let link = Link { record: place, next: NONE };
+    fn link(&mut self, queue: &mut Queue, place: u32) {
         let index = if let Some(index) = self.free_links.pop() {
-            self.links[index as usize] = link;
             index
         } else {
-            self.links.push(link);
+            self.links.push(Link { record: place, next: 0 });
             self.links.len() as u32 - 1
         };
-        if queue.len == 0 {
-            queue.head = index;
-        } else {
-            self.links[queue.tail as usize].next = index;
-        }
-        queue.tail = index;
+        let newest = std::mem::replace(&mut queue.newest, index);
+        let next = if queue.len == 0 { index } else { std::mem::replace(&mut self.links[newest as usize].next, index) };
+        self.links[index as usize] = Link { record: place, next };
         queue.len += 1;
         self.bytes += size_of::<Link>();
-        self.records[place as usize].bytes as usize + size_of::<Link>()
     }
 
-    /// Takes the oldest record out of `queue`: the weight that goes with it.
-    pub(crate) fn pop(&mut self, queue: &mut Queue) -> usize {
+    /// What the records of `queue` weigh in bytes, shared or not.
+    pub(crate) fn weight(&self, queue: &Queue) -> usize {
+        self.links_of(queue).map(|link| self.records[link.record as usize].bytes as usize + size_of::<Link>()).sum()
+    }
+
+    /// Takes the oldest record out of `queue`.
+    pub(crate) fn pop(&mut self, queue: &mut Queue) {
         if queue.len == 0 {
-            return 0;
+            return;
         }
-        let index = queue.head;
+        let index = self.links[queue.newest as usize].next;
         let link = self.links[index as usize];
-        queue.head = link.next;
+        self.links[queue.newest as usize].next = link.next;
         queue.len -= 1;
         self.free_links.push(index);
         self.bytes -= size_of::<Link>();
-        self.release(link.record) + size_of::<Link>()
+        self.release(link.record);
     }
 
     /// Takes everything out of `queue`.
@@ -121,11 +112,14 @@ impl Slab {
 
     /// The records of `queue`, oldest first.
     pub(crate) fn iter<'a>(&'a self, queue: &Queue) -> impl Iterator<Item = &'a Arc<Record>> {
-        let mut at = queue.head;
-        (0..queue.len).filter_map(move |_| {
-            let link = self.links[at as usize];
-            at = link.next;
-            self.records[link.record as usize].record.as_ref()
+        self.links_of(queue).filter_map(|link| self.records[link.record as usize].record.as_ref())
+    }
+
+    fn links_of(&self, queue: &Queue) -> impl Iterator<Item = Link> {
+        let mut at = queue.newest as usize;
+        (0..queue.len).map(move |_| {
+            at = self.links[at].next as usize;
+            self.links[at]
         })
     }
 
@@ -151,7 +145,7 @@ impl Slab {
         index
     }
 
-    fn release(&mut self, index: u32) -> usize {
+    fn release(&mut self, index: u32) {
         let held = &mut self.records[index as usize];
         held.holders -= 1;
         let bytes = held.bytes as usize;
@@ -160,7 +154,6 @@ impl Slab {
             self.bytes -= bytes + size_of::<Held>();
             self.free_records.push(index);
         }
-        bytes
     }
 }
 
@@ -199,7 +192,8 @@ mod tests {
         assert_eq!(slab.iter(&b).map(|record| record.place().2).collect::<Vec<_>>(), [3, 6]);
         slab.clear(&mut a);
         slab.clear(&mut b);
-        assert_eq!((slab.bytes(), slab.pop(&mut a)), (0, 0));
+        slab.pop(&mut a);
+        assert_eq!(slab.bytes(), 0);
     }
 
     #[test]

@@ -6,19 +6,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use model::record::RecordDump;
 use model::{FieldTable, Record};
 use serde::{Deserialize, Serialize};
 
 use crate::blackhole::Mute;
 use crate::bucket::Tally;
-use crate::buckets::{Bucket, Buckets, Extra};
+use crate::buckets::{Bucket, Buckets, Extra, Rare};
 use crate::key::{BucketKey, HashKey, Network};
 use crate::set::Scenarios;
 use crate::slab::Queue;
 
 /// The version that this program writes and reads.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The buckets of one partition, frozen. To be encoded as JSON or another format that names its fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,7 +29,6 @@ pub struct Snapshot {
     key: u64,
     scenarios: Vec<String>,
     records: Vec<RecordDump>,
-    /// Those of a group in the order in which they were last poured into.
     buckets: Vec<BucketDump>,
     mutes: Vec<(BucketKey, Mute)>,
     replay: Vec<i64>,
@@ -50,7 +50,7 @@ struct BucketDump {
     queue: Vec<u32>,
     group: String,
     checked: bool,
-    seen: Vec<u128>,
+    seen: Vec<u64>,
     fallen: Vec<bool>,
 }
 
@@ -107,27 +107,25 @@ impl Buckets {
                 records.len() as u32 - 1
             })
         };
-        let buckets = self.quota.in_order().into_iter().filter_map(|index| {
-            let bucket = self.slots[index as usize].as_ref()?;
-            let extra = bucket.extra.as_deref();
-            let mut seen: Vec<u128> = extra.into_iter().flat_map(|extra| &extra.seen).copied().collect();
-            seen.sort_unstable();
+        let buckets = self.slots.iter().map(|(_, bucket)| {
+            let extra = self.extra(bucket);
+            let rare = extra.and_then(|extra| extra.rare.as_deref());
             let tally = bucket.tally;
-            Some(BucketDump {
+            BucketDump {
                 key: bucket.key,
-                scenario: bucket.scenario,
-                network: self.quota.of(index).1,
+                scenario: bucket.scenario.into(),
+                network: bucket.network,
                 replay: bucket.replay,
                 count: tally.count,
                 first: (tally.first, tally.first_minutes),
                 last: (tally.last, tally.last_minutes),
                 tokens: tally.tokens.to_bits(),
                 queue: self.slab.iter(&bucket.queue).map(&mut number).collect(),
-                group: extra.map_or(String::new(), |extra| extra.group.to_string()),
-                checked: extra.is_some_and(|extra| extra.checked),
-                seen,
-                fallen: extra.map_or(Vec::new(), |extra| extra.fallen.clone()),
-            })
+                group: rare.map_or(String::new(), |rare| rare.group.to_string()),
+                checked: bucket.checked,
+                seen: extra.map_or(Vec::new(), |extra| extra.seen.sorted()),
+                fallen: rare.map_or(Vec::new(), |rare| rare.fallen.to_vec()),
+            }
         });
         let buckets = buckets.collect();
         Snapshot {
@@ -156,7 +154,8 @@ impl Buckets {
         }
         self.blackholes.restore(snapshot.mutes);
         self.replay.newest = snapshot.replay;
-        self.make_room();
+        // Without a clock nothing is near its end.
+        self.make_room(Timestamp::MIN);
         dropped
     }
 
@@ -166,8 +165,8 @@ impl Buckets {
         let extra = rule.needs_extra().then(|| {
             let mut fallen = dump.fallen;
             fallen.resize(rule.bayes.as_ref().map_or(0, |bayes| bayes.conditions.len()), false);
-            let seen = dump.seen.into_iter().collect();
-            Box::new(Extra { group: dump.group.into(), checked: dump.checked, seen, fallen })
+            let rare = rule.needs_rare().then(|| Box::new(Rare { group: dump.group.into(), fallen: fallen.into() }));
+            Extra { seen: dump.seen.into_iter().collect(), rare }
         });
         let tally = Tally {
             count: dump.count,
@@ -177,8 +176,17 @@ impl Buckets {
             last_minutes: dump.last.1,
             tokens: f64::from_bits(dump.tokens),
         };
-        let bucket = Bucket { key: dump.key, tally, queue: Queue::default(), scenario, replay: dump.replay, extra };
-        let index = self.insert(bucket, dump.network);
+        let bucket = Bucket {
+            tally,
+            key: dump.key,
+            network: dump.network,
+            queue: Queue::default(),
+            extra: 0,
+            scenario: scenario as u16,
+            replay: dump.replay,
+            checked: dump.checked,
+        };
+        let index = self.insert(bucket, extra);
         for number in dump.queue {
             if let Some((record, place)) = records.get_mut(number as usize) {
                 self.hold(index, record, place);

@@ -2,7 +2,7 @@
 //!
 //! A timer wheel: seven circles of 64 slots, each slot of a circle as long as the whole circle below. A timer is set and
 //! cleared in constant time and moves down at most six times before it fires, so a flood of short-lived buckets costs
-//! no more than their pours.
+//! no more than their pours. A timer is eight bytes: when it is due, its bucket knows.
 
 const NONE: u32 = u32::MAX;
 const SLOTS: usize = 64;
@@ -11,10 +11,15 @@ const CIRCLES: usize = 7;
 /// Nanoseconds of a slot of the lowest circle, as a power of two: 17 ms.
 const TICK_BITS: u32 = 24;
 
+/// Timers that are kept together in one piece.
+const PIECE: usize = 512;
+/// Says that a timer is the first of the slot whose number it is added to.
+const FIRST: u32 = 1 << 31;
+
 /// The timers of one partition, by bucket number.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Wheel {
-    timers: Vec<Timer>,
+    timers: Vec<Box<[Timer]>>,
     /// First timer of each slot, circle by circle.
     slots: Vec<u32>,
     /// Which slots of a circle hold timers.
@@ -25,50 +30,44 @@ pub(crate) struct Wheel {
 
 #[derive(Clone, Copy, Debug)]
 struct Timer {
-    /// Tick at which it fires.
-    at: u64,
+    /// `NONE` when it is not set, `FIRST` and the slot when nothing comes before it.
     previous: u32,
     next: u32,
-    /// Slot in `slots`, or `NONE` when it is not set.
-    slot: u32,
 }
 
-const UNSET: Timer = Timer { at: 0, previous: NONE, next: NONE, slot: NONE };
-
-impl Default for Wheel {
-    fn default() -> Self {
-        Self { timers: Vec::new(), slots: vec![NONE; SLOTS * CIRCLES], occupied: [0; CIRCLES], elapsed: 0 }
-    }
-}
+const UNSET: Timer = Timer { previous: NONE, next: NONE };
 
 impl Wheel {
-    /// Sets the timer of `bucket`, in place of one it may have.
+    /// Sets the timer of `bucket` to `at` or a moment later, in place of one it may have.
     pub(crate) fn set(&mut self, bucket: u32, at: i64) {
-        self.clear(bucket);
-        if self.timers.len() <= bucket as usize {
-            self.timers.resize(bucket as usize + 1, UNSET);
+        if self.slots.is_empty() {
+            self.slots = vec![NONE; SLOTS * CIRCLES];
         }
-        // Rounded up: a timer may fire a moment late, never early.
-        let at = tick(at.saturating_add((1 << TICK_BITS) - 1)).max(self.elapsed);
-        self.timers[bucket as usize].at = at;
-        self.insert(bucket);
+        while self.timers.len() <= bucket as usize / PIECE {
+            self.timers.push(vec![UNSET; PIECE].into());
+        }
+        self.clear(bucket);
+        self.insert(bucket, due(at));
     }
 
     /// Clears the timer of `bucket`, if it has one.
     pub(crate) fn clear(&mut self, bucket: u32) {
-        let Some(timer) = self.timers.get(bucket as usize).copied().filter(|timer| timer.slot != NONE) else { return };
+        let Some(piece) = self.timers.get_mut(bucket as usize / PIECE) else { return };
+        let timer = std::mem::replace(&mut piece[bucket as usize % PIECE], UNSET);
         match timer.previous {
-            NONE => self.slots[timer.slot as usize] = timer.next,
-            previous => self.timers[previous as usize].next = timer.next,
+            NONE => return,
+            first if first & FIRST != 0 => {
+                let slot = (first & !FIRST) as usize;
+                self.slots[slot] = timer.next;
+                if timer.next == NONE {
+                    self.occupied[slot / SLOTS] &= !(1 << (slot % SLOTS));
+                }
+            }
+            previous => self.timer(previous).next = timer.next,
         }
         if timer.next != NONE {
-            self.timers[timer.next as usize].previous = timer.previous;
+            self.timer(timer.next).previous = timer.previous;
         }
-        if self.slots[timer.slot as usize] == NONE {
-            let (circle, slot) = (timer.slot as usize / SLOTS, timer.slot as usize % SLOTS);
-            self.occupied[circle] &= !(1 << slot);
-        }
-        self.timers[bucket as usize] = UNSET;
     }
 
     /// No timer fires before this, in nanoseconds since 1970; there may be nothing to fire then.
@@ -76,8 +75,9 @@ impl Wheel {
         self.next_slot().map(|(_, start)| (start << TICK_BITS).min(i64::MAX as u64) as i64)
     }
 
-    /// Moves to `now` and appends the buckets whose timers fired, earliest slot first.
-    pub(crate) fn advance(&mut self, now: i64, fired: &mut Vec<u32>) {
+    /// Moves to `now` and appends the buckets whose timers fired, earliest slot first. `at` says when a bucket's timer is due,
+    /// which may be later than it was set to.
+    pub(crate) fn advance(&mut self, now: i64, at: impl Fn(u32) -> i64, fired: &mut Vec<u32>) {
         let now = tick(now);
         while let Some((slot, start)) = self.next_slot() {
             if start > now {
@@ -88,12 +88,12 @@ impl Wheel {
             let mut bucket = std::mem::replace(&mut self.slots[slot], NONE);
             self.occupied[slot / SLOTS] &= !(1 << (slot % SLOTS));
             while bucket != NONE {
-                let timer = std::mem::replace(&mut self.timers[bucket as usize], UNSET);
-                if timer.at <= now {
+                let timer = std::mem::replace(self.timer(bucket), UNSET);
+                let at = due(at(bucket));
+                if at <= now {
                     fired.push(bucket);
                 } else {
-                    self.timers[bucket as usize].at = timer.at;
-                    self.insert(bucket);
+                    self.insert(bucket, at);
                 }
                 bucket = timer.next;
             }
@@ -103,8 +103,12 @@ impl Wheel {
         self.elapsed = self.elapsed.max(now);
     }
 
-    fn insert(&mut self, bucket: u32) {
-        let at = self.timers[bucket as usize].at;
+    fn timer(&mut self, bucket: u32) -> &mut Timer {
+        &mut self.timers[bucket as usize / PIECE][bucket as usize % PIECE]
+    }
+
+    fn insert(&mut self, bucket: u32, at: u64) {
+        let at = at.max(self.elapsed);
         // The highest digit, base 64, in which the timer differs from now says on which circle it waits.
         let differs = (at ^ self.elapsed) | (SLOTS as u64 - 1);
         let circle = differs.ilog2() as usize / 6;
@@ -112,9 +116,9 @@ impl Wheel {
         let index = circle * SLOTS + slot;
         let next = std::mem::replace(&mut self.slots[index], bucket);
         if next != NONE {
-            self.timers[next as usize].previous = bucket;
+            self.timer(next).previous = bucket;
         }
-        self.timers[bucket as usize] = Timer { at, previous: NONE, next, slot: index as u32 };
+        *self.timer(bucket) = Timer { previous: FIRST | index as u32, next };
         self.occupied[circle] |= 1 << slot;
     }
 
@@ -130,6 +134,11 @@ impl Wheel {
         let start = round + wrapped + ((slot as u64) << shift);
         Some((circle * SLOTS + slot, start))
     }
+}
+
+/// The tick at which a timer set to `at` fires. Rounded up: it may fire a moment late, never early.
+fn due(at: i64) -> u64 {
+    tick(at.saturating_add((1 << TICK_BITS) - 1))
 }
 
 fn tick(nanos: i64) -> u64 {
@@ -148,10 +157,12 @@ mod tests {
     fn timers_fire_in_time() {
         let mut wheel = Wheel::default();
         let start = 1_700_000_000 * SECOND;
-        wheel.advance(start, &mut Vec::new());
+        let times = [1, 10, 3_600, 86_400 * 40, 10].map(|seconds| start + seconds * SECOND);
+        let time = |bucket: u32| times[bucket as usize];
+        wheel.advance(start, time, &mut Vec::new());
         assert_eq!(wheel.deadline(), None);
-        for (bucket, seconds) in [(0, 1), (1, 10), (2, 3_600), (3, 86_400 * 40), (4, 10)] {
-            wheel.set(bucket, start + seconds * SECOND);
+        for bucket in 0..5 {
+            wheel.set(bucket, time(bucket));
         }
         wheel.clear(4);
         // (seconds from the start, who fires)
@@ -161,7 +172,7 @@ mod tests {
             let now = start + seconds * SECOND;
             let due = wheel.deadline().is_some_and(|deadline| deadline <= now);
             let mut fired = Vec::new();
-            wheel.advance(now, &mut fired);
+            wheel.advance(now, time, &mut fired);
             assert_eq!(fired, *expected, "{seconds}");
             assert!(due || expected.is_empty(), "the deadline came in time at {seconds}");
         }
@@ -182,7 +193,7 @@ mod tests {
                 due.insert(bucket, now + wait);
                 now += step;
                 let mut fired = Vec::new();
-                wheel.advance(now, &mut fired);
+                wheel.advance(now, |bucket| due[&bucket], &mut fired);
                 for bucket in fired {
                     let at = due.remove(&bucket).expect("only what is set fires");
                     prop_assert!(at <= now);
