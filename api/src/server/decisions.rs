@@ -1,6 +1,6 @@
 //! Decisions over HTTP: live queries, the polling stream, lifting (spec: local-api 11, 12, 14).
 
-use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -9,21 +9,22 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use uuid::Uuid;
 
-use model::{Decision, Scope};
+use model::{Decision, Scope, duration};
 
 use super::alerts::{durable, read_contains, read_net};
 use super::auth::{BouncerId, MachineId};
 use super::error::ApiError;
-use super::service::Service;
-use super::stream::{Answer, Pull};
+use super::service::Walk;
+use super::stream::Pull;
 use super::{App, json, json_text, parameters};
 use crate::decisions::{Query, Reach, Row};
 use crate::metrics::BouncerLabels;
-use crate::wire::{Deleted, LiveDecision};
+use crate::wire::{Deleted, LiveRef};
 
-/// How many rows are written at a time.
-const CHUNK: usize = 1000;
+/// How much text is sent at a time, in bytes.
+const PIECE: usize = 64 << 10;
 
 pub(crate) async fn query(
     State(app): State<Arc<App>>,
@@ -38,25 +39,63 @@ pub(crate) async fn query(
         Some((_, value)) => value.parse::<u64>().map_err(|_| ApiError::internal(format!("'{value}' is not a {name}"))),
     };
     let (limit, offset, id_gt) = (number("limit")?, number("offset")?, number("id_gt")?);
-    let limit = if limit == 0 { usize::MAX } else { limit as usize };
     if method == Method::HEAD {
         return Ok(StatusCode::OK.into_response());
     }
-    let (now, rows) = app.service.table(|table, now| (now, table.select(&query, now)));
-    let rows: Vec<Arc<Row>> =
-        rows.into_iter().filter(|row| row.id() > id_gt.cast_signed()).skip(offset as usize).take(limit).collect();
+    let after = i64::try_from(id_gt).unwrap_or(i64::MAX);
+    let mut live = Live {
+        walk: app.service.walk(query, after),
+        skip: usize::try_from(offset).unwrap_or(usize::MAX),
+        left: if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) },
+    };
+    let first = live.some().await;
     if let Some(bouncer) = bouncer {
         app.service.note_query(&bouncer);
         let metrics = app.service.metrics();
-        let found = if rows.is_empty() { &metrics.decisions_ko } else { &metrics.decisions_ok };
+        let found = if first.is_none() { &metrics.decisions_ko } else { &metrics.decisions_ok };
         found.get_or_create(&BouncerLabels { bouncer }).inc();
     }
-    if rows.is_empty() {
-        return Ok(json_text("null"));
+    let Some(first) = first else { return Ok(json_text("null")) };
+    let now = live.walk.now;
+    let stream = futures_util::stream::unfold((Some((first, "[")), live), move |(rows, mut live)| async move {
+        let (rows, before) = rows?;
+        let mut text = Vec::new();
+        let mut writer = List { text: &mut text, before, now, with_uuid: false };
+        rows.iter().for_each(|row| writer.row(row));
+        let next = live.some().await.map(|rows| (rows, ","));
+        if next.is_none() {
+            text.push(b']');
+        }
+        Some((Ok::<_, Infallible>(Bytes::from(text)), (next, live)))
+    });
+    Ok(json_text(Body::from_stream(stream)))
+}
+
+/// The answer to a live query, in pieces.
+struct Live {
+    walk: Walk,
+    skip: usize,
+    left: usize,
+}
+
+impl Live {
+    /// The next rows; `None` when there are no more.
+    async fn some(&mut self) -> Option<Vec<Row>> {
+        while self.left > 0 {
+            let mut rows = self.walk.step()?;
+            let skipped = self.skip.min(rows.len());
+            rows.drain(..skipped);
+            rows.truncate(self.left);
+            self.skip -= skipped;
+            self.left -= rows.len();
+            if !rows.is_empty() {
+                return Some(rows);
+            }
+            // Among a million that are not wanted others must get their turn.
+            tokio::task::yield_now().await;
+        }
+        None
     }
-    let rows = Box::new(rows.into_iter().map(|row| row.decision()));
-    let list = ListBody { rows, before: "[", close: "]", live: true, now };
-    Ok(json_text(body(vec![list], || ())))
 }
 
 pub(crate) async fn stream(
@@ -77,16 +116,33 @@ pub(crate) async fn stream(
     let is = |name: &str, wanted: &str| parameters.iter().any(|(known, value)| known == name && value == wanted);
     let pull = Pull { startup: is("startup", "true"), query, duplicates: is("dedup", "false") };
     let name = bouncer.unwrap_or_default();
-    let Answer { reached, new, deleted } = app.service.pull(&name, &pull).await?;
-    let (service, now): (Service, _) = (app.service.clone(), reached.at);
-    let new = Box::new(new.into_iter().map(|row| row.decision()));
-    let deleted = Box::new(deleted.into_iter());
-    let lists = vec![
-        ListBody { rows: new, before: r#"{"new": ["#, close: "]", live: false, now },
-        ListBody { rows: deleted, before: r#", "deleted": ["#, close: "]}", live: false, now },
-    ];
+    let pulled = app.service.pull(&name, pull).await?;
+    let service = app.service.clone();
     // What was not sent to the end counts as not pulled: the bouncer will ask for the same again.
-    Ok(typed(body(lists, move || service.note_pull(&name, reached))))
+    let done = move |reached| service.note_pull(&name, reached);
+    let stream = futures_util::stream::unfold(Some((pulled, r#"{"new": ["#, done)), |state| async move {
+        let (mut pulled, mut before, done) = state?;
+        let now = pulled.reached.at;
+        let mut text = Vec::new();
+        while text.len() < PIECE {
+            let Some(rows) = pulled.step() else {
+                // Of an empty list the bracket is still to be written.
+                text.extend_from_slice(if before == "," { b"" } else { before.as_bytes() });
+                let mut writer = List { text: &mut text, before: r#"], "deleted": ["#, now, with_uuid: true };
+                pulled.deleted.iter().for_each(|decision| writer.decision(decision));
+                let before = writer.before;
+                text.extend_from_slice(if before == "," { b"" } else { before.as_bytes() });
+                text.extend_from_slice(b"]}");
+                done(pulled.reached);
+                return Some((Ok::<_, Infallible>(Bytes::from(text)), None));
+            };
+            let mut writer = List { text: &mut text, before, now, with_uuid: true };
+            rows.iter().for_each(|row| writer.row(row));
+            before = writer.before;
+        }
+        Some((Ok(Bytes::from(text)), Some((pulled, before, done))))
+    });
+    Ok(typed(Body::from_stream(stream)))
 }
 
 pub(crate) async fn lift(
@@ -131,7 +187,7 @@ pub(crate) async fn lift_one(
 
 /// The filters of live queries and of the stream; what is unknown is passed over. `scopes` is what holds where
 /// nobody names scopes.
-fn read_query(parameters: &[(String, String)], scopes: Option<&str>) -> Result<Query, ApiError> {
+pub(crate) fn read_query(parameters: &[(String, String)], scopes: Option<&str>) -> Result<Query, ApiError> {
     let listed = |value: &str| value.split(',').map(str::to_owned).collect::<Vec<_>>();
     let scope_list = |value: &str| Some(value.split(',').map(Scope::new).collect::<Vec<_>>());
     let words = |value: &str| value.split(',').map(str::to_lowercase).collect::<Vec<_>>();
@@ -162,55 +218,50 @@ fn bounds(value: &str) -> Result<IpNet, ApiError> {
     })
 }
 
-/// A list of decisions that is written piece by piece: a million of them need not exist as text at once.
-struct ListBody {
-    rows: Box<dyn Iterator<Item = Decision> + Send>,
-    /// What comes before the next row.
+/// Writes decisions one after the other; a million of them need not exist as text at once.
+struct List<'a> {
+    text: &'a mut Vec<u8>,
+    /// What comes before the next one.
     before: &'static str,
-    close: &'static str,
-    /// Without identities, as live queries have it.
-    live: bool,
     now: Timestamp,
+    /// Live queries leave the identity out.
+    with_uuid: bool,
 }
 
-impl ListBody {
-    /// The next piece, and whether the list goes on.
-    fn piece(&mut self) -> (String, bool) {
-        let mut text = String::new();
-        for _ in 0..CHUNK {
-            let Some(decision) = self.rows.next() else {
-                // Of an empty list the bracket is still to be written.
-                text.push_str(if self.before == "," { "" } else { self.before });
-                text.push_str(self.close);
-                return (text, false);
-            };
-            let mut row = LiveDecision::new(&decision, self.now);
-            if self.live {
-                row.uuid = None;
-            }
-            text.push_str(self.before);
-            // A row consists of texts and numbers, which always can be written.
-            text.push_str(&serde_json::to_string(&row).unwrap_or_default());
-            self.before = ",";
-        }
-        (text, true)
+impl List<'_> {
+    fn row(&mut self, row: &Row) {
+        let mut uuid = Uuid::encode_buffer();
+        let uuid = (self.with_uuid && !row.uuid().is_nil()).then(|| &*row.uuid().as_hyphenated().encode_lower(&mut uuid));
+        self.write(&LiveRef {
+            duration: &duration::time_left(row.until(), self.now),
+            id: row.id(),
+            origin: row.origin(),
+            scenario: row.scenario(),
+            scope: row.scope().as_str(),
+            remediation: row.remediation(),
+            uuid,
+            value: row.value(),
+        });
     }
-}
 
-/// The lists one after the other; `done` is called once the last piece was taken.
-fn body(lists: Vec<ListBody>, done: impl FnOnce() + Send + 'static) -> Body {
-    let state = (lists.into_iter().collect::<VecDeque<_>>(), Some(done));
-    Body::from_stream(futures_util::stream::unfold(state, |(mut lists, mut done)| async move {
-        let Some(list) = lists.front_mut() else {
-            if let Some(done) = done.take() {
-                done();
-            }
-            return None;
-        };
-        let (text, more) = list.piece();
-        if !more {
-            lists.pop_front();
-        }
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (lists, done)))
-    }))
+    fn decision(&mut self, decision: &Decision) {
+        let uuid = (self.with_uuid && !decision.uuid.is_empty()).then_some(decision.uuid.as_str());
+        self.write(&LiveRef {
+            duration: &duration::time_left(decision.until, self.now),
+            id: decision.id,
+            origin: &decision.origin,
+            scenario: &decision.scenario,
+            scope: decision.scope.as_str(),
+            remediation: &decision.remediation,
+            uuid,
+            value: &decision.value,
+        });
+    }
+
+    fn write(&mut self, decision: &LiveRef<'_>) {
+        self.text.extend_from_slice(self.before.as_bytes());
+        self.before = ",";
+        // A decision consists of texts and numbers, which always can be written.
+        let _ = serde_json::to_writer(&mut *self.text, decision);
+    }
 }

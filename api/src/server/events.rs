@@ -1,7 +1,8 @@
 //! Decisions as they happen: `text/event-stream` for bouncers in other processes.
 //!
 //! A snapshot comes first, unless the reader names the place where it was (`Last-Event-ID`) and the log reaches
-//! back to it; then changes, as soon as they are durable. A reader holds no memory here but its place.
+//! back to it; then changes, as soon as they are durable. A reader holds no memory here but its place. The filters
+//! are those of the polling stream; without any, decisions of every scope come.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -9,76 +10,96 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use model::Delta;
+use model::{Decision, Delta};
 
-use super::App;
 use super::auth::BouncerId;
-use super::service::{Batch, Follow};
-use crate::decisions::{Cursor, Row};
+use super::decisions::read_query;
+use super::error::ApiError;
+use super::service::{Batch, Follow, Shared};
+use super::{App, parameters};
+use crate::decisions::{Cursor, Query, Row};
 use crate::metrics::Metrics;
 use crate::wire::{Changes, EVENT_CHUNK, EventDecision, Reset, event};
 
 /// How often a silent stream says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-pub(crate) async fn events(State(app): State<Arc<App>>, bouncer: BouncerId, headers: HeaderMap) -> Response {
+pub(crate) async fn events(
+    State(app): State<Arc<App>>,
+    bouncer: BouncerId,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    // Simulated decisions are never told here: whoever follows enforces.
+    let query = Query { simulated: false, ..read_query(&parameters(query.as_deref()), None)? };
     if let BouncerId(Some(name)) = &bouncer {
         app.service.note_query(name);
     }
     let cursor = headers.get("last-event-id").and_then(|text| text.to_str().ok()?.parse().ok());
-    let reader = Reader::new(app.service.follow(cursor), Arc::clone(app.service.metrics()));
+    let reader = Reader::new(app.service.follow(cursor), query, Arc::clone(app.service.metrics()));
     let stream = futures_util::stream::unfold(reader, |mut reader| async move {
         let text = reader.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), reader))
+        Some((Ok::<_, std::convert::Infallible>(text), reader))
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    (headers, Body::from_stream(stream)).into_response()
+    Ok((headers, Body::from_stream(stream)).into_response())
 }
 
 /// Turns batches into events, a piece at a time.
 struct Reader {
     follow: Follow,
-    snapshot: Option<(Cursor, std::vec::IntoIter<Arc<Row>>)>,
-    waiting: VecDeque<String>,
+    /// What is wanted; `None` is everything.
+    query: Option<Query>,
+    waiting: VecDeque<Bytes>,
     metrics: Arc<Metrics>,
 }
 
 impl Reader {
-    fn new(follow: Follow, metrics: Arc<Metrics>) -> Self {
+    fn new(follow: Follow, query: Query, metrics: Arc<Metrics>) -> Self {
         metrics.followers.inc();
-        Self { follow, snapshot: None, waiting: VecDeque::new(), metrics }
+        let query = Some(query).filter(|query| *query != Query::default());
+        Self { follow, query, waiting: VecDeque::new(), metrics }
     }
 
-    async fn next(&mut self) -> Option<String> {
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(text) = self.waiting.pop_front() {
                 return Some(text);
             }
-            if let Some((cursor, rows)) = &mut self.snapshot {
-                let part: Vec<EventDecision> =
-                    rows.take(EVENT_CHUNK).map(|row| EventDecision::from(&row.decision())).collect();
-                if !part.is_empty() {
-                    return Some(written(event::DECISIONS, None, &part));
-                }
-                let text = written(event::READY, Some(*cursor), &());
-                self.snapshot = None;
-                return Some(text);
-            }
+            let query = self.query.as_ref();
+            let wanted = |row: &&Row| query.is_none_or(|query| query.wants_row(row));
             match tokio::time::timeout(KEEP_ALIVE, self.follow.next()).await {
-                Err(_) => return Some(": still here\n\n".into()),
+                Err(_) => return Some(Bytes::from_static(b": still here\n\n")),
                 Ok(None) => return None,
-                Ok(Some((cursor, Batch::Snapshot(rows)))) => {
-                    let reset = Reset { now: Timestamp::now(), count: rows.len() };
-                    self.waiting.push_back(written(event::RESET, None, &reset));
-                    self.snapshot = Some((cursor, rows.into_iter()));
+                Ok(Some(Batch::Reset(count))) => {
+                    return Some(written(event::RESET, None, &Reset { now: Timestamp::now(), count }));
                 }
-                Ok(Some((cursor, Batch::Delta(delta)))) => self.waiting = changes(cursor, &delta),
+                Ok(Some(Batch::Rows(rows))) => {
+                    let part: Vec<EventDecision> =
+                        rows.iter().filter(wanted).map(|row| EventDecision::from(&row.decision())).collect();
+                    if !part.is_empty() {
+                        return Some(written(event::DECISIONS, None, &part));
+                    }
+                }
+                Ok(Some(Batch::Ready(cursor))) => return Some(written(event::READY, Some(cursor), &())),
+                Ok(Some(Batch::Delta(cursor, shared))) => self.waiting = self.delta(cursor, &shared),
             }
         }
+    }
+
+    /// A delta as events. Of one in which nothing is wanted nothing is told: a reader that comes back is at an older
+    /// place, and passes over it once more.
+    fn delta(&self, cursor: Cursor, shared: &Shared) -> VecDeque<Bytes> {
+        let Some(query) = &self.query else {
+            return shared.written.get_or_init(|| changes(cursor, &shared.delta)).iter().cloned().collect();
+        };
+        let filter = |all: &[Decision]| all.iter().filter(|one| query.wants(one)).cloned().collect();
+        let wanted = Delta { add: filter(&shared.delta.add), remove: filter(&shared.delta.remove) };
+        changes(cursor, &wanted).into()
     }
 }
 
@@ -90,9 +111,9 @@ impl Drop for Reader {
 
 /// A delta as events of bounded size. Only the last one moves the reader's place, so that whoever breaks off in
 /// between gets all of it again.
-fn changes(cursor: Cursor, delta: &Delta) -> VecDeque<String> {
+fn changes(cursor: Cursor, delta: &Delta) -> Vec<Bytes> {
     let now = Timestamp::now();
-    let part = |new: &[model::Decision], deleted: &[model::Decision]| Changes {
+    let part = |new: &[Decision], deleted: &[Decision]| Changes {
         now,
         new: new.iter().map(EventDecision::from).collect(),
         deleted: deleted.iter().map(EventDecision::from).collect(),
@@ -111,12 +132,12 @@ fn changes(cursor: Cursor, delta: &Delta) -> VecDeque<String> {
     parts.iter().enumerate().map(|(index, part)| written(event::DELTA, id(index), part)).collect()
 }
 
-fn written(name: &str, id: Option<Cursor>, data: &impl serde::Serialize) -> String {
+fn written(name: &str, id: Option<Cursor>, data: &impl serde::Serialize) -> Bytes {
     let mut text = format!("event: {name}\n");
     // Writing to a String cannot fail, and what is written here consists of texts and numbers.
     if let Some(id) = id {
         let _ = writeln!(text, "id: {id}");
     }
     let _ = write!(text, "data: {}\n\n", serde_json::to_string(data).unwrap_or_default());
-    text
+    text.into()
 }

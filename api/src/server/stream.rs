@@ -4,13 +4,12 @@
 //! table and the second are handed in, and deduplication looks at both.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
 use model::Decision;
 
-use crate::decisions::{Query, Row, Table};
+use crate::decisions::{Query, Row, Scan, Table};
 
 /// How far back the list of ended decisions overlaps the pull before.
 pub const OVERLAP: SignedDuration = SignedDuration::from_secs(2);
@@ -44,47 +43,36 @@ impl Last {
     }
 }
 
-/// What it gets.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// What the next pull starts from.
-    pub reached: Last,
-    /// Decisions that hold, by number.
-    pub new: Vec<Arc<Row>>,
-    /// Decisions that are over, by number.
-    pub deleted: Vec<Decision>,
+/// The decisions that hold, for a bouncer whose pull before left it at `last` (`None`: there was none, or it starts
+/// afresh), as of `reached`: a walk from the first that is new, so that a delta costs what changed.
+pub fn walk(table: &Table, last: Option<Last>, pull: &Pull, reached: Last) -> Scan {
+    table.scan(pull.query.clone(), reached.at).after(last.map_or(i64::MIN, |last| last.decision))
 }
 
-/// The answer to a bouncer whose pull before left it at `last` (`None`: there was none, or it starts afresh), as
-/// of `reached`. `ended` is every decision that ended before that, and not earlier than [`Last::ended_after`].
-pub fn answer(table: &Table, ended: &[Decision], last: Option<Last>, pull: &Pull, reached: Last) -> Answer {
+/// The next step of that walk.
+pub fn step_of(table: &Table, scan: &mut Scan, pull: &Pull) -> Option<Vec<Row>> {
+    let mut rows = scan.step(table)?;
+    rows.retain(|row| pull.duplicates || !table.outlives(row));
+    Some(rows)
+}
+
+/// The decisions that are over, by number, for the same bouncer. `ended` is every decision that ended before `reached`,
+/// and not earlier than [`Last::ended_after`].
+pub fn deleted(table: &Table, ended: &[Decision], last: Option<Last>, pull: &Pull, reached: Last) -> Vec<Decision> {
     let now = reached.at;
     let longest_ended = if pull.duplicates { HashMap::new() } else { longest(ended) };
-    let shadowed = |scope, value: &str, remediation: &str, until| {
+    let shadowed = |decision: &Decision| {
+        let Decision { scope, value, remediation, until, .. } = decision;
         !pull.duplicates
-            && (table.has_longer(scope, value, remediation, until)
-                || longest_ended.get(&(scope.as_str(), value, remediation)).is_some_and(|&longest| longest > until))
+            && (table.has_longer(scope, value, remediation, *until)
+                || longest_ended.get(&(scope.as_str(), value, remediation)).is_some_and(|longest| longest > until))
     };
-    // From the newest backwards, so that a delta costs what changed.
-    let mut new: Vec<Arc<Row>> = table
-        .iter()
-        .rev()
-        .take_while(|row| last.is_none_or(|last| row.id() > last.decision))
-        .filter(|row| row.until() > now && row.id() <= reached.decision)
-        .filter(|row| pull.query.wants_row(row))
-        .filter(|row| !shadowed(row.scope(), row.value(), row.remediation(), row.until()))
-        .cloned()
-        .collect();
-    new.reverse();
     let since = last.and_then(|last| last.ended_after(now));
-    let deleted = ended
+    let chosen = ended
         .iter()
         .filter(|decision| decision.until < now && since.is_none_or(|since| decision.until > since))
-        .filter(|decision| pull.query.wants(decision))
-        .filter(|d| !shadowed(&d.scope, &d.value, &d.remediation, d.until))
-        .cloned()
-        .collect();
-    Answer { reached, new, deleted }
+        .filter(|decision| pull.query.wants(decision) && !shadowed(decision));
+    chosen.cloned().collect()
 }
 
 fn longest(ended: &[Decision]) -> HashMap<(&str, &str, &str), Timestamp> {
@@ -177,7 +165,7 @@ mod tests {
                         rows.push(decision);
                     }
                     Step::Lift(pick) => {
-                        let live: Vec<i64> = table.iter().map(|row| row.id()).collect();
+                        let live: Vec<i64> = table.iter().map(Row::id).collect();
                         if !live.is_empty() {
                             let (_, lifted) = table.lift(live[usize::from(pick) % live.len()], now).expect("it lives");
                             let index = rows.iter().position(|row| row.id == lifted.id).expect("it was added");
@@ -193,8 +181,12 @@ mod tests {
                         let over = |row: &&Decision| row.until < now && after.is_none_or(|after| row.until >= after);
                         let ended: Vec<Decision> = rows.iter().filter(over).cloned().collect();
                         let reached = Last { at: now, decision: rows.len() as i64 };
-                        let Answer { new, deleted, .. } = answer(&table, &ended, from, &pull, reached);
-                        let new: Vec<i64> = new.iter().map(|row| row.id()).collect();
+                        let mut scan = walk(&table, from, &pull, reached);
+                        let mut new: Vec<i64> = Vec::new();
+                        while let Some(rows) = step_of(&table, &mut scan, &pull) {
+                            new.extend(rows.iter().map(Row::id));
+                        }
+                        let deleted = deleted(&table, &ended, from, &pull, reached);
                         let deleted: Vec<i64> = deleted.iter().map(|row| row.id).collect();
                         prop_assert_eq!((new, deleted), naive(&rows, from.map(|from| from.at), &pull, now));
                         last = Some(reached);

@@ -21,8 +21,7 @@ pub use sqlite::Sqlite;
 
 /// A place for alerts, decisions and accounts. All calls block.
 pub trait Store: std::fmt::Debug + Send + Sync + 'static {
-    /// Everything that is held in memory. Live decisions and remembered lifts go to `decisions`, in the order
-    /// of their change numbers.
+    /// Everything that is held in memory. Live decisions go to `decisions`, then remembered lifts; each in any order.
     fn restore(&self, now: Timestamp, decisions: &mut dyn FnMut(Remembered)) -> Result<Restored, StoreError>;
 
     /// The one connection that writes. It is taken once.

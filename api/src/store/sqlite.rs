@@ -109,16 +109,18 @@ impl Store for Sqlite {
                 let items = bodies(connection, sql, [&list.name])?;
                 restored.allowlists.push((list, items));
             }
-            let sql = format!(
-                "SELECT {DECISION}, change, lifted FROM decisions \
-                 WHERE until > ?1 OR (lifted = 1 AND change > ?2) ORDER BY change"
-            );
-            let mut statement = connection.prepare(&sql)?;
-            let mut rows = statement.query(params![to_micros(now), restored.floor.cast_signed()])?;
-            while let Some(row) = rows.next()? {
-                let change: i64 = row.get(11)?;
-                let change = change.cast_unsigned();
-                decisions(Remembered { decision: read_decision(row)?, change, lifted: row.get(12)? });
+            // Two questions, each with its own index: together they would cost a walk through all that ever was.
+            for (lifted, condition, from) in [
+                (false, "until > ?1 AND lifted = 0", to_micros(now)),
+                (true, "lifted = 1 AND change > ?1", restored.floor.cast_signed()),
+            ] {
+                let mut statement =
+                    connection.prepare(&format!("SELECT {DECISION}, change FROM decisions WHERE {condition}"))?;
+                let mut rows = statement.query([from])?;
+                while let Some(row) = rows.next()? {
+                    let change: i64 = row.get(11)?;
+                    decisions(Remembered { decision: read_decision(row)?, change: change.cast_unsigned(), lifted });
+                }
             }
             Ok(())
         })?;

@@ -12,7 +12,7 @@ use model::{AllowEntry, AllowSet};
 use tracing::info;
 
 use super::{Receipt, Service, State, Write, present};
-use crate::decisions::{Query, Reach};
+use crate::decisions::{Query, Reach, Row};
 use crate::store::{AllowItem, Allowlist, StoreError};
 
 /// An allowlist with its items.
@@ -214,7 +214,7 @@ impl State {
         for net in nets {
             let query = Query { net: Some((*net, Reach::Touches)), simulated: true, ..Query::default() };
             let rows = self.table.select(&query, now);
-            writes.extend(self.lift(rows.iter().map(|row| row.id()), now));
+            writes.extend(self.lift(rows.iter().map(Row::id), now));
         }
         writes
     }

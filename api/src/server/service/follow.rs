@@ -1,10 +1,10 @@
 //! Readers of the sequence of changes.
 //!
 //! A reader owns nothing but its place in the table's log: a slow one costs nothing, and one that the log has
-//! left behind gets a snapshot.
+//! left behind gets a snapshot, which it reads in steps. What many readers are waiting for is put together once.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -12,16 +12,42 @@ use tokio::sync::watch;
 use model::{Decision, Delta};
 
 use super::{Durable, Inner};
-use crate::decisions::{Cursor, Row};
+use crate::decisions::{Cursor, Row, Scan};
 use crate::feed::{Feed, FeedError, Update};
+
+/// How long a delta that was put together is handed to further readers: it carries the clock.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// What a reader gets at once.
 #[derive(Clone, Debug)]
 pub enum Batch {
-    /// Everything that holds.
-    Snapshot(Vec<Arc<Row>>),
+    /// Everything that holds follows: how much it is at most.
+    Reset(usize),
+    /// A part of what holds.
+    Rows(Vec<Row>),
+    /// That was everything. Its place is the one from which the reader goes on.
+    Ready(Cursor),
+    /// What changed, and the place it leads to.
+    Delta(Cursor, Arc<Shared>),
+}
+
+/// A delta that several readers get.
+#[derive(Debug)]
+pub struct Shared {
     /// What changed.
-    Delta(Delta),
+    pub delta: Delta,
+    /// How it is written, if all of it is wanted.
+    pub(crate) written: OnceLock<Vec<axum::body::Bytes>>,
+}
+
+/// The last delta that was put together.
+#[derive(Debug)]
+pub(super) struct Recent {
+    from: Cursor,
+    upto: u64,
+    at: Instant,
+    reached: Cursor,
+    shared: Arc<Shared>,
 }
 
 /// A reader in this process, which need not wait for the store.
@@ -43,13 +69,24 @@ impl Feed for Subscription {
         loop {
             self.applied.borrow_and_update();
             let inner = self.inner.upgrade().ok_or(FeedError::Closed)?;
-            if let Some(batch) = read(&inner, &mut self.cursor, u64::MAX) {
-                return Ok(match batch {
-                    Batch::Snapshot(rows) => Update::Snapshot(decisions(&rows)),
-                    Batch::Delta(delta) => Update::Delta(delta),
-                });
+            match inner.changes(self.cursor, u64::MAX) {
+                Some((reached, delta)) => {
+                    self.cursor = Some(reached);
+                    if delta != Delta::default() {
+                        return Ok(Update::Delta(delta));
+                    }
+                }
+                None => {
+                    let (cursor, mut scan, count) = inner.snapshot();
+                    let mut all: Vec<Decision> = Vec::with_capacity(count);
+                    while let Some(rows) = inner.step(&mut scan) {
+                        all.extend(rows.iter().map(Row::decision));
+                    }
+                    self.cursor = Some(cursor);
+                    return Ok(Update::Snapshot(all));
+                }
             }
-            if inner.closed.load(Ordering::Acquire) {
+            if *inner.closed.borrow() {
                 return Err(FeedError::Closed);
             }
             drop(inner);
@@ -63,8 +100,10 @@ impl Feed for Subscription {
 pub struct Follow {
     inner: Weak<Inner>,
     durable: watch::Receiver<Durable>,
-    applied: watch::Receiver<u64>,
+    closed: watch::Receiver<bool>,
     cursor: Option<Cursor>,
+    /// The snapshot that is being read, and where it leads.
+    snapshot: Option<(Cursor, Scan)>,
 }
 
 impl Follow {
@@ -72,53 +111,89 @@ impl Follow {
         Self {
             inner: Arc::downgrade(inner),
             durable: inner.queue.durable(),
-            applied: inner.applied.subscribe(),
+            closed: inner.closed.subscribe(),
             cursor,
+            snapshot: None,
         }
     }
 
-    /// Waits for the next changes; answers with the place they lead to. `None` when the server stops. Safe to
-    /// drop while waiting.
-    pub async fn next(&mut self) -> Option<(Cursor, Batch)> {
+    /// Waits for what comes next. `None` when the server stops. Safe to drop while waiting.
+    pub async fn next(&mut self) -> Option<Batch> {
         loop {
             let durable = self.durable.borrow_and_update().change;
-            self.applied.borrow_and_update();
             let inner = self.inner.upgrade()?;
-            if inner.closed.load(Ordering::Acquire) {
+            if *self.closed.borrow_and_update() {
                 return None;
             }
-            let mut cursor = self.cursor;
-            let batch = read(&inner, &mut cursor, durable);
-            drop(inner);
-            if let (Some(batch), Some(reached)) = (batch, cursor) {
-                // A snapshot shows also what is not durable yet.
-                self.durable.wait_for(|durable| durable.change >= reached.number).await.ok()?;
-                self.cursor = cursor;
-                return Some((reached, batch));
+            if let Some((cursor, scan)) = &mut self.snapshot {
+                if let Some(rows) = inner.step(scan) {
+                    return Some(Batch::Rows(rows));
+                }
+                // What was shown, and what was left out since it is lifted, must be true after a crash too.
+                let (cursor, seen) = (*cursor, inner.applied_change());
+                drop(inner);
+                self.durable.wait_for(|durable| durable.change >= seen).await.ok()?;
+                self.snapshot = None;
+                self.cursor = Some(cursor);
+                return Some(Batch::Ready(cursor));
             }
-            self.cursor = cursor;
+            match self.cursor.map(|from| (from, inner.shared(from, durable))) {
+                Some((from, Some((reached, shared)))) => {
+                    self.cursor = Some(reached);
+                    if reached != from && shared.delta != Delta::default() {
+                        return Some(Batch::Delta(reached, shared));
+                    }
+                }
+                _ => {
+                    let (cursor, scan, count) = inner.snapshot();
+                    self.snapshot = Some((cursor, scan));
+                    return Some(Batch::Reset(count));
+                }
+            }
+            drop(inner);
             tokio::select! {
                 changed = self.durable.changed() => changed.ok()?,
-                changed = self.applied.changed() => changed.ok()?,
+                changed = self.closed.changed() => changed.ok()?,
             }
         }
     }
 }
 
-fn read(inner: &Inner, cursor: &mut Option<Cursor>, upto: u64) -> Option<Batch> {
-    let now = Timestamp::now();
-    let state = inner.state.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(from) = *cursor
-        && let Some((reached, delta)) = state.table.since(from, upto, now)
-    {
-        *cursor = Some(reached);
-        return (delta != Delta::default()).then_some(Batch::Delta(delta));
+impl Inner {
+    /// What changed after `cursor` up to the change `upto`, if the log reaches back so far.
+    fn changes(&self, cursor: Option<Cursor>, upto: u64) -> Option<(Cursor, Delta)> {
+        let now = Timestamp::now();
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).table.since(cursor?, upto, now)
     }
-    let (reached, rows) = state.table.snapshot(now);
-    *cursor = Some(reached);
-    Some(Batch::Snapshot(rows))
-}
 
-fn decisions(rows: &[Arc<Row>]) -> Vec<Decision> {
-    rows.iter().map(|row| row.decision()).collect()
+    /// The same for many readers, who mostly ask for the same.
+    fn shared(&self, from: Cursor, upto: u64) -> Option<(Cursor, Arc<Shared>)> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(recent) = &*recent
+            && (recent.from, recent.upto) == (from, upto)
+            && recent.at.elapsed() < FRESH
+        {
+            return Some((recent.reached, Arc::clone(&recent.shared)));
+        }
+        let (reached, delta) = self.changes(Some(from), upto)?;
+        let shared = Arc::new(Shared { delta, written: OnceLock::new() });
+        *recent = Some(Recent { from, upto, at: Instant::now(), reached, shared: Arc::clone(&shared) });
+        Some((reached, shared))
+    }
+
+    /// A walk through everything, the place from which its reader goes on, and how much it is at most.
+    fn snapshot(&self) -> (Cursor, Scan, usize) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (cursor, scan) = state.table.snapshot(Timestamp::now());
+        (cursor, scan, state.table.len())
+    }
+
+    fn applied_change(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).table.cursor().number
+    }
+
+    /// The next step of a walk.
+    pub(super) fn step(&self, scan: &mut Scan) -> Option<Vec<Row>> {
+        scan.step(&self.state.lock().unwrap_or_else(PoisonError::into_inner).table)
+    }
 }

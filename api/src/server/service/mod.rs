@@ -11,7 +11,6 @@ mod follow;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ use expr::{DecisionQuery, EvalError};
 use model::alert::DecisionBody;
 use model::{Alert, AllowEntry, AllowSet, Decision, Scope};
 
-use crate::decisions::{LOG_LEN, Query, Table, from_micros, net_of, to_micros};
+use crate::decisions::{LOG_LEN, Query, Row, Scan, Table, from_micros, net_of, to_micros};
 use crate::history::{History, Past};
 use crate::metrics::Metrics;
 use crate::profiles::{self, Lookup, ProfileError, Profiles};
@@ -38,7 +37,7 @@ use crate::wire;
 
 pub use accounts::{AccountError, Caller, Login, NewMachine};
 pub use allow::{AllowError, Listed};
-pub use follow::{Batch, Follow, Subscription};
+pub use follow::{Batch, Follow, Shared, Subscription};
 
 /// How long the identity of an alert is remembered: longer than an agent holds it back.
 const SEEN_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -103,7 +102,9 @@ struct Inner {
     /// The same, for those who wait for a change.
     allow_changed: watch::Sender<Arc<AllowSet>>,
     applied: watch::Sender<u64>,
-    closed: AtomicBool,
+    closed: watch::Sender<bool>,
+    /// What readers in other processes were last told.
+    recent: Mutex<Option<follow::Recent>>,
     /// Ends the maintenance's sleep.
     wake: Notify,
     options: Options,
@@ -151,6 +152,41 @@ pub struct Refusal {
     pub value: String,
     /// The allow entry, as people read it.
     pub reason: String,
+}
+
+/// What a bouncer gets that polls.
+#[derive(Debug)]
+pub struct Pulled {
+    /// What its next pull starts from.
+    pub reached: Last,
+    /// Decisions that are over, by number.
+    pub deleted: Vec<Decision>,
+    service: Service,
+    request: Pull,
+    scan: Scan,
+}
+
+impl Pulled {
+    /// Some of the decisions that hold, by number; `None` when these were all.
+    pub fn step(&mut self) -> Option<Vec<Row>> {
+        stream::step_of(&self.service.lock().table, &mut self.scan, &self.request)
+    }
+}
+
+/// A walk through decisions.
+#[derive(Debug)]
+pub struct Walk {
+    service: Service,
+    scan: Scan,
+    /// When it began: what is over then is not found.
+    pub now: Timestamp,
+}
+
+impl Walk {
+    /// Some of the decisions, by number; `None` when these were all.
+    pub fn step(&mut self) -> Option<Vec<Row>> {
+        self.service.0.step(&mut self.scan)
+    }
 }
 
 /// A change that has taken effect, and becomes durable.
@@ -241,10 +277,10 @@ impl Service {
     ) -> Result<Self, StoreError> {
         let mut table = Table::new(options.log_len);
         let restored = store.restore(now, &mut |one| {
-            if one.decision.is_active(now) {
-                table.restore(&one.decision, one.change);
-            } else if one.lifted {
+            if one.lifted {
                 table.restore_lifted(&one.decision, one.change);
+            } else {
+                table.restore(&one.decision, one.change);
             }
         })?;
         table.resume(restored.epochs, restored.floor, restored.last_change);
@@ -276,7 +312,8 @@ impl Service {
             allow_changed: watch::channel(allow.load_full()).0,
             allow,
             applied: watch::channel(change).0,
-            closed: AtomicBool::new(false),
+            closed: watch::channel(false).0,
+            recent: Mutex::default(),
             wake: Notify::new(),
             options,
             metrics: Arc::default(),
@@ -340,7 +377,7 @@ impl Service {
     pub async fn lift(&self, query: &Query) -> Result<(usize, Receipt), StoreError> {
         self.change(|state, now| {
             let rows = state.table.select(query, now);
-            let writes = state.lift(rows.iter().map(|row| row.id()), now);
+            let writes = state.lift(rows.iter().map(Row::id), now);
             (rows.len(), writes)
         })
         .await
@@ -370,7 +407,7 @@ impl Service {
             let Some(&alert) = state.seen.get(&seen_key(machine, uuid)) else { return (0, Vec::new()) };
             let mut rows = state.table.select(&query, now);
             rows.retain(|row| row.alert_id() == alert);
-            let writes = state.lift(rows.iter().map(|row| row.id()), now);
+            let writes = state.lift(rows.iter().map(Row::id), now);
             (rows.len(), writes)
         })
         .await
@@ -483,19 +520,28 @@ impl Service {
 
     /// What a bouncer gets that asks for what is new (spec: local-api 12). Once it has it, [`Service::note_pull`]
     /// notes the time of the answer.
-    pub async fn pull(&self, bouncer: &str, request: &Pull) -> Result<stream::Answer, StoreError> {
+    pub async fn pull(&self, bouncer: &str, request: Pull) -> Result<Pulled, StoreError> {
         let now = present();
-        let (reached, last) = {
+        let (reached, last, scan) = {
             let state = self.lock();
             let row = state.bouncers.get(bouncer).filter(|_| !request.startup);
             let last = row.and_then(|row| Some(Last { at: row.last_pull?, decision: row.last_decision }));
-            (Last { at: now, decision: state.last_decision }, last)
+            let reached = Last { at: now, decision: state.last_decision };
+            (reached, last, stream::walk(&state.table, last, &request, reached))
         };
         // What was changed before must be in the store: the decisions that ended are read from there.
         self.settle().await?;
         let after = last.and_then(|last| last.ended_after(now));
         let ended = self.read(move |store| store.ended(after, now)).await?;
-        Ok(stream::answer(&self.lock().table, &ended, last, request, reached))
+        let deleted = stream::deleted(&self.lock().table, &ended, last, &request, reached);
+        Ok(Pulled { reached, deleted, service: self.clone(), request, scan })
+    }
+
+    /// A walk through the decisions that `query` wants, in steps, so that nobody waits for it.
+    pub fn walk(&self, query: Query, after: i64) -> Walk {
+        let now = Timestamp::now();
+        let scan = self.lock().table.scan(query, now).after(after);
+        Walk { service: self.clone(), scan, now }
     }
 
     /// Notes that a bouncer got an answer.
@@ -517,7 +563,7 @@ impl Service {
     /// Looks after what is due: ends, touches, retention. Returns after [`Service::close`].
     pub async fn maintain(&self) {
         loop {
-            if self.0.closed.load(Ordering::Acquire) {
+            if *self.0.closed.borrow() {
                 return;
             }
             if let Err(error) = self.tidy().await {
@@ -536,7 +582,7 @@ impl Service {
 
     /// Writes what is left, and ends feeds. Everything that took effect is durable afterwards.
     pub async fn close(&self) -> Result<(), StoreError> {
-        self.0.closed.store(true, Ordering::Release);
+        self.0.closed.send_replace(true);
         self.0.wake.notify_one();
         let written = async {
             self.tidy().await?;
@@ -657,7 +703,7 @@ impl Service {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.send_replace(true);
     }
 }
 

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Condvar, mpsc};
 
+use model::Delta;
 use proptest::prelude::*;
 
 use super::*;
-use crate::decisions::Reach;
+use crate::decisions::{Cursor, Reach};
 use crate::feed::{Feed, Update};
 use crate::store::{AlertQuery, Remembered, Restored, Sqlite, Writer};
 
@@ -52,6 +53,26 @@ fn live(service: &Service) -> Vec<String> {
     service.table(|table, now| table.select(&Query::default(), now).iter().map(|row| row.value().to_owned()).collect())
 }
 
+/// What a reader holds once it has read a snapshot, and the place from which it goes on.
+async fn snapshot(follow: &mut Follow) -> (Cursor, Vec<Row>) {
+    assert!(matches!(follow.next().await, Some(Batch::Reset(_))), "a snapshot begins with a reset");
+    let mut all = Vec::new();
+    loop {
+        match follow.next().await {
+            Some(Batch::Rows(rows)) => all.extend(rows),
+            Some(Batch::Ready(cursor)) => return (cursor, all),
+            other => panic!("no part of a snapshot: {other:?}"),
+        }
+    }
+}
+
+async fn changes(follow: &mut Follow) -> Delta {
+    match follow.next().await {
+        Some(Batch::Delta(_, shared)) => shared.delta.clone(),
+        other => panic!("expected a delta, got {other:?}"),
+    }
+}
+
 fn values(decisions: &[Decision]) -> Vec<&str> {
     decisions.iter().map(|decision| decision.value.as_str()).collect()
 }
@@ -78,7 +99,7 @@ async fn what_is_durable_survives_a_restart() {
     assert_eq!(live(&service), ["192.0.2.1", "2001:db8::/64"]);
     assert!(service.knows_key("secret") && !service.knows_key("Secret"));
     let mut follow = service.follow(Some(cursor));
-    let Some((_, Batch::Delta(delta))) = follow.next().await else { panic!("a reader goes on where it was") };
+    let delta = changes(&mut follow).await;
     assert_eq!((values(&delta.add), values(&delta.remove)), (vec![], vec!["192.0.2.2"]));
     let next = service.submit("edge", vec![ban("192.0.2.3")]).await.expect("a ban is accepted");
     assert_eq!(next.ids, [4], "numbers go on");
@@ -97,8 +118,7 @@ async fn a_restored_copy_sends_a_snapshot() {
     for value in ["192.0.2.7", "192.0.2.8"] {
         restored.submit("edge", vec![ban(value)]).await.expect("accepted").receipt.durable().await.expect("durable");
     }
-    let batch = restored.follow(Some(cursor)).next().await;
-    assert!(matches!(batch, Some((_, Batch::Snapshot(rows))) if rows.len() == 2));
+    assert_eq!(snapshot(&mut restored.follow(Some(cursor))).await.1.len(), 2);
 }
 
 /// A store whose commits wait for permission.
@@ -161,7 +181,7 @@ async fn a_ban_holds_at_once_and_is_told_to_others_once_durable() {
     let mut feed = service.subscribe();
     assert_eq!(feed.next().await, Ok(Update::Snapshot(Vec::new())));
     let mut follow = service.follow(None);
-    assert!(matches!(follow.next().await, Some((_, Batch::Snapshot(rows))) if rows.is_empty()));
+    assert!(snapshot(&mut follow).await.1.is_empty());
 
     let mut receipts = Vec::new();
     for value in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"] {
@@ -187,7 +207,7 @@ async fn a_ban_holds_at_once_and_is_told_to_others_once_durable() {
     assert_eq!(committed.recv(), Ok(3), "what waited was committed together");
     let mut told = Vec::new();
     while told.len() < 4 {
-        let Some((_, Batch::Delta(delta))) = follow.next().await else { panic!("a delta follows") };
+        let delta = changes(&mut follow).await;
         told.extend(delta.add.iter().map(|decision| decision.id));
     }
     assert_eq!(told, [1, 2, 3, 4], "in the order in which they were made");
