@@ -46,6 +46,12 @@ bench-latency: ## from the last attack line to the first dropped packet: p50 and
 	$(CARGO) build --release --locked
 	@"$(target)/release/cordon" bench latency
 
+.PHONY: bench-api
+bench-api: ## the local API with a million decisions, many agents and many followers
+	@.ci/setup build
+	$(CARGO) build --release --locked
+	@"$(target)/release/cordon" bench api
+
 .PHONY: fuzz
 fuzz: ## feed hostile input to everything that reads outside text, FUZZ_SECONDS each
 	@.ci/setup fuzz

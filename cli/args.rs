@@ -635,6 +635,15 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 100_000)]
         loaded: usize,
     },
+    /// The local API under load
+    Api {
+        /// How many decisions are in force
+        #[arg(long, default_value_t = 1_000_000)]
+        decisions: usize,
+        /// How many follow the event stream
+        #[arg(long, default_value_t = 1000)]
+        followers: usize,
+    },
 }
 
 fn net(text: &str) -> Result<IpNet, String> {

@@ -144,7 +144,9 @@ mod tests {
             IpNet::new([192, 0, 2, host << 4].into(), len).expect("a length of the family").trunc()
         });
         let v6 = (0..8_u16, prop_oneof![Just(0_u8), 60..=68_u8, Just(128_u8)]).prop_map(|(host, len)| {
-            IpNet::new([0x2001, 0xdb8, 0, host, host << 12, 0, 0, 0].into(), len).expect("a length of the family").trunc()
+            IpNet::new([0x2001, 0xdb8, 0, host, host << 12, 0, 0, 0].into(), len)
+                .expect("a length of the family")
+                .trunc()
         });
         prop_oneof![v4, v6]
     }

@@ -7,6 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -57,18 +58,30 @@ pub(crate) async fn query(
     }
     let Some(first) = first else { return Ok(json_text("null")) };
     let now = live.walk.now;
-    let stream = futures_util::stream::unfold((Some((first, "[")), live), move |(rows, mut live)| async move {
-        let (rows, before) = rows?;
+    let text = move |rows: &[Row], before| {
         let mut text = Vec::new();
         let mut writer = List { text: &mut text, before, now, with_uuid: false };
-        rows.iter().for_each(|row| writer.row(row));
-        let next = live.some().await.map(|rows| (rows, ","));
+        for row in rows {
+            writer.row(row);
+        }
+        text
+    };
+    let (mut head, mut next) = (text(&first, "["), live.some().await);
+    if next.is_none() {
+        head.push(b']');
+        return Ok(json_text(head));
+    }
+    let rest = futures_util::stream::unfold(Some((live, next.take())), move |state| async move {
+        let (mut live, rows) = state?;
+        let mut text = text(&rows?, ",");
+        let next = live.some().await;
         if next.is_none() {
             text.push(b']');
         }
-        Some((Ok::<_, Infallible>(Bytes::from(text)), (next, live)))
+        Some((Bytes::from(text), next.is_some().then_some((live, next))))
     });
-    Ok(json_text(Body::from_stream(stream)))
+    let head = futures_util::stream::once(async { Bytes::from(head) });
+    Ok(json_text(Body::from_stream(head.chain(rest).map(Ok::<_, Infallible>))))
 }
 
 /// The answer to a live query, in pieces.
@@ -129,7 +142,9 @@ pub(crate) async fn stream(
                 // Of an empty list the bracket is still to be written.
                 text.extend_from_slice(if before == "," { b"" } else { before.as_bytes() });
                 let mut writer = List { text: &mut text, before: r#"], "deleted": ["#, now, with_uuid: true };
-                pulled.deleted.iter().for_each(|decision| writer.decision(decision));
+                for decision in &pulled.deleted {
+                    writer.decision(decision);
+                }
                 let before = writer.before;
                 text.extend_from_slice(if before == "," { b"" } else { before.as_bytes() });
                 text.extend_from_slice(b"]}");
@@ -137,7 +152,9 @@ pub(crate) async fn stream(
                 return Some((Ok::<_, Infallible>(Bytes::from(text)), None));
             };
             let mut writer = List { text: &mut text, before, now, with_uuid: true };
-            rows.iter().for_each(|row| writer.row(row));
+            for row in &rows {
+                writer.row(row);
+            }
             before = writer.before;
         }
         Some((Ok(Bytes::from(text)), Some((pulled, before, done))))
@@ -231,7 +248,8 @@ struct List<'a> {
 impl List<'_> {
     fn row(&mut self, row: &Row) {
         let mut uuid = Uuid::encode_buffer();
-        let uuid = (self.with_uuid && !row.uuid().is_nil()).then(|| &*row.uuid().as_hyphenated().encode_lower(&mut uuid));
+        let uuid =
+            (self.with_uuid && !row.uuid().is_nil()).then(|| &*row.uuid().as_hyphenated().encode_lower(&mut uuid));
         self.write(&LiveRef {
             duration: &duration::time_left(row.until(), self.now),
             id: row.id(),

@@ -721,6 +721,62 @@ async fn a_feed_starts_with_everything_and_follows_changes() {
 }
 
 #[tokio::test]
+async fn followers_are_told_what_they_ask_for() {
+    let server = Running::start().await;
+    for (scope, value, origin) in
+        [("Ip", "192.0.2.1", "cscli"), ("Ip", "192.0.2.2", "lists"), ("Username", "eve", "cscli")]
+    {
+        server.push(&decided(scope, value, "1h", origin)).await;
+    }
+    // (filters, told of what was there, told of what comes)
+    let cases: &[(&str, &[&str], &[&str])] = &[
+        ("", &["192.0.2.1", "192.0.2.2", "eve"], &["198.51.100.1", "198.51.100.2", "mallory"]),
+        ("?origins=cscli", &["192.0.2.1", "eve"], &["198.51.100.1", "mallory"]),
+        ("?scopes=ip,range&origins=cscli,CAPI", &["192.0.2.1"], &["198.51.100.1"]),
+        ("?scopes=Username", &["eve"], &["mallory"]),
+        ("?range=198.51.100.0/24&contains=false", &[], &["198.51.100.1", "198.51.100.2"]),
+        ("?scenarios_not_containing=hand", &[], &[]),
+        ("?type=captcha&simulated=true", &[], &["203.0.113.9"]),
+    ];
+    let mut answers = Vec::new();
+    for (filters, there, _) in cases {
+        let request = reqwest::Client::new().get(format!("{}/v1/decisions/events{filters}", server.base));
+        let mut answer = request.header("x-api-key", "k1").send().await.expect("it answers");
+        let mut text = String::new();
+        while !text.contains("event: ready") {
+            let part = answer.chunk().await.expect("it goes on").expect("it goes on");
+            text.push_str(&String::from_utf8_lossy(&part));
+        }
+        for value in ["192.0.2.1", "192.0.2.2", "eve"] {
+            assert_eq!(text.contains(&format!("\"{value}\"")), there.contains(&value), "{filters} {value}");
+        }
+        answers.push(answer);
+    }
+    for (scope, value, origin, remediation) in [
+        ("Ip", "198.51.100.1", "cscli", "ban"),
+        ("Ip", "198.51.100.2", "lists", "ban"),
+        ("Username", "mallory", "cscli", "ban"),
+        ("Ip", "203.0.113.9", "other", "captcha"),
+    ] {
+        let mut alert = decided(scope, value, "1h", origin);
+        alert["decisions"][0]["type"] = remediation.into();
+        server.push(&alert).await;
+    }
+    for ((filters, _, comes), mut answer) in cases.iter().zip(answers) {
+        let mut text = String::new();
+        while comes.iter().any(|value| !text.contains(value)) {
+            let part = answer.chunk().await.expect("it goes on").expect("it goes on");
+            text.push_str(&String::from_utf8_lossy(&part));
+        }
+        for value in ["198.51.100.1", "198.51.100.2", "mallory"] {
+            assert_eq!(text.contains(value), comes.contains(&value), "{filters} {value}");
+        }
+    }
+    let request = reqwest::Client::new().get(format!("{}/v1/decisions/events?ip=zz", server.base));
+    assert_eq!(request.header("x-api-key", "k1").send().await.expect("it answers").status(), 500);
+}
+
+#[tokio::test]
 async fn a_feed_resumes_where_it_was() {
     let server = Running::start().await;
     let address = server.base.trim_start_matches("http://").parse().expect("an address");

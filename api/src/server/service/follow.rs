@@ -69,22 +69,18 @@ impl Feed for Subscription {
         loop {
             self.applied.borrow_and_update();
             let inner = self.inner.upgrade().ok_or(FeedError::Closed)?;
-            match inner.changes(self.cursor, u64::MAX) {
-                Some((reached, delta)) => {
-                    self.cursor = Some(reached);
-                    if delta != Delta::default() {
-                        return Ok(Update::Delta(delta));
-                    }
+            let Some((reached, delta)) = inner.changes(self.cursor, u64::MAX) else {
+                let (cursor, mut scan, count) = inner.snapshot();
+                let mut all: Vec<Decision> = Vec::with_capacity(count);
+                while let Some(rows) = inner.step(&mut scan) {
+                    all.extend(rows.iter().map(Row::decision));
                 }
-                None => {
-                    let (cursor, mut scan, count) = inner.snapshot();
-                    let mut all: Vec<Decision> = Vec::with_capacity(count);
-                    while let Some(rows) = inner.step(&mut scan) {
-                        all.extend(rows.iter().map(Row::decision));
-                    }
-                    self.cursor = Some(cursor);
-                    return Ok(Update::Snapshot(all));
-                }
+                self.cursor = Some(cursor);
+                return Ok(Update::Snapshot(all));
+            };
+            self.cursor = Some(reached);
+            if delta != Delta::default() {
+                return Ok(Update::Delta(delta));
             }
             if *inner.closed.borrow() {
                 return Err(FeedError::Closed);
@@ -137,18 +133,14 @@ impl Follow {
                 self.cursor = Some(cursor);
                 return Some(Batch::Ready(cursor));
             }
-            match self.cursor.map(|from| (from, inner.shared(from, durable))) {
-                Some((from, Some((reached, shared)))) => {
-                    self.cursor = Some(reached);
-                    if reached != from && shared.delta != Delta::default() {
-                        return Some(Batch::Delta(reached, shared));
-                    }
-                }
-                _ => {
-                    let (cursor, scan, count) = inner.snapshot();
-                    self.snapshot = Some((cursor, scan));
-                    return Some(Batch::Reset(count));
-                }
+            let Some((reached, shared)) = self.cursor.and_then(|from| inner.shared(from, durable)) else {
+                let (cursor, scan, count) = inner.snapshot();
+                self.snapshot = Some((cursor, scan));
+                return Some(Batch::Reset(count));
+            };
+            self.cursor = Some(reached);
+            if shared.delta != Delta::default() {
+                return Some(Batch::Delta(reached, shared));
             }
             drop(inner);
             tokio::select! {

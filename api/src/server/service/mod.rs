@@ -459,7 +459,7 @@ impl Service {
             }
             let owners: std::collections::HashSet<i64> = ids.iter().copied().collect();
             let doomed: Vec<i64> =
-                state.table.iter().filter(|row| owners.contains(&row.alert_id())).map(|row| row.id()).collect();
+                state.table.iter().filter(|row| owners.contains(&row.alert_id())).map(Row::id).collect();
             for id in doomed {
                 state.table.lift(id, now);
             }
@@ -892,6 +892,6 @@ impl Lookup for Knowledge<'_> {
     fn active(&self, net: ipnet::IpNet) -> (i64, Option<Timestamp>) {
         let query = Query { net: Some((net, crate::decisions::Reach::Covers)), simulated: true, ..Query::default() };
         let rows = self.service.lock().table.select(&query, self.now);
-        (rows.len() as i64, rows.iter().map(|row| row.until()).max())
+        (rows.len() as i64, rows.iter().map(Row::until).max())
     }
 }
