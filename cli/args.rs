@@ -406,6 +406,9 @@ pub(crate) struct Replay {
     /// How many threads work; as many as there are processors, if not given
     #[arg(long, value_name = "COUNT", value_parser = workers)]
     pub(crate) workers: Option<usize>,
+    /// Say at the end what it cost, and which nodes and scenarios were the slow ones; the last line is JSON
+    #[arg(long)]
+    pub(crate) stats: bool,
     #[command(flatten)]
     pub(crate) rules: RulesFrom,
 }

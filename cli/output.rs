@@ -107,19 +107,21 @@ impl Rows {
     }
 
     fn table(&self) -> String {
-        let mut table = Table::new();
-        let style = if io::stdout().is_terminal() {
-            presets::UTF8_HORIZONTAL_ONLY
-        } else {
-            presets::ASCII_BORDERS_ONLY_CONDENSED
-        };
-        table
-            .load_style(style)
-            .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_header(self.columns.iter().map(|name| name.replace('_', " ")))
-            .add_rows(&self.rows);
-        table.trim_fmt()
+        let columns: Vec<String> = self.columns.iter().map(|name| name.replace('_', " ")).collect();
+        table(&columns, &self.rows, io::stdout().is_terminal())
     }
+}
+
+/// A table for people, with nice lines where a terminal shows it.
+pub(crate) fn table(columns: &[impl ToString], rows: &[Vec<String>], terminal: bool) -> String {
+    let mut table = Table::new();
+    let style = if terminal { presets::UTF8_HORIZONTAL_ONLY } else { presets::ASCII_BORDERS_ONLY_CONDENSED };
+    table
+        .load_style(style)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(columns.iter().map(ToString::to_string))
+        .add_rows(rows);
+    table.trim_fmt()
 }
 
 /// A cell as comma-separated values want it: quoted only when it must be.

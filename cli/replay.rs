@@ -2,13 +2,15 @@
 //! nothing is enforced.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent::acquisition::file::{Cat, Files, PathPattern};
 use agent::engine::EngineOptions;
+use agent::meter::{self, Breakdown, Share};
+use agent::parse::Fates;
 use agent::replay::{ReplayOptions, replay};
 use anyhow::{Context, bail};
 use api::profiles::{Lookup, Profiles};
@@ -55,7 +57,9 @@ pub(crate) fn run(global: &Global, args: &Replay) -> anyhow::Result<()> {
     let allow = Arc::new(AllowSet::new(run::configured_entries(&config)));
 
     let (start, bar, mut alerts) = (Instant::now(), progress(), Vec::new());
-    let replayed = replay(rules, input, ReplayOptions { threads, memory, allow, year: args.year }, |new, source| {
+    let loading = meter::process_time();
+    let options = ReplayOptions { threads, memory, allow, year: args.year, measure: args.stats };
+    let replayed = replay(rules, input, options, |new, source| {
         alerts.extend(new);
         bar.set_length(source.total.get());
         bar.set_position(source.bytes.get());
@@ -66,8 +70,12 @@ pub(crate) fn run(global: &Global, args: &Replay) -> anyhow::Result<()> {
         bail!("{}\nhint: {}", trouble.reason, trouble.remedy);
     }
     let fates = replayed.fates;
+    let stats = replayed.breakdown.map(|breakdown| {
+        let wall = start.elapsed();
+        Stats::new(&fates, alerts.len(), wall, loading, replayed.workers, breakdown)
+    });
     let outcome = Outcome {
-        lines: fates.parsed + fates.unparsed + fates.whitelisted + fates.failed,
+        lines: fates.lines(),
         parsed: fates.parsed,
         unparsed: fates.unparsed,
         whitelisted: fates.whitelisted,
@@ -78,7 +86,8 @@ pub(crate) fn run(global: &Global, args: &Replay) -> anyhow::Result<()> {
         Format::Json => output::json(&outcome),
         Format::Raw => outcome.rows().raw(),
         Format::Human => outcome.tell(),
-    }
+    }?;
+    stats.transpose()?.map_or(Ok(()), |stats| stats.tell())
 }
 
 /// A path that is meant as it is, not as a pattern.
@@ -150,6 +159,88 @@ impl Lookup for History {
         let ends = || self.about(net).map(|(_, until)| until).filter(|until| *until > self.now);
         (ends().count() as i64, ends().max())
     }
+}
+
+/// What a replay cost.
+#[derive(Debug, Serialize)]
+struct Stats {
+    lines: u64,
+    /// Lines that were understood.
+    events: u64,
+    alerts: usize,
+    /// Of the replay, without loading.
+    wall_s: f64,
+    /// Of the whole process, in user code and in the kernel.
+    cpu_s: f64,
+    /// Of that, what was spent before the first line.
+    load_cpu_s: f64,
+    lines_per_cpu_s: f64,
+    max_rss_bytes: u64,
+    workers: usize,
+    #[serde(flatten)]
+    breakdown: Breakdown,
+}
+
+impl Stats {
+    fn new(
+        fates: &Fates,
+        alerts: usize,
+        wall: Duration,
+        loading: Duration,
+        workers: usize,
+        breakdown: Breakdown,
+    ) -> anyhow::Result<Self> {
+        let cpu = meter::process_time();
+        let lines = fates.lines();
+        Ok(Self {
+            lines,
+            events: fates.parsed + fates.whitelisted,
+            alerts,
+            wall_s: wall.as_secs_f64(),
+            cpu_s: cpu.as_secs_f64(),
+            load_cpu_s: loading.as_secs_f64(),
+            lines_per_cpu_s: lines as f64 / cpu.as_secs_f64(),
+            max_rss_bytes: meter::peak_memory().context("cannot say how much memory was used")?,
+            workers,
+            breakdown,
+        })
+    }
+
+    /// For a person first what the rules cost; then all of it as one line, for whoever reads standard error last.
+    fn tell(&self) -> anyhow::Result<()> {
+        let mut out = stderr().lock();
+        if out.is_terminal() {
+            let Breakdown { stages, nodes, scenarios, .. } = &self.breakdown;
+            for (title, shares) in [("stage", stages), ("node", nodes), ("scenario", scenarios)] {
+                writeln!(out, "{}", table(title, shares))?;
+            }
+            writeln!(
+                out,
+                "{} lines in {:.2} s of processor time, {:.2} s of it for loading: {:.0} lines a second of one processor; \
+                 at most {:.1} MiB of memory",
+                self.lines,
+                self.cpu_s,
+                self.load_cpu_s,
+                self.lines_per_cpu_s,
+                self.max_rss_bytes as f64 / f64::from(1 << 20),
+            )?;
+        }
+        writeln!(out, "{}", serde_json::to_string(self).context("cannot print as JSON")?)?;
+        Ok(())
+    }
+}
+
+fn table(title: &str, shares: &[Share]) -> String {
+    let rows = shares.iter().map(|share| {
+        vec![
+            printable(&share.name),
+            format!("{:.1} %", share.share * 100.0),
+            format!("{:.0}", share.ns_per_line),
+            share.runs.to_string(),
+            format!("{:.0}", share.ns_per_run),
+        ]
+    });
+    output::table(&[title, "share", "ns a line", "runs", "ns a run"], &rows.collect::<Vec<_>>(), true)
 }
 
 impl Outcome {

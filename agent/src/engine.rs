@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use model::{Alert, AllowSet, RuntimeAlert};
@@ -16,6 +17,7 @@ use scenarios::metrics::{BucketMetrics, SelectMetrics};
 use tracing::{info, warn};
 
 use crate::acquisition::Batch;
+use crate::meter::Spent;
 use crate::parse::{Fates, Parsed, Scene, Worker, alerts_of};
 use crate::partitions::{Partitions, Timed};
 use crate::pool::Pool;
@@ -49,13 +51,15 @@ pub struct EngineOptions {
     pub year: YearRule,
     /// Whether buckets that wait for the clock get it: not in a replay.
     pub live: bool,
+    /// Whether it is measured where the time goes.
+    pub measure: bool,
 }
 
 impl EngineOptions {
     /// What fits this machine, for logs that are being written.
     pub fn live(key: HashKey) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, memory: 256 << 20, key, year: YearRule::Latest, live: true }
+        Self { threads, memory: 256 << 20, key, year: YearRule::Latest, live: true, measure: false }
     }
 }
 
@@ -72,6 +76,7 @@ pub struct Engine {
     selected: SelectMetrics,
     whitelisted: u64,
     doubts: Vec<Doubt>,
+    spent: Spent,
 }
 
 /// An overflow that the postoverflow rules judged before they had an answer to what they asked.
@@ -117,12 +122,14 @@ impl Engine {
                 key: options.key,
                 year: options.year,
                 outside: Outside::default(),
+                measure: options.measure,
             },
             again: Vec::new(),
             live: options.live,
             selected: SelectMetrics::default(),
             whitelisted: 0,
             doubts: Vec::new(),
+            spent: Spent::default(),
         })
     }
 
@@ -142,6 +149,7 @@ impl Engine {
             let parsed = parsed.unwrap_or_else(lost);
             round.fates.entry(source).or_default().merge(&parsed.fates);
             self.selected.merge(&parsed.metrics);
+            self.spent.lines.merge(&parsed.spent.unwrap_or_default());
             pours.extend(parsed.pours.into_iter().map(|pour| (now, pour)));
         }
         self.settle(pours, &mut round.alerts);
@@ -259,6 +267,16 @@ impl Engine {
         self.partitions.metrics()
     }
 
+    /// How many threads work.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// What the time went into so far, if that is measured.
+    pub fn spent(&self) -> Spent {
+        Spent { pours: self.partitions.spent().clone(), ..self.spent.clone() }
+    }
+
     /// Overflows that a postoverflow whitelist caught.
     pub fn whitelisted(&self) -> u64 {
         self.whitelisted
@@ -272,7 +290,9 @@ impl Engine {
             }
             let now = pours.last().map_or(Timestamp::UNIX_EPOCH, |(now, _)| *now);
             let overflows = self.partitions.pour(pours, &self.scene, &mut self.pool);
+            let started = self.scene.measure.then(Instant::now);
             pours = self.finish(overflows, now, alerts);
+            self.spent.overflows += started.map_or(Duration::ZERO, |started| started.elapsed());
         }
         self.again = pours;
     }

@@ -35,6 +35,7 @@ pub fn explain(rules: &Arc<RuleSet>, raw: &str, origin: Origin, allow: &Arc<Allo
         key: HashKey::new([0; 16]),
         year: YearRule::Latest,
         outside: Outside::default(),
+        measure: false,
     };
     let line = Line { raw: raw.into(), origin: Arc::new(origin), time: now, offset: 0 };
     let (trace, outcome, event, pours) = Worker::new().trace(line, &scene, now);

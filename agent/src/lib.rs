@@ -13,6 +13,7 @@ pub mod explain;
 pub mod hub;
 pub mod hubtest;
 pub mod load;
+pub mod meter;
 pub mod own_addresses;
 pub mod parse;
 pub mod partitions;

@@ -8,13 +8,14 @@ use expr::Host as _;
 use expr::memo::Memo;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use model::{AllowSet, Event, RuntimeAlert};
+use model::{AllowSet, Event, Part, Probe, RuntimeAlert};
 use parsers::{Context, Outcome, Scratch, Stashes, Trace, YearRule};
 use scenarios::metrics::SelectMetrics;
 use scenarios::{HashKey, Pour, Selector, Surroundings};
 use tracing::debug;
 
 use crate::acquisition::Batch;
+use crate::meter::{Meter, Sample};
 use crate::resolver::Question;
 use crate::ruleset::RuleSet;
 use crate::world::{Outside, World};
@@ -34,12 +35,18 @@ pub struct Scene {
     pub year: YearRule,
     /// Who answers what neither rules nor lines say.
     pub outside: Outside,
+    /// Whether it is measured where the time goes.
+    pub measure: bool,
 }
 
 /// Scratch space of one thread.
 #[derive(Debug, Default)]
 pub struct Worker {
     bench: Option<Bench>,
+    /// Times lines.
+    meter: Option<Meter>,
+    /// Times pours.
+    pour_meter: Option<Meter>,
 }
 
 /// What belongs to one rule set.
@@ -62,6 +69,8 @@ pub struct Parsed {
     pub fates: Fates,
     /// What the scenarios said.
     pub metrics: SelectMetrics,
+    /// What it cost, if that is measured.
+    pub spent: Option<Sample>,
 }
 
 /// How many lines had which fate.
@@ -80,6 +89,11 @@ pub struct Fates {
 }
 
 impl Fates {
+    /// How many lines there were.
+    pub fn lines(&self) -> u64 {
+        self.parsed + self.unparsed + self.whitelisted + self.failed
+    }
+
     /// Adds the fates of other lines.
     pub fn merge(&mut self, other: &Self) {
         self.parsed += other.parsed;
@@ -96,6 +110,11 @@ impl Worker {
     /// A worker that has done nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What times pours, if that is wanted.
+    pub(crate) fn pour_meter(&mut self, scene: &Scene) -> Option<&mut Meter> {
+        scene.measure.then(|| self.pour_meter.get_or_insert_with(Meter::new))
     }
 
     fn bench(&mut self, scene: &Scene) -> &mut Bench {
@@ -116,30 +135,15 @@ impl Worker {
     /// Parses the lines of `batch` and asks the scenarios which of them want the events. The present is the moment at
     /// which the batch was closed.
     pub fn parse(&mut self, batch: Batch, scene: &Scene) -> Parsed {
+        let mut meter = self.meter.take().or_else(|| scene.measure.then(Meter::new));
         let bench = self.bench(scene);
         let mut done = Parsed::default();
         for line in batch.lines {
-            bench.event.start_line(line);
-            let outcome = bench.run(scene, batch.read_at, None);
-            let fates = &mut done.fates;
-            match outcome {
-                Outcome::Parsed => {
-                    fates.parsed += 1;
-                    let passed = scene.rules.parsers.passed(&mut bench.scratch);
-                    bench.select(scene, batch.read_at, &passed, &mut done.pours);
-                }
-                Outcome::Whitelisted => fates.whitelisted += 1,
-                Outcome::Unparsed { stage } => {
-                    fates.unparsed += 1;
-                    *fates.stages.entry(stage).or_default() += 1;
-                }
-                Outcome::Failed { parser, problem } => {
-                    fates.failed += 1;
-                    debug!(%parser, problem, "line lost");
-                }
-            }
+            Meter::time(meter.as_mut(), Part::Line, |probe| bench.line(line, scene, batch.read_at, probe, &mut done));
         }
         done.metrics = mem::take(&mut bench.selector.metrics);
+        done.spent = meter.as_mut().map(Meter::take);
+        self.meter = meter;
         done
     }
 
@@ -153,11 +157,11 @@ impl Worker {
         let bench = self.bench(scene);
         let mut trace = Trace { with_events: true, ..Trace::default() };
         bench.event.start_line(line);
-        let outcome = bench.run(scene, now, Some(&mut trace));
+        let outcome = bench.run(scene, now, Some(&mut trace), None);
         let mut pours = Vec::new();
         if outcome == Outcome::Parsed {
             let passed = scene.rules.parsers.passed(&mut bench.scratch);
-            bench.select(scene, now, &passed, &mut pours);
+            bench.select(scene, now, &passed, None, &mut pours);
         }
         (trace, outcome, bench.event.dump(), pours)
     }
@@ -191,9 +195,30 @@ impl Worker {
 }
 
 impl Bench {
-    fn run(&mut self, scene: &Scene, now: Timestamp, trace: Option<&mut Trace>) -> Outcome {
+    fn line(&mut self, line: model::Line, scene: &Scene, now: Timestamp, probe: Option<&Probe>, done: &mut Parsed) {
+        self.event.start_line(line);
+        let fates = &mut done.fates;
+        match self.run(scene, now, None, probe) {
+            Outcome::Parsed => {
+                fates.parsed += 1;
+                let passed = scene.rules.parsers.passed(&mut self.scratch);
+                Probe::time(probe, Part::Select, || self.select(scene, now, &passed, probe, &mut done.pours));
+            }
+            Outcome::Whitelisted => fates.whitelisted += 1,
+            Outcome::Unparsed { stage } => {
+                fates.unparsed += 1;
+                *fates.stages.entry(stage).or_default() += 1;
+            }
+            Outcome::Failed { parser, problem } => {
+                fates.failed += 1;
+                debug!(%parser, problem, "line lost");
+            }
+        }
+    }
+
+    fn run(&mut self, scene: &Scene, now: Timestamp, trace: Option<&mut Trace>, probe: Option<&Probe>) -> Outcome {
         let world = World::new(scene, now);
-        let mut cx = Context { trace, ..context(scene, &world, &self.memo, &mut self.scratch) };
+        let mut cx = Context { trace, probe, ..context(scene, &world, &self.memo, &mut self.scratch) };
         scene.rules.parsers.run(&mut self.event, &mut cx)
     }
 
@@ -210,15 +235,22 @@ impl Bench {
         scene.rules.postoverflows.run(&mut self.event, &mut cx);
         if self.event.overflow().is_some_and(|overflow| overflow.reprocess && !overflow.whitelisted) {
             let passed = scene.rules.postoverflows.passed(&mut self.overflow_scratch);
-            self.select(scene, now, &passed, again);
+            self.select(scene, now, &passed, None, again);
         }
         world.into_unknown()
     }
 
-    fn select(&mut self, scene: &Scene, now: Timestamp, parsers: &Arc<[Arc<str>]>, pours: &mut Vec<Pour>) {
+    fn select(
+        &mut self,
+        scene: &Scene,
+        now: Timestamp,
+        parsers: &Arc<[Arc<str>]>,
+        probe: Option<&Probe>,
+        pours: &mut Vec<Pour>,
+    ) {
         let world = World::new(scene, now);
         let allow = Some(&*scene.allow);
-        let around = Surroundings { host: &world, memo: Some(&self.memo), allow, now, parsers };
+        let around = Surroundings { host: &world, memo: Some(&self.memo), allow, now, parsers, probe };
         self.selector.select(&scene.rules.scenarios, &self.event, &around, pours);
     }
 }
@@ -238,6 +270,7 @@ fn context<'w>(scene: &'w Scene, world: &'w World<'_>, memo: &'w Memo, scratch: 
         memo: Some(memo),
         scratch,
         trace: None,
+        probe: None,
     }
 }
 

@@ -8,10 +8,11 @@ use std::mem;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use model::RuntimeAlert;
+use model::{Part, RuntimeAlert};
 use scenarios::metrics::BucketMetrics;
 use scenarios::{Buckets, Pour};
 
+use crate::meter::{Meter, Sample};
 use crate::parse::{Scene, Worker};
 use crate::pool::Pool;
 use crate::ruleset::RuleSet;
@@ -32,6 +33,7 @@ pub struct Partitions {
     groups: Vec<Group>,
     rules: Arc<RuleSet>,
     budget: usize,
+    spent: Sample,
 }
 
 type Group = Vec<Buckets>;
@@ -44,18 +46,23 @@ impl Partitions {
     pub fn new(rules: Arc<RuleSet>, memory: usize) -> Self {
         let budget = memory / PARTITIONS;
         let groups = (0..PARTITIONS / GROUP).map(|_| empty(&rules, budget)).collect();
-        Self { groups, rules, budget }
+        Self { groups, rules, budget, spent: Sample::default() }
     }
 
     /// Applies `pours` in order, and answers the overflows in the order of the pours that caused them.
     pub fn pour(&mut self, pours: Vec<Timed>, scene: &Scene, pool: &mut Pool<Worker>) -> Vec<RuntimeAlert> {
         if pours.len() < WORTH_SHARING || pool.threads() == 1 {
+            let mut meter = pool.own().pour_meter(scene);
             let mut overflows = Vec::new();
             for (now, pour) in &pours {
                 let partition = usize::from(pour.partition);
+                let buckets = &mut self.groups[partition / GROUP][partition % GROUP];
                 let world = World::new(scene, *now);
-                self.groups[partition / GROUP][partition % GROUP].pour(pour, *now, &world, &mut overflows);
+                Meter::time(meter.as_deref_mut(), Part::Pour(pour.scenario), |_| {
+                    buckets.pour(pour, *now, &world, &mut overflows);
+                });
             }
+            self.spent.merge(&meter.map(Meter::take).unwrap_or_default());
             return overflows;
         }
         let mut shares: Vec<Vec<(usize, Timed)>> = self.groups.iter().map(|_| Vec::new()).collect();
@@ -64,21 +71,27 @@ impl Partitions {
         }
         let jobs = mem::take(&mut self.groups).into_iter().zip(shares).map(|(mut group, share)| {
             let scene = scene.clone();
-            move |_: &mut Worker| {
+            move |worker: &mut Worker| {
+                let mut meter = worker.pour_meter(&scene);
                 let mut found = Vec::new();
                 let mut overflows = Vec::new();
                 for (place, (now, pour)) in share {
                     let world = World::new(&scene, now);
-                    group[usize::from(pour.partition) % GROUP].pour(&pour, now, &world, &mut overflows);
+                    let buckets = &mut group[usize::from(pour.partition) % GROUP];
+                    Meter::time(meter.as_deref_mut(), Part::Pour(pour.scenario), |_| {
+                        buckets.pour(&pour, now, &world, &mut overflows);
+                    });
                     found.extend(overflows.drain(..).map(|overflow| (place, overflow)));
                 }
-                (group, found)
+                (group, found, meter.map(Meter::take).unwrap_or_default())
             }
         });
         let answers = pool.run(jobs.collect());
         let mut found = Vec::new();
         for answer in answers {
-            let (group, mut some) = answer.unwrap_or_else(|| (empty(&self.rules, self.budget), Vec::new()));
+            let lost = || (empty(&self.rules, self.budget), Vec::new(), Sample::default());
+            let (group, mut some, spent) = answer.unwrap_or_else(lost);
+            self.spent.merge(&spent);
             self.groups.push(group);
             found.append(&mut some);
         }
@@ -116,6 +129,11 @@ impl Partitions {
         }
         self.rules = Arc::clone(rules);
         dropped
+    }
+
+    /// What pouring cost so far, if that is measured.
+    pub fn spent(&self) -> &Sample {
+        &self.spent
     }
 
     /// What happened so far, over all partitions.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -17,6 +18,7 @@ use scenarios::metrics::{BucketMetrics, SelectMetrics};
 use crate::acquisition::file::Cat;
 use crate::acquisition::{Outlet, Running, queue};
 use crate::engine::{Engine, EngineOptions, ROUND};
+use crate::meter::{self, Breakdown};
 use crate::parse::Fates;
 use crate::ruleset::RuleSet;
 use crate::status::{SourceReport, SourceStatus};
@@ -32,6 +34,8 @@ pub struct ReplayOptions {
     pub allow: Arc<AllowSet>,
     /// The year of dates without one, in UTC; `None` is the latest that puts them at most a day after the input was written.
     pub year: Option<i16>,
+    /// Whether it is measured where the time goes.
+    pub measure: bool,
 }
 
 /// What a replay gave beside its alerts.
@@ -47,6 +51,10 @@ pub struct Replayed {
     pub buckets: BucketMetrics,
     /// Overflows that a postoverflow whitelist caught.
     pub whitelisted: u64,
+    /// How many threads worked; one where rules need the lines in order.
+    pub workers: usize,
+    /// Where the time went, if that was measured.
+    pub breakdown: Option<Breakdown>,
 }
 
 /// Replays `input`. `tell` gets the alerts of each round, and how far reading is. Fails when threads cannot be started.
@@ -62,8 +70,10 @@ pub fn replay(
     };
     // Nobody can aim at the buckets of a log that is written already, and the same key makes the same order.
     let key = HashKey::new([0; 16]);
-    let ReplayOptions { threads, memory, allow, .. } = options;
-    let mut engine = Engine::new(rules, EngineOptions { threads, memory, key, year, live: false })?;
+    let ReplayOptions { threads, memory, allow, measure, .. } = options;
+    let started = meter::process_time();
+    let options = EngineOptions { threads, memory, key, year, live: false, measure };
+    let mut engine = Engine::new(rules, options)?;
     engine.set_allow(allow);
     let status = Arc::new(SourceStatus::new("replay", "file"));
     let (sender, batches) = queue::single(2 * ROUND);
@@ -82,12 +92,16 @@ pub fn replay(
         }
     }
     running.join();
+    let total = meter::process_time().saturating_sub(started);
+    let reading = Duration::from_nanos(status.nanos.get());
     Ok(Replayed {
         fates,
         source: status.report(),
         selected: engine.selected().clone(),
         buckets: engine.buckets(),
         whitelisted: engine.whitelisted(),
+        workers: engine.threads(),
+        breakdown: measure.then(|| Breakdown::new(&engine.spent(), engine.rules(), reading, total)),
     })
 }
 
@@ -134,7 +148,7 @@ mod tests {
             labels: vec![("type".into(), "syslog".into())],
             time_machine: true,
         };
-        let options = ReplayOptions { threads, memory: 64 << 20, allow: Arc::new(allow), year };
+        let options = ReplayOptions { threads, memory: 64 << 20, allow: Arc::new(allow), year, measure: false };
         let mut alerts = Vec::new();
         let replayed = replay(Arc::clone(rules), Cat::new(&files), options, |some, _| alerts.extend(some));
         (alerts, replayed.expect("threads can be started"))

@@ -260,6 +260,8 @@ pub struct SourceStatus {
     pub dropped: Counter,
     /// How often it was started again after a failure.
     pub retries: Counter,
+    /// Processor time of its thread in nanoseconds, known when it has ended.
+    pub nanos: Counter,
 }
 
 impl SourceStatus {

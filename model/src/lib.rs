@@ -2,7 +2,7 @@
 //!
 //! Pure data and the rules that belong to it; no clock, no file, no socket.
 //!
-//! Public types: [`Line`], [`Event`], [`Alert`], [`Decision`], [`Delta`], [`Scope`], [`AllowSet`], [`Yaml`].
+//! Public types: [`Line`], [`Event`], [`Alert`], [`Decision`], [`Delta`], [`Scope`], [`AllowSet`], [`Probe`], [`Yaml`].
 
 pub mod alert;
 pub mod allowlist;
@@ -14,6 +14,7 @@ pub mod event;
 pub mod fields;
 pub mod format;
 pub mod line;
+pub mod probe;
 pub mod record;
 pub mod scope;
 pub mod shown;
@@ -27,6 +28,7 @@ pub use decision::{Decision, Delta};
 pub use event::{Event, EventDump, EventKind};
 pub use fields::FieldTable;
 pub use line::{Line, Origin};
+pub use probe::{Part, Probe};
 pub use record::Record;
 pub use scope::Scope;
 pub use shown::Shown;

@@ -25,7 +25,7 @@ use expr::memo::Memo;
 use expr::{Env, Host, Value};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use model::EventTime;
+use model::{EventTime, Probe};
 
 pub use enrich::date::YearRule;
 pub use enrich::geoip::GeoIp;
@@ -54,6 +54,8 @@ pub struct Context<'w> {
     pub scratch: &'w mut Scratch,
     /// Where to write down what each node did.
     pub trace: Option<&'w mut Trace>,
+    /// What notes how long stages and nodes take.
+    pub probe: Option<&'w Probe>,
 }
 
 impl Context<'_> {

@@ -10,7 +10,7 @@ use expr::{Compiler, Condition, FieldId, MapId};
 use model::data::DataFile;
 use model::fields::Constant;
 use model::yaml::Fault;
-use model::{Event, FieldTable, classes, fields};
+use model::{Event, FieldTable, Part, Probe, classes, fields};
 
 use crate::config::{self, NodeConfig};
 use crate::dispatch::{Candidates, Index};
@@ -294,7 +294,7 @@ impl ParserSet {
                     .get(stage.saturating_sub(1))
                     .map_or_else(unparsed, |(stage, _)| Outcome::Unparsed { stage: Arc::clone(stage) });
             }
-            match self.run_stage(stage, &mut run, event, cx) {
+            match Probe::time(cx.probe, Part::Stage(stage), || self.run_stage(stage, &mut run, event, cx)) {
                 Ok(true) => {}
                 Ok(false) => return unparsed(),
                 Err(failed) => return failed,
@@ -327,7 +327,8 @@ impl ParserSet {
             run.problems = &parser.problems;
             run.trusted = false;
             let mut trace = tracing.then(NodeTrace::default);
-            let success = match parser.node.run(run, event, cx, trace.as_mut()) {
+            let ran = Probe::time(cx.probe, Part::Node(number), || parser.node.run(run, event, cx, trace.as_mut()));
+            let success = match ran {
                 Ok(success) => success,
                 Err(abort) => {
                     event.set_process(false);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use expr::{Env, Host, Program, Value, memo::Memo};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use model::{AllowSet, Event, EventTime, Record, fields};
+use model::{AllowSet, Event, EventTime, Part, Probe, Record, fields};
 
 use crate::bucket::{Kind, Moment};
 use crate::dispatch::Bits;
@@ -53,6 +53,8 @@ pub struct Surroundings<'a> {
     pub now: Timestamp,
     /// The parsers that succeeded on the event, in order.
     pub parsers: &'a Arc<[Arc<str>]>,
+    /// What notes how long each scenario takes.
+    pub probe: Option<&'a Probe>,
 }
 
 impl std::fmt::Debug for Surroundings<'_> {
@@ -123,7 +125,10 @@ impl Selector {
             let counts = &mut self.metrics.scenarios[index];
             counts.asked += 1;
             let before = self.chosen.last();
-            match choose(index, &scenarios.list[index], event, around, &self.key, before, &mut counts.errors) {
+            let chosen = Probe::time(around.probe, Part::Ask(index), || {
+                choose(index, &scenarios.list[index], event, around, &self.key, before, &mut counts.errors)
+            });
+            match chosen {
                 Ok(Some(chosen)) => {
                     counts.poured += 1;
                     self.chosen.push(chosen);

@@ -30,6 +30,7 @@ use self::config::{Input, SourceConfig};
 use self::file::{Cat, FileSource};
 use self::journald::Journal;
 use self::queue::{HungUp, Lane};
+use crate::meter;
 use crate::state::Checkpoint;
 use crate::status::SourceStatus;
 use crate::tail::checkpoint::FilePlace;
@@ -286,6 +287,7 @@ impl Running {
                 let _ = rung.wait(None, Some(pause));
                 pause = (pause * 2).min(BACK_OFF.1);
             }
+            out.status.nanos.set(meter::thread_time().as_nanos() as u64);
             // The pipeline may have ended first; then nobody needs the last batch.
             let _ = out.send();
             info!(source = out.status.name(), lines = out.status.lines.get(), "datasource ended");

@@ -117,6 +117,7 @@ impl Bench {
                 key: HashKey::new([0; 16]),
                 year: YearRule::Current,
                 outside: Outside::default(),
+                measure: false,
             },
             dump: Dump::default(),
         })

@@ -87,6 +87,7 @@ fn overflows_pass_the_same_machine() {
             memo: Some(&memo),
             scratch: &mut scratch,
             trace: None,
+            probe: None,
         };
         let outcome = set.run(&mut event, &mut cx);
         let alert = event.take_overflow().expect("the event carries it");

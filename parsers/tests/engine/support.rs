@@ -145,6 +145,7 @@ impl Worker {
             memo: Some(&self.memo),
             scratch: &mut self.scratch,
             trace,
+            probe: None,
         };
         set.run(&mut self.event, &mut cx)
     }
