@@ -202,4 +202,16 @@ fn an_old_log_is_replayed_by_the_time_in_it() {
     assert_eq!(alerts[0]["source"]["value"], "203.0.113.66");
     assert_eq!(alerts[0]["decisions"][0]["type"], "ban");
     assert!(alerts[0]["stop_at"].as_str().is_some_and(|time| time.contains("-03-04T03:00:07")), "{text}");
+
+    let output = cordon.run(&["replay", &path, "--type", "syslog", "--workers", "1", "--stats"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    let stats: Value = serde_json::from_str(told.lines().last().expect("a line")).expect("JSON");
+    let count = |name: &str| stats[name].as_u64();
+    assert_eq!((count("lines"), count("events"), count("alerts")), (Some(15), Some(15), Some(1)), "{told}");
+    assert_eq!(count("workers"), Some(1), "{told}");
+    let figures = ["wall_s", "cpu_s", "lines_per_cpu_s", "max_rss_bytes"].map(|name| stats[name].as_f64());
+    assert!(figures.iter().all(|figure| figure.is_some_and(|figure| figure > 0.0)), "{told}");
+    let shares = stats["stages"].as_array().expect("a list").iter().filter_map(|stage| stage["share"].as_f64());
+    let whole: f64 = shares.sum();
+    assert!((0.99..1.01).contains(&whole), "the parts make the whole: {told}");
 }
