@@ -12,6 +12,8 @@ STATE ?= state
 ARGS ?=
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
+# How many fuzz targets run at a time.
+FUZZ_JOBS ?= 1
 
 target = $$($(CARGO) metadata --format-version 1 --no-deps --offline | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
@@ -53,9 +55,9 @@ bench-api: ## the local API with a million decisions, many agents and many follo
 	@"$(target)/release/cordon" bench api
 
 .PHONY: fuzz
-fuzz: ## feed hostile input to everything that reads outside text, FUZZ_SECONDS each
+fuzz: ## feed hostile input to everything that reads outside text, FUZZ_SECONDS each, FUZZ_JOBS at a time
 	@.ci/setup fuzz
-	@FUZZ_SECONDS="$(FUZZ_SECONDS)" tests/fuzz/run
+	@FUZZ_SECONDS="$(FUZZ_SECONDS)" FUZZ_JOBS="$(FUZZ_JOBS)" tests/fuzz/run
 
 .PHONY: lint
 lint: ## formatting, clippy and documentation, warnings denied

@@ -130,6 +130,9 @@ pub(crate) struct RunArgs {
     /// TCP address of the API, instead of the configured one
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Use CrowdSec's configuration folder as it is: its rules, datasources, profiles and address, instead of the configured ones
+    #[arg(long, env = "CORDON_CONFIG_DIR", value_name = "FOLDER")]
+    pub(crate) config_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -605,6 +608,9 @@ pub(crate) struct Check {
     /// A folder of rules, CrowdSec's configuration folder, or one file; without it what the configuration loads
     #[arg(value_name = "DIR")]
     pub(crate) path: Option<PathBuf>,
+    /// The same as DIR, as other commands call it
+    #[arg(long, value_name = "FOLDER", conflicts_with = "path")]
+    pub(crate) config_dir: Option<PathBuf>,
     /// Fail on warnings too
     #[arg(long)]
     pub(crate) strict: bool,

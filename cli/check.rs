@@ -12,7 +12,7 @@ pub(crate) fn run(global: &Global, args: &Check) -> anyhow::Result<()> {
     if let Some(code) = &args.explain {
         return explain(code);
     }
-    let reading = if let Some(path) = &args.path {
+    let reading = if let Some(path) = args.path.as_ref().or(args.config_dir.as_ref()) {
         Reading::of(path)?
     } else {
         let rules = Config::load(global)?.rules;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use agent::{crowdsec, hub};
 use anyhow::{Context, bail};
 use bouncers::config::{Config as Enforcement, Mode, RawConfig as RawEnforcement};
 use ipnet::IpNet;
@@ -87,6 +88,17 @@ impl Config {
             config.state.clone_from(state);
         }
         Ok(config)
+    }
+
+    /// Lets CrowdSec's configuration folder say which logs are read, by which rules, and where the API listens.
+    pub(crate) fn adopt(&mut self, folder: &Path) -> anyhow::Result<()> {
+        hub::has_rules(folder)?;
+        self.rules = Rules { shipped: false, folders: vec![folder.to_path_buf()], profiles: None };
+        if let Some(theirs) = crowdsec::Configuration::read(folder, &crowdsec::environment) {
+            self.acquisition = Acquisition { discover: false, paths: theirs.acquisition };
+            self.api.listen = theirs.listen.or(self.api.listen);
+        }
+        Ok(())
     }
 
     fn read(path: &Path) -> anyhow::Result<Self> {

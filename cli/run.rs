@@ -5,11 +5,12 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent::acquisition::config::{self as datasources, SourceConfig};
 use agent::acquisition::discover::discover;
+use agent::crowdsec;
 use agent::engine::EngineOptions;
 use agent::hub::{self, Choice, Hub};
 use agent::load::{Folders, RuleFiles};
@@ -51,6 +52,9 @@ const MACHINE: &str = "cordon";
 
 pub(crate) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<()> {
     let mut config = Config::load(global)?;
+    if let Some(folder) = &args.config_dir {
+        config.adopt(folder)?;
+    }
     if args.enforce {
         config.enforcement.mode = Mode::Enforce;
     } else if args.dry_run {
@@ -198,6 +202,9 @@ pub(crate) fn rules(config: &mut Config, from: &RulesFrom) -> anyhow::Result<Rul
             built
         }
     };
+    if from.config_dir.is_some() {
+        built.warnings.iter().for_each(|warning| warn!("{warning}"));
+    }
     for problem in &built.problems {
         warn!("{problem}");
     }
@@ -251,15 +258,19 @@ pub(crate) fn open_target(config: &Enforcement) -> anyhow::Result<Option<Nftable
 
 /// The profiles that the configuration names, or those that lie in the last folder of rules that has any, or the shipped ones.
 pub(crate) fn profiles(config: &Config) -> anyhow::Result<Profiles> {
-    let beside =
-        || config.rules.folders.iter().rev().map(|folder| folder.join("profiles.yaml")).find(|path| path.exists());
-    Ok(match &config.rules.profiles.clone().or_else(beside) {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-            Profiles::parse(&[(path, &text)])?
-        }
-        None => Profiles::parse(&[(Path::new("shipped:profiles.yaml"), profiles::DEFAULT)])?,
-    })
+    let beside = || config.rules.folders.iter().rev().map(|folder| crowdsec::profiles(folder));
+    let paths = match &config.rules.profiles {
+        Some(path) => vec![path.clone()],
+        None => beside().find(|paths| !paths.is_empty()).unwrap_or_default(),
+    };
+    if paths.is_empty() {
+        return Ok(Profiles::parse(&[(Path::new("shipped:profiles.yaml"), profiles::DEFAULT)])?);
+    }
+    let read =
+        |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()));
+    let texts = paths.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+    let files: Vec<(&Path, &str)> = paths.iter().map(PathBuf::as_path).zip(texts.iter().map(String::as_str)).collect();
+    Ok(Profiles::parse(&files)?)
 }
 
 /// Who is never punished because the configuration says so.

@@ -2,7 +2,7 @@
 //!
 //! Rules run in the order of the paths where they would be installed, which lack the author's folder.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -105,6 +105,14 @@ struct Version {
 }
 
 impl Item {
+    /// Version and hash of a file with this content: the newest version that has it, `?` when none has.
+    pub fn identify(&self, content: &[u8]) -> (String, String) {
+        let hash = hex_sha256(content);
+        let same = self.versions.iter().filter(|(_, version)| version.digest == hash).map(|(version, _)| version);
+        let newest = same.max_by_key(|version| numbers(version));
+        (newest.map_or_else(|| "?".to_owned(), Clone::clone), hash)
+    }
+
     /// The items that it consists of, by kind; only collections have any.
     fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let lists = [&self.collections, &self.parsers, &self.postoverflows, &self.scenarios, &self.contexts];
@@ -116,13 +124,18 @@ impl Item {
 impl Index {
     /// The index of the hub at `root`; `None` when it has none.
     pub fn read(root: &Path) -> Result<Option<Self>, HubError> {
-        let path = root.join(".index.json");
-        let text = match fs::read_to_string(&path) {
+        Self::read_file(&root.join(".index.json"))
+    }
+
+    /// The index in the file at `path`; `None` when there is none.
+    pub fn read_file(path: &Path) -> Result<Option<Self>, HubError> {
+        let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(HubError::Io { path, error }),
+            Err(error) => return Err(HubError::Io { path: path.to_path_buf(), error }),
         };
-        serde_json::from_str(&text).map(Some).map_err(|error| HubError::Index { path, error })
+        let read = serde_json::from_str(&text).map(Some);
+        read.map_err(|error| HubError::Index { path: path.to_path_buf(), error })
     }
 
     /// An item of a kind.
@@ -269,7 +282,9 @@ impl Hub {
     /// Compiles what was chosen of the hub at `root`, over the patterns in the binary. Data files and databases of places come
     /// from `data` in it. All is what lies there, with an index or without.
     pub fn build(root: &Path, choice: &Choice) -> Result<Built, HubError> {
-        let Choice::Collections(names) = choice else { return Ok(compile(layout(root)?, root, None)) };
+        let Choice::Collections(names) = choice else {
+            return Ok(compile(layout(root)?, root, &Index::read(root)?.unwrap_or_default(), None));
+        };
         let hub = Self::open(root)?;
         let mut wanted = BTreeSet::new();
         for name in names {
@@ -307,7 +322,7 @@ impl Hub {
             }
             paths.insert(path);
         }
-        Ok(compile(layout(&self.root)?, &self.root, Some(&paths)))
+        Ok(compile(layout(&self.root)?, &self.root, &self.index, Some(&paths)))
     }
 
     /// Whether one of `folders` has an item: at the place where CrowdSec installs it, or where it stands in the hub.
@@ -315,7 +330,7 @@ impl Hub {
         let places = [installed(kind, &item.stage, &item.path), item.path.clone()];
         let mut found = folders.iter().rev().flat_map(|folder| places.iter().map(move |place| folder.join(place)));
         let Some(bytes) = found.find_map(|path| fs::read(path).ok()) else { return Installed::No };
-        let digest = Sha256::digest(&bytes).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        let digest = hex_sha256(&bytes);
         // A new version may have the content of an old one.
         let same = item.versions.iter().filter(|(_, version)| version.digest == digest);
         let same: Vec<&String> = same.map(|(version, _)| version).collect();
@@ -379,6 +394,16 @@ impl Hub {
     }
 }
 
+/// SHA-256 in hexadecimal.
+pub(crate) fn hex_sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// What versions are ordered by: `0.10` comes after `0.9`.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+}
+
 /// Fails when `root` is not a folder of rules.
 pub fn has_rules(root: &Path) -> Result<(), HubError> {
     fs::read_dir(root).map_err(|error| HubError::Io { path: root.to_path_buf(), error })?;
@@ -393,7 +418,8 @@ fn layout(root: &Path) -> Result<RuleFiles, HubError> {
 }
 
 /// Compiles those of `files` that stand in `wanted`, as if they were installed.
-fn compile(mut files: RuleFiles, root: &Path, wanted: Option<&BTreeSet<PathBuf>>) -> Built {
+fn compile(mut files: RuleFiles, root: &Path, index: &Index, wanted: Option<&BTreeSet<PathBuf>>) -> Built {
+    let items: HashMap<&Path, &Item> = index.items().map(|(_, _, item)| (item.path.as_path(), item)).collect();
     let is_wanted = |path: &PathBuf| wanted.is_none_or(|wanted| wanted.contains(path));
     files.problems.retain(|problem| is_wanted(&problem.path));
     let mut found: Vec<(PathBuf, PathBuf)> = Vec::new();
@@ -406,6 +432,8 @@ fn compile(mut files: RuleFiles, root: &Path, wanted: Option<&BTreeSet<PathBuf>>
     for (kind, list) in lists {
         list.retain(|file| is_wanted(&file.path));
         for file in list.iter_mut() {
+            let item = file.path.strip_prefix(root).ok().and_then(|below| items.get(below));
+            file.version = item.map(|item| item.identify(file.text.as_bytes()));
             let mut place = installed(kind, &file.stage, &file.path);
             if found.iter().any(|(taken, _)| *taken == place) {
                 // Two authors may have chosen the same name; both rules are there.

@@ -8,6 +8,7 @@
 
 pub mod acquisition;
 pub mod check;
+pub mod crowdsec;
 pub mod engine;
 pub mod explain;
 pub mod hub;

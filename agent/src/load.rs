@@ -8,13 +8,14 @@
 //! again what the binary has, and a link to `/dev/null` takes a rule out.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
-use model::yaml::Yaml;
+use model::yaml::Fault;
 use parsers::config::StaticConfig;
 
+use crate::crowdsec::{self, Configuration, Item, Links};
 use crate::status::{Kind, Problem};
 
 mod shipped {
@@ -50,6 +51,15 @@ pub struct RuleFile {
     pub stage: String,
     /// Its content.
     pub text: Cow<'static, str>,
+    /// Version and hash of an item of a hub; a file of the owner's has none.
+    pub version: Option<(String, String)>,
+}
+
+impl RuleFile {
+    /// A file of the owner's.
+    pub fn local(path: impl Into<PathBuf>, stage: impl Into<String>, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { path: path.into(), stage: stage.into(), text: text.into(), version: None }
+    }
 }
 
 /// All rule files, each list in the order of the paths below their folders.
@@ -65,14 +75,29 @@ pub struct RuleFiles {
     pub scenarios: Vec<RuleFile>,
     /// Alert contexts.
     pub contexts: Vec<RuleFile>,
-    /// Which scenarios only pretend, if a file says so.
-    pub simulation: Option<RuleFile>,
+    /// The console's own file of alert context, if there is one.
+    pub console: Option<RuleFile>,
+    /// Longest text of alert context in bytes; 0 is the default.
+    pub context_length: usize,
+    /// Which scenarios only pretend: what a later file says holds instead.
+    pub simulation: Vec<RuleFile>,
     /// What every line is given before the first parser (`override_statics` of a hub test).
     pub overrides: Vec<StaticConfig>,
     /// What could not be read.
     pub problems: Vec<Problem>,
+    /// What is not used, and what stands in place of something else.
+    pub notes: Vec<Fault>,
     /// Folders of data files, the most important last; with `shipped` also the binary.
     data: Folders,
+    /// Whether patterns may define again what others have: those of CrowdSec's own folder do.
+    repeats: bool,
+}
+
+/// A file of CrowdSec's own folder that counts.
+struct Installed {
+    path: PathBuf,
+    name: Option<String>,
+    version: Option<(String, String)>,
 }
 
 /// Which list a file belongs to.
@@ -102,11 +127,10 @@ impl RuleFiles {
 
     /// Reads everything below `from`. What cannot be read is a problem, and the rest is there.
     pub fn read(from: &Folders) -> Self {
-        let data =
-            from.folders.iter().flat_map(|root| [Some(root.join("data")), data_folder(root)]).flatten().collect();
-        let mut files = Self { data: Folders { shipped: from.shipped, folders: data }, ..Self::default() };
+        let mut files = Self { data: Folders { shipped: from.shipped, folders: Vec::new() }, ..Self::default() };
         // By place below its folder, so that a later one replaces an earlier one.
         let mut found: BTreeMap<(&str, String), (PathBuf, Source)> = BTreeMap::new();
+        let mut items: HashMap<PathBuf, Option<(String, String)>> = HashMap::new();
         if from.shipped {
             for (name, bytes) in shipped::FILES {
                 for (folder, _) in LISTS {
@@ -122,21 +146,38 @@ impl RuleFiles {
                 // There may be whitelists in it.
                 files.problems.push(problem(Kind::Whitelist, folder, "is not a folder that can be read".into()));
             }
+            files.data.folders.push(folder.join("data"));
+            let configuration = Configuration::read(folder, &crowdsec::environment);
+            if let Some(configuration) = &configuration {
+                files.configure(configuration);
+            }
+            let links = configuration.as_ref().map(Links::read);
             for (name, list) in LISTS {
-                let root = folder.join(name);
+                let root = match &configuration {
+                    Some(configuration) if list == List::Patterns => configuration.patterns.clone(),
+                    _ => folder.join(name),
+                };
                 let mut paths = Vec::new();
                 if let Err((path, error)) = collect(&root, list, MAX_DEPTH, &mut paths) {
                     files.problems.push(problem(kind(list, ""), &path, format!("cannot be read: {error}")));
+                }
+                if let Some(links) = links.as_ref().filter(|_| list != List::Patterns) {
+                    let installed = files.installed(name, paths, links);
+                    paths = installed.iter().map(|(path, _)| path.clone()).collect();
+                    items.extend(installed);
                 }
                 for path in paths {
                     let Ok(below) = path.strip_prefix(&root) else { continue };
                     found.insert((name, below.to_string_lossy().into_owned()), (path.clone(), Source::Disk));
                 }
             }
-            let path = folder.join("simulation.yaml");
-            if path.exists() {
+            let simulation = configuration.map_or_else(
+                || [folder.join("simulation.yaml"), folder.join("simulation.yaml.local")],
+                |configuration| configuration.simulation,
+            );
+            for path in simulation.into_iter().filter(|path| path.exists()) {
                 match read_text(&path, Source::Disk) {
-                    Ok(text) => files.simulation = Some(RuleFile { path, stage: String::new(), text }),
+                    Ok(text) => files.simulation.push(RuleFile::local(path, "", text)),
                     Err(message) => files.problems.push(problem(Kind::Scenario, &path, message)),
                 }
             }
@@ -153,7 +194,8 @@ impl RuleFiles {
                         ..problem(kind(list, ""), path, "does not stand in a stage".into())
                     }),
                     Ok(text) => {
-                        files.list(list).push(RuleFile { path: path.clone(), stage: stage.to_owned(), text });
+                        let version = items.remove(path).flatten();
+                        files.list(list).push(RuleFile { version, ..RuleFile::local(path.clone(), stage, text) });
                     }
                     Err(message) => files.problems.push(problem(kind(list, ""), path, message)),
                 }
@@ -163,13 +205,72 @@ impl RuleFiles {
         files
     }
 
+    /// Takes over what CrowdSec's configuration says beside the rules.
+    fn configure(&mut self, configuration: &Configuration) {
+        self.data.folders.extend(configuration.data.clone());
+        self.repeats = true;
+        self.notes.extend(configuration.notes.iter().cloned());
+        self.problems.extend(configuration.problems.iter().cloned());
+        self.context_length = configuration.context_length;
+        if let Some(path) = &configuration.context {
+            match read_text(path, Source::Disk) {
+                Ok(text) => self.console = Some(RuleFile::local(path.clone(), "", text)),
+                Err(message) => self.problems.push(problem(Kind::Context, path, message)),
+            }
+        }
+    }
+
+    /// Those of `paths` in CrowdSec's own folder that count, with version and hash of the hub's items: of two with one name the
+    /// owner's, and of two of the owner's the later one.
+    fn installed(
+        &mut self,
+        kind: &str,
+        paths: Vec<PathBuf>,
+        links: &Links,
+    ) -> Vec<(PathBuf, Option<(String, String)>)> {
+        let mut kept: Vec<Installed> = Vec::new();
+        for path in paths {
+            if !path.exists() {
+                self.notes.push(Fault::new(0, "is left out: this link leads nowhere").within(&path));
+                continue;
+            }
+            let text = read_text(&path, Source::Disk).unwrap_or_default();
+            let (name, version) = match links.item(kind, &path, &text) {
+                Item::Hub { name, version, hash } => (Some(name), Some((version, hash))),
+                Item::Local => (crowdsec::local_name(&text), None),
+                Item::Unknown(target) => {
+                    let message = format!("is left out: the index of the hub does not know `{}`", target.display());
+                    self.notes.push(Fault::new(0, message).within(&path));
+                    continue;
+                }
+            };
+            if version.as_ref().is_some_and(|(version, _)| version == "?") {
+                self.notes.push(Fault::new(0, "was changed: no version of the hub's item is like it").within(&path));
+            }
+            let same = kept.iter().position(|known| name.is_some() && known.name == name);
+            let Some(same) = same else {
+                kept.push(Installed { path, name, version });
+                continue;
+            };
+            // The hub's item gives way wherever it stands.
+            let gives_way = version.is_some();
+            let (loser, winner) = if gives_way { (&path, &kept[same].path) } else { (&kept[same].path, &path) };
+            let message = format!("is left out: `{}` has the same name", winner.display());
+            self.notes.push(Fault::new(0, message).within(loser));
+            if !gives_way {
+                kept.remove(same);
+                kept.push(Installed { path, name, version });
+            }
+        }
+        kept.into_iter().map(|one| (one.path, one.version)).collect()
+    }
+
     /// Adds the patterns in the binary that no file stands for: rules that come without patterns are written for these.
     pub fn with_shipped_patterns(mut self) -> Self {
         for (name, bytes) in shipped::FILES {
             let Some(below) = name.strip_prefix("patterns/") else { continue };
             if !self.patterns.iter().any(|known| known.path.ends_with(below)) {
-                let (path, stage) = (PathBuf::from(format!("{SHIPPED}{name}")), String::new());
-                self.patterns.push(RuleFile { path, stage, text: String::from_utf8_lossy(bytes) });
+                self.patterns.push(RuleFile::local(format!("{SHIPPED}{name}"), "", String::from_utf8_lossy(bytes)));
             }
         }
         self.order_patterns();
@@ -186,7 +287,7 @@ impl RuleFiles {
             });
             (!ours, name, file.path.clone())
         });
-        if !self.patterns.iter().any(|file| file.path.ancestors().nth(2).is_some_and(is_crowdsec)) {
+        if !self.repeats {
             return;
         }
         let mut known: HashSet<String> = HashSet::new();
@@ -236,29 +337,6 @@ impl RuleFiles {
             None => Err(format!("data file `{name}` is in no folder of rules")),
         }
     }
-}
-
-/// Whether a folder is CrowdSec's own configuration folder.
-fn is_crowdsec(root: &Path) -> bool {
-    !root.as_os_str().is_empty() && config_paths(root).is_some()
-}
-
-/// The data folder that CrowdSec's own configuration names, if `root` is its folder.
-pub(crate) fn data_folder(root: &Path) -> Option<PathBuf> {
-    let paths = config_paths(root)?;
-    let folder = root.join(value(&paths, "data_dir")?.text("data_dir").ok()?.text);
-    folder.is_dir().then_some(folder)
-}
-
-fn config_paths(root: &Path) -> Option<Yaml> {
-    let text = read_text(&root.join("config.yaml"), Source::Disk).ok()?;
-    let documents = model::yaml::documents(&text).ok()?;
-    value(documents.first()?, "config_paths").cloned()
-}
-
-fn value<'y>(yaml: &'y Yaml, key: &str) -> Option<&'y Yaml> {
-    let entries = yaml.pairs(key).ok()?;
-    entries.iter().find(|(name, _)| name.text == key).map(|(_, value)| value)
 }
 
 /// What a parser is if it does not load: one that mentions whitelists may protect somebody, also where its YAML cannot

@@ -161,7 +161,9 @@ impl Worker {
         let mut pours = Vec::new();
         if outcome == Outcome::Parsed {
             let passed = scene.rules.parsers.passed(&mut bench.scratch);
+            let choosy = mem::replace(&mut bench.selector, Selector::new(scene.key.clone()).exhaustive());
             bench.select(scene, now, &passed, None, &mut pours);
+            bench.selector = choosy;
         }
         (trace, outcome, bench.event.dump(), pours)
     }

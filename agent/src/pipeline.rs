@@ -99,6 +99,7 @@ impl Pipeline {
         for (number, source) in sources.iter().enumerate() {
             let counts = status.add_source(&source.id, source.input.module());
             let out = Outlet::new(number as u32, batches_in.add(), Arc::clone(&counts));
+            let out = out.transformed(source.transform.clone());
             inputs.push((acquisition::build(source, &checkpoint), out));
             counters.push(counts);
         }

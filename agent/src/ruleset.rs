@@ -15,8 +15,8 @@ use model::yaml::Fault;
 use parsers::stash::StashSpec;
 use parsers::{GeoIp, Library, ParserFile, ParserSet, Stashes};
 use scenarios::{AlertContext, Item, Loader, Scenarios, Simulation};
-use sha2::{Digest as _, Sha256};
 
+use crate::hub;
 use crate::load::{RuleFile, RuleFiles, SHIPPED, parser_kind};
 use crate::status::{Kind, Problem};
 
@@ -79,7 +79,7 @@ impl RuleSet {
     /// Compiles `files` over patterns that are there already; those of `files` are not looked at.
     pub fn build_over(files: &RuleFiles, library: &Library) -> Built {
         let mut problems = files.problems.clone();
-        let mut warnings = Vec::new();
+        let mut warnings = files.notes.clone();
         let mut table = FieldTable::default();
         let mut compiler = Compiler::new(&mut table);
 
@@ -104,14 +104,15 @@ impl RuleSet {
             problems.push(Problem::new(Kind::Parser, fault));
         }
 
-        let simulation = match &files.simulation {
-            None => Simulation::default(),
-            Some(file) => Simulation::parse(&file.path, &file.text).unwrap_or_else(|fault| {
-                // Nobody knows which scenarios should only pretend.
-                problems.push(Problem::new(Kind::Profile, fault));
-                Simulation { all: true, exclusions: Vec::new() }
-            }),
-        };
+        let simulation = files
+            .simulation
+            .iter()
+            .try_fold(Simulation::default(), |simulation, file| simulation.overlaid(&file.path, &file.text));
+        let simulation = simulation.unwrap_or_else(|fault| {
+            // Nobody knows which scenarios should only pretend.
+            problems.push(Problem::new(Kind::Profile, fault));
+            Simulation { all: true, exclusions: Vec::new() }
+        });
         let mut loader = Loader::new(simulation);
         for file in &files.scenarios {
             let (version, hash) = identity(file);
@@ -123,11 +124,16 @@ impl RuleSet {
                 }
             }
         }
-        let mut context = AlertContext::default();
+        let mut context = AlertContext::new(files.context_length);
         for file in &files.contexts {
             if let Err(fault) = context.add_item(&file.path, &file.text, &mut compiler) {
                 problems.push(Problem::new(Kind::Context, fault));
             }
+        }
+        if let Some(file) = &files.console
+            && let Err(fault) = context.add_console(&file.path, &file.text, &mut compiler)
+        {
+            problems.push(Problem::new(Kind::Context, fault));
         }
         let scenarios = loader.finish(context);
         for scenario in scenarios.all() {
@@ -180,14 +186,12 @@ fn mentioned(files: &RuleFiles, words: &[&str]) -> bool {
     lists.into_iter().flatten().any(|file| words.iter().any(|word| file.text.contains(word)))
 }
 
-/// Version and hash of a scenario that we ship; a local one has neither.
+/// Version and hash of a scenario that we ship or that a hub has; a local one has neither.
 fn identity(file: &RuleFile) -> (String, String) {
-    if !file.path.to_string_lossy().starts_with(SHIPPED) {
-        return (String::new(), String::new());
+    if file.path.to_string_lossy().starts_with(SHIPPED) {
+        return (env!("CARGO_PKG_VERSION").to_owned(), hub::hex_sha256(file.text.as_bytes()));
     }
-    let hash = Sha256::digest(file.text.as_bytes());
-    let hash = hash.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-    (env!("CARGO_PKG_VERSION").to_owned(), hash)
+    file.version.clone().unwrap_or_default()
 }
 
 /// Loads each data file once. `named` says which rule names it.

@@ -258,6 +258,8 @@ pub struct SourceStatus {
     pub unparsed: Counter,
     /// Lines or records that could not be taken.
     pub dropped: Counter,
+    /// Lines that `transform` could make nothing of, and that stayed as they are.
+    pub unchanged: Counter,
     /// How often it was started again after a failure.
     pub retries: Counter,
     /// Processor time of its thread in nanoseconds, known when it has ended.
@@ -338,6 +340,7 @@ impl SourceStatus {
             parsed: self.parsed.get(),
             unparsed: self.unparsed.get(),
             dropped: self.dropped.get(),
+            unchanged: self.unchanged.get(),
             retries: self.retries.get(),
             lag_seconds: match self.behind.load(Ordering::Relaxed) {
                 0 => 0,
@@ -385,6 +388,7 @@ pub struct SourceReport {
     pub parsed: u64,
     pub unparsed: u64,
     pub dropped: u64,
+    pub unchanged: u64,
     pub retries: u64,
     /// For how long there has been something that nobody has taken.
     pub lag_seconds: u64,

@@ -16,17 +16,25 @@ pub struct Simulation {
 impl Simulation {
     /// Reads the file.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Fault> {
-        let read = || {
-            let mut simulation = Self::default();
+        Self::default().overlaid(path, text)
+    }
+
+    /// The same with what another file says over it, key by key.
+    pub fn overlaid(mut self, path: &Path, text: &str) -> Result<Self, Fault> {
+        let mut read = || {
             for document in documents(text)?.iter().filter(|document| !document.is_null()) {
                 let keys = document.keys("the simulation file")?;
-                simulation.all = keys.flag("simulation")?.unwrap_or(false);
-                simulation.exclusions = keys.texts("exclusions")?.into_iter().map(|name| name.text).collect();
+                self.all = keys.flag("simulation")?.unwrap_or(self.all);
+                let exclusions = keys.texts("exclusions")?;
+                if keys.get("exclusions").is_some() {
+                    self.exclusions = exclusions.into_iter().map(|name| name.text).collect();
+                }
                 keys.finish()?;
             }
-            Ok(simulation)
+            Ok(())
         };
-        read().map_err(|fault: Fault| fault.within(path))
+        read().map_err(|fault: Fault| fault.within(path))?;
+        Ok(self)
     }
 
     /// Whether alerts of a scenario are recorded and shown, but never enforced.
@@ -52,6 +60,11 @@ mod tests {
             let simulation = Simulation::parse(Path::new("simulation.yaml"), text).expect(text);
             assert_eq!((simulation.covers("acme/a"), simulation.covers("acme/b")), (a, b), "{text}");
         }
+        let under = Simulation::parse(Path::new("a"), "simulation: on\nexclusions: [acme/a]\n").expect("a good file");
+        let both = under.clone().overlaid(Path::new("a.local"), "simulation: off\n").expect("a good file");
+        assert_eq!((both.covers("acme/a"), both.covers("acme/b")), (true, false), "what is not said again stays");
+        let both = under.overlaid(Path::new("a.local"), "exclusions: []\n").expect("a good file");
+        assert_eq!((both.covers("acme/a"), both.covers("acme/b")), (true, true), "an empty list is a list");
         let fault = Simulation::parse(Path::new("simulation.yaml"), "simulate: on\n").expect_err("an unknown key");
         assert_eq!(
             fault.to_string(),

@@ -12,6 +12,7 @@ use regex::Regex;
 
 use super::file::{Files, Follow, PathPattern};
 use super::journald::JournalConfig;
+use super::transform::Transform;
 use crate::status::{Kind, Problem};
 
 /// Datasources that the field knows and this build does not have.
@@ -58,6 +59,8 @@ pub struct SourceConfig {
     pub line: u32,
     /// What it reads.
     pub input: Input,
+    /// What becomes of its lines before they are parsed.
+    pub transform: Option<Transform>,
 }
 
 /// What a datasource reads.
@@ -74,7 +77,7 @@ pub enum Input {
 impl SourceConfig {
     /// A datasource that no file configures.
     pub fn discovered(input: Input) -> Self {
-        Self { id: input.id(), path: PathBuf::new(), line: 0, input }
+        Self { id: input.id(), path: PathBuf::new(), line: 0, input, transform: None }
     }
 }
 
@@ -138,7 +141,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     }
 }
 
-fn files_of(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(crate) fn files_of(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     if !fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
@@ -191,7 +194,7 @@ fn split(text: &str) -> Vec<String> {
 }
 
 /// Replaces `$NAME` and `${NAME}` where the variable exists; anything else stays as it is.
-fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> String {
+pub(crate) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
@@ -241,7 +244,9 @@ fn source(document: &Yaml, path: &Path) -> Result<SourceConfig, Fault> {
     }
     let common = common(&keys)?;
     let input = if own == FILE_KEYS { file(&keys, common)? } else { journal(&keys, common)? };
-    Ok(SourceConfig { id: input.id(), path: path.to_path_buf(), line: keys.line(), input })
+    let transform = keys.text("transform")?.filter(|text| !text.is_empty());
+    let transform = transform.map(|text| Transform::new(&text)).transpose()?;
+    Ok(SourceConfig { id: input.id(), path: path.to_path_buf(), line: keys.line(), input, transform })
 }
 
 /// The kind of a document that does not say it, by what it has.
@@ -289,13 +294,6 @@ fn common(keys: &Keys<'_>) -> Result<Common, Fault> {
     // Levels and names serve people; what they say is shown by the log filter and the status.
     for key in ["log_level", "name", "unique_id"] {
         keys.text(key)?;
-    }
-    if let Some(transform) = keys.get("transform") {
-        return Err(Fault::new(
-            transform.line,
-            "`transform` is not supported: the lines would not be what it makes of them",
-        )
-        .hint("let a parser of stage `s00-raw` take the text apart"));
     }
     let time_machine = keys.flag("use_time_machine")?.unwrap_or(false) || !follow;
     Ok(Common { labels, time_machine, follow })
@@ -381,7 +379,7 @@ mod tests {
              ---\nfilename: /var/log/f.log\nexclude_regexps: ['(gz']\nlabels: {type: x}\n\
              ---\nfilename: a: b: c\n\
              ---\nfilename: /var/log/g.log\nlabels: {type: x}\nmode: tial\n\
-             ---\nfilename: /var/log/h.log\nlabels: {type: x}\ntransform: evt.Line.Raw\n\
+             ---\nfilename: /var/log/h.log\nlabels: {type: x}\ntransform: evt.Line.Rwa\n\
              ---\nfilename: /var/log/i.log\nlabels: {type: x}\npoll_without_inotfy: true\n\
              ---\nfilename: /var/log/[j.log\nlabels: {type: x}\n\
              ---\nfilename: /var/log/k.log\nlabels: {type: x}\ndiscovery_poll_interval: soon\n\
@@ -406,8 +404,11 @@ mod tests {
         a.yaml:29: not valid YAML: mapping values are not allowed in this context
         a.yaml:33: unknown mode `tial`
         hint: did you mean `tail`?
-        a.yaml:37: `transform` is not supported: the lines would not be what it makes of them
-        hint: let a parser of stage `s00-raw` take the text apart
+        a.yaml:39: bad `transform`: unknown field or method `Rwa`
+           |
+        39 | evt.Line.Rwa
+           |          ^^^
+        hint: did you mean `Raw`?
         a.yaml:41: unknown key in the datasource: `poll_without_inotfy`
         hint: did you mean `poll_without_inotify`?
         a.yaml:43: `/var/log/[j.log` is not a path pattern: invalid range pattern
@@ -421,7 +422,7 @@ mod tests {
     fn every_key_of_the_field_is_read() {
         let (sources, problems) = read(
             "source: file\nfilenames: ['$LOGS/*.log', \"${LOGS}/x\", '$NONE/y']\nfilename: /z\nexclude_regexps: ['\\.gz$']\n\
-             mode: tail\nlabels: {type: nginx, program: n}\nlog_level: debug\nname: web\nunique_id: u\nuse_time_machine: yes\n\
+             mode: tail\nlabels: {type: nginx, program: n}\nlog_level: debug\nname: web\nunique_id: u\nuse_time_machine: yes\ntransform: JsonExtract(evt.Line.Raw, 'log')\n\
              poll_without_inotify: true\nforce_inotify: true\ndiscovery_poll_enable: true\ndiscovery_poll_interval: 5s\n\
              max_buffer_size: 1000\n---\njournalctl_filter: [-b, _COMM=sshd]\nlabels: {type: syslog}\n",
         );

@@ -13,6 +13,7 @@ pub mod discover;
 pub mod file;
 pub mod journald;
 pub mod queue;
+pub mod transform;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use self::config::{Input, SourceConfig};
 use self::file::{Cat, FileSource};
 use self::journald::Journal;
 use self::queue::{HungUp, Lane};
+use self::transform::Transform;
 use crate::meter;
 use crate::state::Checkpoint;
 use crate::status::SourceStatus;
@@ -152,12 +154,19 @@ pub struct Outlet {
     bytes: usize,
     backlog: bool,
     steps: Vec<Step>,
+    transform: Option<Transform>,
 }
 
 impl Outlet {
     /// An outlet for datasource number `source`.
     pub fn new(source: u32, lane: Lane, status: Arc<SourceStatus>) -> Self {
-        Self { source, sequence: 0, lane, status, lines: Vec::new(), bytes: 0, backlog: false, steps: Vec::new() }
+        let (lines, steps) = (Vec::new(), Vec::new());
+        Self { source, sequence: 0, lane, status, lines, bytes: 0, backlog: false, steps, transform: None }
+    }
+
+    /// The same, with lines that become what `transform` makes of them.
+    pub fn transformed(self, transform: Option<Transform>) -> Self {
+        Self { transform, ..self }
     }
 
     /// The counters of the datasource.
@@ -172,8 +181,19 @@ impl Outlet {
 
     /// Adds a line to the open batch.
     pub fn line(&mut self, line: Line) {
-        self.bytes += line.raw.len();
-        self.lines.push(line);
+        let Self { lines, bytes, transform, status, .. } = self;
+        let mut add = |line: Line| {
+            *bytes += line.raw.len();
+            lines.push(line);
+        };
+        match transform {
+            None => add(line),
+            Some(transform) => {
+                if !transform.apply(line, &mut add) {
+                    status.unchanged.add(1);
+                }
+            }
+        }
     }
 
     /// Says where reading stands behind the lines added so far.

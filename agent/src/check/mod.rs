@@ -42,8 +42,8 @@ pub struct Input<'a> {
     pub patterns: &'a [RuleFile],
     /// Files that configure datasources.
     pub acquisition: &'a [RuleFile],
-    /// The file that turns alerts into decisions.
-    pub profiles: Option<&'a RuleFile>,
+    /// The files that turn alerts into decisions, in order.
+    pub profiles: &'a [RuleFile],
     /// Where data files are. `None`: they are not checked.
     pub data: Option<Lookup<'a>>,
     /// Only findings in files below one of these are told; empty for all. The rest is what those files are judged by.

@@ -1,11 +1,12 @@
 //! What a check reads: a folder in one of the known layouts, one file, or what the agent would load.
 
-use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Input, Lookup, Report, check, subject};
-use crate::load::{Folders, RuleFile, RuleFiles, data_folder};
+use crate::acquisition::config as datasources;
+use crate::crowdsec::{self, Configuration};
+use crate::load::{Folders, RuleFile, RuleFiles};
 
 /// Rule files with what they are judged by.
 #[derive(Debug)]
@@ -13,7 +14,7 @@ pub struct Reading {
     files: RuleFiles,
     patterns: Vec<RuleFile>,
     acquisition: Vec<RuleFile>,
-    profiles: Option<RuleFile>,
+    profiles: Vec<RuleFile>,
     only: Vec<PathBuf>,
     data: Data,
 }
@@ -55,7 +56,7 @@ impl Reading {
     pub fn configured(folders: &Folders) -> Self {
         let files = RuleFiles::read(folders);
         let patterns = if folders.shipped { Vec::new() } else { shipped_patterns() };
-        Self { files, patterns, acquisition: Vec::new(), profiles: None, only: Vec::new(), data: Data::OfRules }
+        Self { files, patterns, acquisition: Vec::new(), profiles: Vec::new(), only: Vec::new(), data: Data::OfRules }
     }
 
     /// A folder or a file.
@@ -85,20 +86,20 @@ impl Reading {
         let shipped = !root.join("parsers").is_dir();
         let files = RuleFiles::read(&Folders { shipped, folders: vec![root.to_path_buf()] });
         let only = if shipped && only.is_empty() { vec![root.to_path_buf()] } else { only };
-        let data = match data_folder(root) {
+        let configuration = Configuration::read(root, &crowdsec::environment);
+        let data = match configuration.as_ref().and_then(|configuration| configuration.data.clone()) {
             Some(folder) => Data::Folder(folder),
             None if root.join("data").is_dir() => Data::OfRules,
             None => Data::Unknown,
         };
         let patterns = if shipped { Vec::new() } else { shipped_patterns() };
-        let mut acquisition: Vec<RuleFile> = plain_file(&root.join("acquis.yaml")).into_iter().collect();
-        let mut further: Vec<PathBuf> = fs::read_dir(root.join("acquis.d"))
-            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-            .unwrap_or_default();
-        further.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
-        further.sort();
-        acquisition.extend(further.iter().filter_map(|path| plain_file(path)));
-        let profiles = plain_file(&root.join("profiles.yaml"));
+        let places = configuration.map_or_else(
+            || vec![root.join("acquis.yaml"), root.join("acquis.d")],
+            |configuration| configuration.acquisition,
+        );
+        let acquisition = places.iter().filter_map(|path| datasources::files_of(path).ok()).flatten();
+        let acquisition = acquisition.filter_map(|path| plain_file(&path)).collect();
+        let profiles = crowdsec::profiles(root).iter().filter_map(|path| plain_file(path)).collect();
         Ok(Self { files, patterns, acquisition, profiles, only, data })
     }
 
@@ -123,9 +124,16 @@ impl Reading {
         } else {
             return Err(ReadError::Unknown(path.to_path_buf()));
         };
-        list.push(RuleFile { path: path.to_path_buf(), stage: stage.to_owned(), text: Cow::Owned(text) });
+        list.push(RuleFile::local(path, stage, text));
         let (patterns, acquisition) = (Vec::new(), Vec::new());
-        Ok(Self { files, patterns, acquisition, profiles: None, only: vec![path.to_path_buf()], data: Data::Unknown })
+        Ok(Self {
+            files,
+            patterns,
+            acquisition,
+            profiles: Vec::new(),
+            only: vec![path.to_path_buf()],
+            data: Data::Unknown,
+        })
     }
 
     /// Checks what was read.
@@ -146,7 +154,7 @@ impl Reading {
             files: &self.files,
             patterns: &self.patterns,
             acquisition: &self.acquisition,
-            profiles: self.profiles.as_ref(),
+            profiles: &self.profiles,
             data,
             only: &self.only,
         })
@@ -156,7 +164,7 @@ impl Reading {
 /// A file that may be missing.
 fn plain_file(path: &Path) -> Option<RuleFile> {
     let text = fs::read_to_string(path).ok()?;
-    Some(RuleFile { path: path.to_path_buf(), stage: String::new(), text: Cow::Owned(text) })
+    Some(RuleFile::local(path, "", text))
 }
 
 fn shipped_patterns() -> Vec<RuleFile> {

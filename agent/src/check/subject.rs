@@ -147,7 +147,7 @@ impl<'a> Subject<'a> {
         let mut collected =
             Collected { library: Library::default(), repeated: Vec::new(), expressions: Vec::new(), data: Vec::new() };
         let mut faults: Vec<Fault> = input.files.problems.iter().map(fault_of).collect();
-        let mut warnings = Vec::new();
+        let mut warnings = input.files.notes.clone();
         let library = library(&input, &mut faults);
 
         let (mut reads, mut reads_all) = (BTreeSet::new(), BTreeSet::new());
@@ -180,17 +180,22 @@ impl<'a> Subject<'a> {
         }
         parsers.sort_by(|a, b| (a.overflow, a.stage).cmp(&(b.overflow, b.stage)));
 
-        if let Some(file) = input.profiles
-            && let Err(fault) = Profiles::parse(&[(&*file.path, &*file.text)])
+        let profiles: Vec<(&Path, &str)> = input.profiles.iter().map(|file| (&*file.path, &*file.text)).collect();
+        if let [(first, _), ..] = profiles[..]
+            && let Err(fault) = Profiles::parse(&profiles)
         {
-            faults.push(if fault.path == Path::new("") { fault.within(&file.path) } else { fault });
+            faults.push(if fault.path == Path::new("") { fault.within(first) } else { fault });
         }
-        let simulation = input.files.simulation.as_ref().map(|file| Simulation::parse(&file.path, &file.text));
-        let simulation = simulation.transpose().unwrap_or_else(|fault| {
+        let simulation = input
+            .files
+            .simulation
+            .iter()
+            .try_fold(Simulation::default(), |simulation, file| simulation.overlaid(&file.path, &file.text));
+        let simulation = simulation.unwrap_or_else(|fault| {
             faults.push(fault);
-            None
+            Simulation::default()
         });
-        let mut filling = Loader::new(simulation.unwrap_or_default());
+        let mut filling = Loader::new(simulation);
         let mut scenarios = Vec::new();
         for file in &input.files.scenarios {
             let item = Item { path: &file.path, text: &file.text, version: "", hash: "" };
@@ -210,6 +215,11 @@ impl<'a> Subject<'a> {
             if let Err(fault) = context.add_item(&file.path, &file.text, &mut compiler) {
                 faults.push(fault);
             }
+        }
+        if let Some(file) = &input.files.console
+            && let Err(fault) = context.add_console(&file.path, &file.text, &mut compiler)
+        {
+            faults.push(fault);
         }
         let needs = filling.finish(context).needs();
         drop(compiler);
@@ -290,7 +300,9 @@ impl<'a> Subject<'a> {
     fn files(&self) -> impl Iterator<Item = &'a RuleFile> {
         let files = self.input.files;
         let lists = [&files.patterns, &files.parsers, &files.postoverflows, &files.scenarios, &files.contexts];
-        lists.into_iter().flatten().chain(&files.simulation).chain(self.input.acquisition).chain(self.input.profiles)
+        let further =
+            files.simulation.iter().chain(&files.console).chain(self.input.acquisition).chain(self.input.profiles);
+        lists.into_iter().flatten().chain(further)
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = &'a Path> {

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::*;
 use crate::load::Folders;
@@ -23,23 +23,19 @@ fn report(files: &[(&str, &str)]) -> Report {
     let mut patterns = RuleFiles::read(&Folders { shipped: true, folders: Vec::new() }).patterns;
     patterns.retain(|file| file.path.ends_with("00-base"));
     let mut rules = RuleFiles::default();
-    let (mut acquisition, mut profiles) = (Vec::new(), None);
+    let (mut acquisition, mut profiles) = (Vec::new(), Vec::new());
     for (path, text) in files {
         let mut parts = path.split('/');
         let (list, stage) = (parts.next().expect("a list"), parts.next().unwrap_or(""));
         let staged = matches!(list, "parsers" | "postoverflows");
-        let file = RuleFile {
-            path: PathBuf::from(path),
-            stage: if staged { stage.to_owned() } else { String::new() },
-            text: (*text).to_owned().into(),
-        };
+        let file = RuleFile::local(path, if staged { stage } else { "" }, (*text).to_owned());
         match list {
             "parsers" => rules.parsers.push(file),
             "postoverflows" => rules.postoverflows.push(file),
             "scenarios" => rules.scenarios.push(file),
             "contexts" => rules.contexts.push(file),
             "acquis.yaml" => acquisition.push(file),
-            "profiles.yaml" => profiles = Some(file),
+            "profiles.yaml" => profiles.push(file),
             other => panic!("no list is called `{other}`"),
         }
     }
@@ -48,7 +44,7 @@ fn report(files: &[(&str, &str)]) -> Report {
         files: &rules,
         patterns: &patterns,
         acquisition: &acquisition,
-        profiles: profiles.as_ref(),
+        profiles: &profiles,
         data: Some(&data),
         only: &[],
     })

@@ -161,10 +161,10 @@ impl Hub<'_> {
     ) -> Result<Vec<RuleFile>, HubTestError> {
         let mut rules = Vec::new();
         for name in names {
-            let RuleFile { path, stage, text } = self.rule(folder, kind, name)?;
-            let installed = hub::installed(kind, &stage, &path);
-            rules.push(RuleFile { path: installed.clone(), stage, text });
-            found.push((installed, path));
+            let file = self.rule(folder, kind, name)?;
+            let installed = hub::installed(kind, &file.stage, &file.path);
+            found.push((installed.clone(), file.path.clone()));
+            rules.push(RuleFile { path: installed, ..file });
         }
         rules.sort_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
         rules.dedup_by(|a, b| a.path == b.path);
@@ -204,15 +204,16 @@ impl Hub<'_> {
     fn rule(&self, folder: &Path, kind: &'static str, name: &str) -> Result<RuleFile, HubTestError> {
         if let Some(item) = self.index.get(kind, name) {
             let path = self.root.join(&item.path);
-            let text = read(&path)?.into();
-            return Ok(RuleFile { path, stage: item.stage.clone(), text });
+            let text = read(&path)?;
+            let version = Some(item.identify(text.as_bytes()));
+            return Ok(RuleFile { version, ..RuleFile::local(path, item.stage.clone(), text) });
         }
         let mut places = [self.root.join(name), folder.join(name)].into_iter();
         if let Some(path) = places.find(|path| path.is_file()) {
             let stage = path.ancestors().nth(2).and_then(Path::file_name).filter(|_| kind != "scenarios");
             let stage = stage.map_or(String::new(), |stage| stage.to_string_lossy().into_owned());
-            let text = read(&path)?.into();
-            return Ok(RuleFile { path, stage, text });
+            let text = read(&path)?;
+            return Ok(RuleFile::local(path, stage, text));
         }
         let stem = name.strip_prefix("cordon/");
         let known = self

@@ -99,11 +99,7 @@ impl Bench {
 
     /// Patterns, and one item that no hub has.
     fn shipped() -> RuleFiles {
-        let file = |path: &str, stage: &str, text: &'static str| RuleFile {
-            path: path.into(),
-            stage: stage.into(),
-            text: text.into(),
-        };
+        let file = |path: &str, stage: &str, text: &'static str| RuleFile::local(path, stage, text);
         let mut shipped = RuleFiles::default();
         shipped.patterns = vec![file("patterns", "", "WORD \\w+\n")];
         shipped.parsers = vec![file("shipped:parsers/s02-enrich/dates.yaml", "s02-enrich", DATE)];

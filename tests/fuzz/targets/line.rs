@@ -1,29 +1,24 @@
-//! Lines that attackers write, through the rules we ship.
+//! Lines that attackers write, through all stages and scenarios of the rules we ship, or of those in `FUZZ_RULES`. The first line of
+//! an input is the type of the log.
 #![no_main]
 
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use agent::explain::explain;
-use agent::load::{Folders, RuleFiles};
 use agent::ruleset::RuleSet;
-use jiff::Timestamp;
+use cordon_fuzz::{all_rules, few_and_all, line};
 use libfuzzer_sys::fuzz_target;
-use model::{AllowSet, Origin};
 
 thread_local! {
     static RULES: OnceCell<Arc<RuleSet>> = const { OnceCell::new() };
 }
 
-fuzz_target!(|input: (u8, &str)| {
-    let (kind, line) = input;
-    let kind = ["syslog", "nginx", "apache2", "sshd"][usize::from(kind % 4)];
-    let origin = Origin { labels: vec![("type".into(), kind.into())], ..Origin::default() };
+fuzz_target!(|input: &str| {
+    let (kind, lines) = input.split_once('\n').unwrap_or(("syslog", input));
     RULES.with(|rules| {
-        let rules = rules.get_or_init(|| {
-            let files = RuleFiles::read(&Folders { shipped: true, folders: Vec::new() });
-            Arc::new(RuleSet::build(&files).rules)
-        });
-        explain(rules, line, origin, &Arc::new(AllowSet::default()), Timestamp::UNIX_EPOCH);
+        let rules = rules.get_or_init(all_rules);
+        for raw in lines.lines().take(4) {
+            few_and_all(rules, &line(kind, raw));
+        }
     });
 });
