@@ -404,11 +404,10 @@ mod tests {
         a.yaml:29: not valid YAML: mapping values are not allowed in this context
         a.yaml:33: unknown mode `tial`
         hint: did you mean `tail`?
-        a.yaml:39: bad `transform`: unknown field or method `Rwa`
+        a.yaml:37: bad `transform`: Line has no member `Rwa`
            |
-        39 | evt.Line.Rwa
+        37 | evt.Line.Rwa
            |          ^^^
-        hint: did you mean `Raw`?
         a.yaml:41: unknown key in the datasource: `poll_without_inotfy`
         hint: did you mean `poll_without_inotify`?
         a.yaml:43: `/var/log/[j.log` is not a path pattern: invalid range pattern
@@ -431,7 +430,7 @@ mod tests {
         assert_eq!(files.name(), format!("/srv/logs/*.log,/srv/logs/x,{},/z", absolute("$NONE/y")));
         assert!(files.time_machine);
         assert_eq!((follow.poll, follow.rescan), (Some(true), Some(std::time::Duration::from_secs(5))));
-        assert_eq!((sources[1].id.as_str(), sources[1].line), ("journalctl:journalctl--b._COMM=sshd", 17));
+        assert_eq!((sources[1].id.as_str(), sources[1].line), ("journalctl:journalctl--b._COMM=sshd", 18));
     }
 
     fn absolute(path: &str) -> String {
