@@ -62,6 +62,7 @@ pub fn scene(rules: &Arc<RuleSet>) -> Scene {
         key: HashKey::new([7; 16]),
         year: YearRule::Latest,
         outside: Outside::default(),
+        measure: false,
     }
 }
 
