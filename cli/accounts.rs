@@ -1,10 +1,11 @@
 //! `cordon bouncers` and `cordon machines`: who may ask for decisions, and who may send alerts.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::args::{Bouncers, Format, Global, Machines};
+use crate::args::{Bouncers, Format, Global, KeyRight, Machines};
 use crate::output::{self, Rows, printable};
 use crate::remote::{Query, Remote, encode};
 
@@ -31,6 +32,11 @@ struct Bouncer {
     featureflags: Vec<String>,
     #[serde(default)]
     auto_created: bool,
+    #[serde(default)]
+    rights: Vec<String>,
+    #[serde(default)]
+    ranges: Vec<String>,
+    previous_key_until: Option<String>,
 }
 
 /// A machine's account, as the API tells it.
@@ -76,19 +82,70 @@ pub(crate) fn bouncers(global: &Global, command: &Bouncers) -> anyhow::Result<()
                 }
             }
         }
-        Bouncers::Add { name, key } => {
-            let made: serde_json::Value = remote.post("v1/bouncers", &json!({ "name": name, "key": key }))?;
-            let key = made.get("key").and_then(|key| key.as_str()).context("cordon answered without a key")?;
-            match global.output {
-                Format::Json => output::json(&key),
-                Format::Raw => output::text(key),
-                Format::Human => output::line(&format!(
-                    "API key for `{}`:\n\n    {key}\n\nKeep it: it cannot be shown again.",
-                    printable(name)
-                )),
-            }
+        Bouncers::Add { name, key, rights, ranges } => {
+            let rights: Vec<&str> = rights.iter().map(|right| right.name()).collect();
+            let body = json!({ "name": name, "key": key, "rights": rights, "ranges": ranges });
+            let made: serde_json::Value = remote.post("v1/bouncers", &body)?;
+            print_key(global, name, &made, "Keep it: it cannot be shown again.")
+        }
+        Bouncers::Rotate { name, key, grace } => {
+            let grace = model::duration::format(*grace);
+            let route = format!("v1/bouncers/{}/rotate", encode(name));
+            let made: serde_json::Value = remote.post(&route, &json!({ "key": key, "grace": grace }))?;
+            let advice = format!("Keep it: it cannot be shown again. The key before is good for {grace} more.");
+            print_key(global, name, &made, &advice)
+        }
+        Bouncers::Prune { duration, force } => {
+            not_too_short(*duration, *force)?;
+            let body = json!({ "silent": model::duration::format(*duration) });
+            print_pruned(global, "bouncer", &remote.post("v1/bouncers/prune", &body)?)
         }
         Bouncers::Delete { names } => delete(global, &remote, "bouncer", "v1/bouncers", names),
+    }
+}
+
+impl KeyRight {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Push => "push",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+fn print_key(global: &Global, name: &str, made: &serde_json::Value, advice: &str) -> anyhow::Result<()> {
+    let key = made.get("key").and_then(|key| key.as_str()).context("cordon answered without a key")?;
+    match global.output {
+        Format::Json => output::json(&key),
+        Format::Raw => output::text(key),
+        Format::Human => output::line(&format!("API key for `{}`:\n\n    {key}\n\n{advice}", printable(name))),
+    }
+}
+
+/// Who polls every minute would be removed while he is there.
+fn not_too_short(duration: SignedDuration, force: bool) -> anyhow::Result<()> {
+    if duration < SignedDuration::from_mins(2) && !force {
+        bail!("within less than two minutes also those may be silent who are well\nhint: --force does it anyway");
+    }
+    Ok(())
+}
+
+#[derive(Deserialize, Serialize)]
+struct Pruned {
+    removed: Vec<String>,
+}
+
+fn print_pruned(global: &Global, noun: &str, pruned: &Pruned) -> anyhow::Result<()> {
+    match global.output {
+        Format::Json => output::json(pruned),
+        Format::Human if pruned.removed.is_empty() => output::line(&format!("no {noun}s to prune")),
+        Format::Human | Format::Raw => {
+            for name in &pruned.removed {
+                confirm(global, &format!("{noun} `{}` deleted", printable(name)))?;
+            }
+            Ok(())
+        }
     }
 }
 
@@ -157,6 +214,12 @@ pub(crate) fn machines(global: &Global, command: &Machines) -> anyhow::Result<()
         Machines::Validate { name } => {
             remote.post::<()>(&format!("v1/machines/{}/validate", encode(name)), &json!({}))?;
             confirm(global, &format!("machine `{}` may log in", printable(name)))
+        }
+        Machines::Prune { duration, not_validated_only, force } => {
+            not_too_short(*duration, *force)?;
+            let silent = model::duration::format(*duration);
+            let body = json!({ "silent": silent, "only_pending": not_validated_only });
+            print_pruned(global, "machine", &remote.post("v1/machines/prune", &body)?)
         }
         Machines::Delete { names } => delete(global, &remote, "machine", "v1/machines", names),
     }

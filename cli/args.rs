@@ -86,6 +86,8 @@ pub(crate) enum Command {
     /// Accounts of those who send alerts
     #[command(subcommand, visible_alias = "machine")]
     Machines(Machines),
+    /// The site's own certificates: for the API, and for those who talk to it
+    Pki(Pki),
     /// What is read, what was seen, what is enforced, and what does not work
     Status,
     /// Only enforce: follow the decisions of an API elsewhere
@@ -554,6 +556,32 @@ pub(crate) enum Bouncers {
         /// The key, instead of a new one
         #[arg(short, long)]
         key: Option<String>,
+        /// What the key allows; may be given more than once. Without it: to ask for decisions
+        #[arg(long = "right", value_enum, value_name = "RIGHT")]
+        rights: Vec<KeyRight>,
+        /// Where the key may be used; may be given more than once. Without it: everywhere
+        #[arg(long = "from", value_parser = net, value_name = "IP|RANGE")]
+        ranges: Vec<IpNet>,
+    },
+    /// Give a bouncer another key; the one before stays good for a while
+    Rotate {
+        /// Its name
+        name: String,
+        /// The new key, instead of a random one
+        #[arg(short, long)]
+        key: Option<String>,
+        /// How long the key before is good
+        #[arg(long, value_parser = duration, default_value = "24h", value_name = "DURATION")]
+        grace: SignedDuration,
+    },
+    /// Remove accounts that have not asked for decisions for a while
+    Prune {
+        /// For how long
+        #[arg(short, long, value_parser = duration, default_value = "60m", value_name = "DURATION")]
+        duration: SignedDuration,
+        /// Also with a duration below two minutes
+        #[arg(long)]
+        force: bool,
     },
     /// Remove accounts
     #[command(visible_alias = "remove")]
@@ -562,6 +590,17 @@ pub(crate) enum Bouncers {
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+/// What a key allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyRight {
+    /// To ask for decisions
+    Read,
+    /// To send alerts
+    Push,
+    /// To do everything
+    Admin,
 }
 
 #[derive(Debug, Subcommand)]
@@ -581,6 +620,18 @@ pub(crate) enum Machines {
         /// Its name
         name: String,
     },
+    /// Remove accounts that were never validated, or gave no sign of life for a while
+    Prune {
+        /// For how long
+        #[arg(short, long, value_parser = duration, default_value = "10m", value_name = "DURATION")]
+        duration: SignedDuration,
+        /// Only those that were never validated
+        #[arg(long)]
+        not_validated_only: bool,
+        /// Also with a duration below two minutes
+        #[arg(long)]
+        force: bool,
+    },
     /// Remove accounts
     #[command(visible_alias = "remove")]
     Delete {
@@ -596,11 +647,81 @@ pub(crate) struct Bouncer {
     #[arg(long, env = "CORDON_URL", value_name = "URL")]
     pub(crate) url: String,
     /// File that holds the key which `cordon bouncers add` printed there
-    #[arg(long, env = "CORDON_KEY_FILE", value_name = "FILE")]
-    pub(crate) key_file: PathBuf,
+    #[arg(long, env = "CORDON_KEY_FILE", value_name = "FILE", required_unless_present = "cert")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Certificate to show instead of a key, as `cordon pki issue` writes it
+    #[arg(long, value_name = "FILE", requires = "cert_key", conflicts_with = "key_file")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) cert_key: Option<PathBuf>,
+    /// Certificate of the authority that the API's own must come from, instead of those that the system trusts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// Drop packets instead of only saying what would be done
     #[arg(long)]
     pub(crate) enforce: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Pki {
+    /// Folder of the authority; without it `pki` in the state folder
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: PkiCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PkiCommand {
+    /// Make the authority of this site; its key stays in the folder
+    Init {
+        /// Name of the authority
+        #[arg(long, default_value = "cordon")]
+        site: String,
+    },
+    /// Make a certificate with its key
+    Issue {
+        /// Name in the certificate, and of its files
+        name: String,
+        /// What it allows
+        #[arg(long, value_enum)]
+        role: CertificateRole,
+        /// Name or address under which a server is reached; may be given more than once. Without it: its name
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+        /// How long it is good
+        #[arg(long = "for", value_parser = duration, default_value = "30d", value_name = "DURATION")]
+        lifetime: SignedDuration,
+    },
+    /// Make another certificate with another key in place of one; the one before stays good until it ends
+    Renew {
+        /// Its name
+        name: String,
+        /// How long it is good; without it as long as the one before
+        #[arg(long = "for", value_parser = duration, value_name = "DURATION")]
+        lifetime: Option<SignedDuration>,
+    },
+    /// Let nobody in any longer who shows a certificate of this name
+    Revoke {
+        /// Its name
+        name: String,
+    },
+    /// List what was ever made
+    List,
+}
+
+/// What a certificate allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CertificateRole {
+    /// To send alerts
+    Agent,
+    /// To ask for decisions
+    Bouncer,
+    /// To do everything
+    Admin,
+    /// To answer as the API
+    Server,
 }
 
 #[derive(Debug, ClapArgs)]

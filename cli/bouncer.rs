@@ -6,7 +6,7 @@ use std::sync::Arc;
 use agent::shutdown::{Asked, Signals};
 use anyhow::{Context, bail};
 use api::client::feed::PollOptions;
-use api::client::{Endpoint, SseFeed};
+use api::client::{Endpoint, SseFeed, Transport};
 use bouncers::config::Mode;
 use bouncers::engine::run::{Nowhere, Wiring};
 use bouncers::engine::status::Status;
@@ -29,17 +29,23 @@ pub(crate) fn follow(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
     if args.enforce {
         config.enforcement.mode = Mode::Enforce;
     }
-    let key = std::fs::read_to_string(&args.key_file)
-        .with_context(|| format!("cannot read the key in `{}`", args.key_file.display()))?;
-    let key = SecretString::from(key.trim().to_owned());
+    let key = match &args.key_file {
+        Some(path) => {
+            let key = std::fs::read_to_string(path);
+            let key = key.with_context(|| format!("cannot read the key in `{}`", path.display()))?;
+            Some(SecretString::from(key.trim().to_owned()))
+        }
+        None => None,
+    };
+    let transport = Transport { authority: args.ca.clone(), certificate: args.cert.clone().zip(args.cert_key.clone()) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(serve(config, Endpoint::new(&args.url), key))
+    runtime.block_on(serve(config, Endpoint::new(&args.url).with(transport), key))
 }
 
-async fn serve(config: Config, endpoint: Endpoint, key: SecretString) -> anyhow::Result<()> {
+async fn serve(config: Config, endpoint: Endpoint, key: Option<SecretString>) -> anyhow::Result<()> {
     run::make_folder(&config.state)?;
     let target = run::open_target(&config.enforcement)?;
-    let feed = SseFeed::new(endpoint, Some(key), PollOptions::default())?;
+    let feed = SseFeed::new(endpoint, key, PollOptions::default())?;
     let set = Arc::new(AllowSet::new(run::configured_entries(&config)));
     let (_allow, allow) = watch::channel(set);
     let (status, _seen) = watch::channel(Status::new(config.enforcement.mode));

@@ -3,13 +3,15 @@
 //! Every key has a default, so no file is needed. What a file says and a flag says: the flag wins.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use agent::{crowdsec, hub};
 use anyhow::{Context, bail};
+use api::config::ServerConfig;
 use bouncers::config::{Config as Enforcement, Mode, RawConfig as RawEnforcement};
 use ipnet::IpNet;
+use model::yaml::Fault;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
@@ -25,7 +27,7 @@ pub(crate) struct Config {
     /// Folder of the database, the socket, the snapshots and the places in the logs.
     pub(crate) state: PathBuf,
     /// The local API.
-    pub(crate) api: Api,
+    pub(crate) api: ServerConfig,
     /// Which logs are read.
     pub(crate) acquisition: Acquisition,
     /// Which parsers, scenarios and profiles are loaded.
@@ -36,13 +38,6 @@ pub(crate) struct Config {
     pub(crate) allowlist: Vec<IpNet>,
     /// What is done about decisions on this host.
     pub(crate) enforcement: Enforcement,
-}
-
-/// The local API.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Api {
-    /// TCP address for other hosts; `None` leaves only the socket in the state folder.
-    pub(crate) listen: Option<SocketAddr>,
 }
 
 /// Which logs are read.
@@ -112,7 +107,7 @@ impl Config {
             Ok(raw) => raw.unwrap_or_default(),
             Err(error) => bail!(explain(path, &error)),
         };
-        raw.check(path)
+        raw.check(path, text)
     }
 
     /// The socket on which this host's own commands reach the running process.
@@ -125,7 +120,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             state: default_state(),
-            api: Api { listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))) },
+            api: ServerConfig::default(),
             acquisition: Acquisition { discover: true, paths: Vec::new() },
             rules: Rules { shipped: true, folders: Vec::new(), profiles: None },
             resolver: Lookups::System,
@@ -151,18 +146,14 @@ fn default_state() -> PathBuf {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     state: Option<PathBuf>,
-    api: Option<RawApi>,
+    /// Read by the crate it belongs to, from the same text.
+    #[serde(rename = "api")]
+    _api: Option<IgnoredAny>,
     acquisition: Option<RawAcquisition>,
     rules: Option<RawRules>,
     resolver: Option<Spanned<String>>,
     allowlist: Option<Vec<Spanned<String>>>,
     enforcement: Option<RawEnforcement>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawApi {
-    listen: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -182,25 +173,18 @@ struct RawRules {
 
 impl RawConfig {
     /// The checked configuration, or everything that is wrong with it at once.
-    fn check(self, path: &Path) -> anyhow::Result<Config> {
+    fn check(self, path: &Path, text: &str) -> anyhow::Result<Config> {
         let mut config = Config::default();
         let mut faults = Faults { path, text: String::new() };
 
         if let Some(state) = self.state {
             config.state = state;
         }
-        if let Some(listen) = self.api.unwrap_or_default().listen {
-            match listen.value.as_str() {
-                "off" => config.api.listen = None,
-                text => match text.parse() {
-                    Ok(address) => config.api.listen = Some(address),
-                    Err(_) => faults.add(
-                        &listen,
-                        format_args!(
-                            "`{text}` is no address to listen on, expected one like `127.0.0.1:8080`, or `off`"
-                        ),
-                    ),
-                },
+        match read_api(text) {
+            Ok(api) => config.api = api.unwrap_or(config.api),
+            Err(fault) => {
+                let hint = fault.hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+                faults.at(fault.line.into(), format_args!("{}{hint}", fault.message));
             }
         }
         let acquisition = self.acquisition.unwrap_or_default();
@@ -230,6 +214,15 @@ impl RawConfig {
 
         if faults.text.is_empty() { Ok(config) } else { bail!(faults.text) }
     }
+}
+
+/// The section `api` of a configuration file, if it has one.
+fn read_api(text: &str) -> Result<Option<ServerConfig>, Fault> {
+    let documents = model::yaml::documents(text)?;
+    let Some(document) = documents.first().filter(|document| !document.is_null()) else { return Ok(None) };
+    let entries = document.entries("the configuration")?;
+    let section = entries.iter().find(|(key, value)| key.text == "api" && !value.is_null());
+    section.map(|(_, section)| ServerConfig::read(section)).transpose()
 }
 
 /// What is wrong with a file, one line each.
@@ -342,14 +335,14 @@ mod tests {
     fn a_mistake_is_named_with_its_place() {
         // (text, message)
         let cases = [
-            ("api:\n  lisen: off\n", "cordon.yaml:2: unknown key `lisen`\nhint: did you mean `listen`?"),
+            ("api:\n  lisen: off\n", "cordon.yaml:2: unknown key in `api`: `lisen`\nhint: did you mean `listen`?"),
             (
                 "zzz: 1\n",
                 "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `resolver`, `allowlist`, `enforcement`",
             ),
             (
                 "api:\n  listen: 8080\n",
-                "cordon.yaml:2: `8080` is no address to listen on, expected one like `127.0.0.1:8080`, or `off`",
+                "cordon.yaml:2: `listen`: `8080` is no address to listen on\nhint: a form like `127.0.0.1:8080`, or `off`",
             ),
             (
                 "allowlist:\n  - 10.0.0.0/8\n  - office\nenforcement:\n  mode: on\n",

@@ -18,6 +18,7 @@ mod explain;
 mod hub;
 mod lab;
 mod output;
+mod pki;
 mod remote;
 mod replay;
 mod run;
@@ -63,6 +64,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Allowlists(command) => allowlists::run(global, &command),
         Command::Bouncers(command) => accounts::bouncers(global, &command),
         Command::Machines(command) => accounts::machines(global, &command),
+        Command::Pki(args) => pki::run(global, &args),
         Command::Status => status::run(global),
         Command::Bouncer(args) => bouncer::follow(global, &args),
         Command::Disarm => bouncer::switch(global, false),

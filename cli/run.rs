@@ -86,12 +86,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let pipeline = block_in_place(|| start_pipeline(&config, &service, &status))?;
     let report = Report::new(status, bouncer_said, service.clone());
     let server = server.with_status(StatusSource::new(move || report.json()));
+    let certificates = server.certificates();
     let answering = tokio::spawn(server.run(stopped(stopping)));
     // nobody may have asked to be told
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     announce(&config.enforcement);
 
     while signals.next().await == Asked::Reload {
+        if let Err(error) = block_in_place(|| certificates.reload()) {
+            error!(%error, "the certificates stay as they were");
+        }
         block_in_place(|| reload(&config, &service, &pipeline));
     }
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -288,7 +292,12 @@ fn open_service(config: &Config) -> anyhow::Result<Service> {
 }
 
 async fn listen(config: &Config, service: &Service) -> anyhow::Result<Server> {
-    let server = ServerConfig { listen: config.api.listen, socket: Some(config.socket()), ..ServerConfig::default() };
+    let server = ServerConfig {
+        socket: Some(config.socket()),
+        token_secret: std::env::var("CS_LAPI_SECRET").ok().map(|text| text.as_str().into()),
+        token_keys: Some(config.state.join("token.keys")),
+        ..config.api.clone()
+    };
     match Server::bind(server, service.clone()).await {
         Ok(server) => Ok(server),
         Err(ServerError::Listen { on, source }) if source.kind() == std::io::ErrorKind::AddrInUse => {

@@ -1,6 +1,7 @@
 //! CrowdSec's own bouncer, agent and command line, unchanged, on our API.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -30,14 +31,21 @@ fn nets(texts: &[&str]) -> Vec<IpNet> {
 
 impl Scene {
     /// Nothing, if namespaces or CrowdSec's programs are missing here.
-    fn set(config: &str) -> Option<Self> {
+    fn set() -> Option<Self> {
+        let mut scene = Self::install(|_| PLAIN.to_owned())?;
+        scene.cordon.start();
+        Some(scene)
+    }
+
+    /// The same with a cordon that does not run yet; `config` is told where its folder is.
+    fn install(config: impl FnOnce(&Path) -> String) -> Option<Self> {
         if !can_make_networks() || crowdsec::programs().is_none() {
             return None;
         }
         let lab = Lab::new(&nets(&["203.0.113.1/24", "2001:db8::1/32"])).expect("root can make networks");
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut cordon = Cordon::install(Some(lab.victim()), folder.path(), config, "");
-        cordon.start();
+        let config = config(&folder.path().join("cordon"));
+        let cordon = Cordon::install(Some(lab.victim()), folder.path(), &config, "");
         Some(Self { cordon, lab, folder })
     }
 
@@ -48,7 +56,7 @@ impl Scene {
 
 #[test]
 fn the_firewall_bouncer_enforces_what_is_decided_here() {
-    let Some(mut scene) = Scene::set(PLAIN) else { return };
+    let Some(mut scene) = Scene::set() else { return };
     let guesser = scene.add("guesser", "203.0.113.66/24");
     // this bouncer's backend takes the first address of a range
     let ranger = scene.add("ranger", "203.0.113.128/24");
@@ -105,7 +113,7 @@ fn the_firewall_bouncer_enforces_what_is_decided_here() {
 
 #[test]
 fn the_agent_registers_pushes_alerts_and_says_that_it_lives() {
-    let Some(scene) = Scene::set(PLAIN) else { return };
+    let Some(scene) = Scene::set() else { return };
     let unknown = format!("url: {URL}\nlogin: nobody\npassword: none\n");
     let agent = Agent::install(scene.lab.victim(), scene.folder.path(), &unknown);
     let registration =
@@ -159,4 +167,58 @@ fn the_agent_registers_pushes_alerts_and_says_that_it_lives() {
         assert!(running.is_running());
         std::thread::sleep(Duration::from_millis(500));
     }
+}
+
+#[test]
+fn with_certificates_nobody_needs_a_password_or_a_key() {
+    let secure = |folder: &Path| {
+        let pki = folder.join("state/pki");
+        let pki = pki.display();
+        format!(
+            "api:\n  listen: 0.0.0.0:8443\n  tls:\n    cert_file: {pki}/api.pem\n    key_file: {pki}/api.key\n\
+             \x20   ca_cert_path: {pki}/ca.pem\n    crl_path: {pki}/crl.pem\nenforcement:\n  mode: off\n"
+        )
+    };
+    let Some(mut scene) = Scene::install(secure) else { return };
+    let guesser = scene.add("guesser", "203.0.113.66/24");
+    let guesser_reaches = || reaches(&guesser, ip("203.0.113.66"), ip("203.0.113.1"));
+    let victim = scene.lab.victim().clone();
+    victim.echo(ECHO).expect("the port is free in a network of our own");
+    scene.cordon.ask(&["pki", "init"]);
+    scene.cordon.ask(&["pki", "issue", "api", "--role", "server", "--host", "127.0.0.1"]);
+    scene.cordon.ask(&["pki", "issue", "edge", "--role", "agent"]);
+    scene.cordon.ask(&["pki", "issue", "wall", "--role", "bouncer"]);
+    scene.cordon.start();
+
+    let url = "https://127.0.0.1:8443/";
+    let pki = scene.folder.path().join("cordon/state/pki");
+    let files = |name: &str| {
+        let pki = pki.display();
+        format!("ca_cert_path: {pki}/ca.pem\ncert_path: {pki}/{name}.pem\nkey_path: {pki}/{name}.key\n")
+    };
+    let agent = Agent::install(&victim, scene.folder.path(), &format!("url: {url}\n{}", files("edge")));
+    let running = agent.start();
+    eventually("the agent reads", || running.log().contains("Starting processing data"));
+    let _bouncer = crowdsec::firewall_bouncer(&victim, scene.folder.path(), url, &files("wall"));
+    assert!(guesser_reaches(), "nobody is banned yet");
+    let mut knocked: Option<Instant> = None;
+    eventually("what the agent saw is enforced by the bouncer", || {
+        if knocked.is_none_or(|at| at.elapsed() > Duration::from_secs(4)) {
+            agent.knock("203.0.113.66", 3);
+            knocked = Some(Instant::now());
+        }
+        !guesser_reaches()
+    });
+    assert_eq!(agent.ask(&["decisions", "list"])[0]["machine_id"], "edge@127.0.0.1");
+    let rows = scene.cordon.ask(&["bouncers", "list", "-o", "raw"]);
+    assert!(rows.contains("wall@127.0.0.1") && rows.contains(",tls"), "{rows}");
+
+    scene.cordon.ask(&["pki", "revoke", "edge"]);
+    eventually("a revoked agent is turned away, and told why", || {
+        let told = agent.cscli(&["decisions", "list"]);
+        !told.status.success() && String::from_utf8_lossy(&told.stderr).contains("certificate revoked by CRL")
+    });
+    assert!(!guesser_reaches(), "what it sent before holds");
+    scene.cordon.ask(&["lift", "203.0.113.66"]);
+    eventually("and the bouncer goes on", guesser_reaches);
 }

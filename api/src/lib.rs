@@ -12,9 +12,13 @@ pub mod config;
 pub mod decisions;
 pub mod feed;
 #[cfg(feature = "server")]
+mod files;
+#[cfg(feature = "server")]
 pub mod history;
 #[cfg(feature = "server")]
 pub mod metrics;
+#[cfg(feature = "server")]
+pub mod pki;
 #[cfg(feature = "server")]
 pub mod profiles;
 #[cfg(feature = "server")]

@@ -35,6 +35,8 @@ const FULL_EVERY: Duration = Duration::from_mins(15);
 const MAX_DECISIONS: usize = 5_000_000;
 /// Longest polled answer in bytes.
 const MAX_ANSWER: usize = 1 << 30;
+/// Who we say we are.
+const AGENT: &str = concat!("cordon-bouncer/", env!("CARGO_PKG_VERSION"));
 
 /// How a foreign server is polled.
 #[derive(Clone, Debug)]
@@ -93,13 +95,20 @@ impl std::fmt::Debug for SseFeed {
 impl SseFeed {
     /// A feed that has not yet connected. This host's administrator needs no key on the socket.
     pub fn new(endpoint: Endpoint, key: Option<SecretString>, poll: PollOptions) -> Result<Self, ClientError> {
-        let http = endpoint.http(concat!("cordon-bouncer/", env!("CARGO_PKG_VERSION")))?;
+        let http = endpoint.http(AGENT)?;
         let source = Source::Idle;
         Ok(Self { http, endpoint, key, poll, source, cursor: None, pause: PAUSE.0, retry_at: None })
     }
 
     /// Opens the stream of events, or finds out that the server has none.
     async fn connect(&mut self) -> Result<(), FeedError> {
+        if matches!(self.endpoint, Endpoint::Secure(..)) {
+            // certificates are renewed while we run
+            match self.endpoint.http(AGENT) {
+                Ok(http) => self.http = http,
+                Err(error) => warn!(%error, "cannot read the certificates again"),
+            }
+        }
         let mut request = self.request("v1/decisions/events").header(header::ACCEPT, "text/event-stream");
         if let Some(cursor) = &self.cursor {
             request = request.header("last-event-id", cursor);

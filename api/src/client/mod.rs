@@ -40,8 +40,19 @@ const RENEW: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 pub enum Endpoint {
     /// `http://127.0.0.1:8080/`, always with a slash at the end.
     Url(String),
+    /// The same, with certificates of the site's own.
+    Secure(String, Box<Transport>),
     /// A Unix socket.
     Socket(PathBuf),
+}
+
+/// By which certificates a server is recognised, and we are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transport {
+    /// The authority from which the server's certificate must come; without it those that the system trusts.
+    pub authority: Option<PathBuf>,
+    /// The certificate that we show, and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 impl Endpoint {
@@ -55,10 +66,21 @@ impl Endpoint {
         Self::Url(format!("{scheme}{text}{slash}"))
     }
 
+    /// The same with certificates. A socket needs none.
+    #[must_use]
+    pub fn with(self, transport: Transport) -> Self {
+        match self {
+            Self::Url(base) | Self::Secure(base, _) if transport != Transport::default() => {
+                Self::Secure(base, Box::new(transport))
+            }
+            other => other,
+        }
+    }
+
     /// The URL of `route`, which has no slash in front.
     pub(crate) fn route(&self, route: &str) -> String {
         match self {
-            Self::Url(base) => format!("{base}{route}"),
+            Self::Url(base) | Self::Secure(base, _) => format!("{base}{route}"),
             Self::Socket(_) => format!("http://localhost/{route}"),
         }
     }
@@ -66,8 +88,10 @@ impl Endpoint {
     /// A connection pool to it.
     pub(crate) fn http(&self, agent: &str) -> Result<reqwest::Client, ClientError> {
         let mut builder = reqwest::Client::builder().connect_timeout(CONNECT).user_agent(agent).tcp_nodelay(true);
-        if let Self::Socket(path) = self {
-            builder = builder.unix_socket(path.clone());
+        match self {
+            Self::Url(_) => {}
+            Self::Socket(path) => builder = builder.unix_socket(path.clone()),
+            Self::Secure(_, transport) => builder = transport.apply(builder)?,
         }
         builder.build().map_err(|error| self.unreachable(&error))
     }
@@ -90,10 +114,35 @@ impl Endpoint {
     }
 }
 
+impl Transport {
+    fn apply(&self, mut builder: reqwest::ClientBuilder) -> Result<reqwest::ClientBuilder, ClientError> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path)
+                .map_err(|error| ClientError::Certificate { path: path.clone(), reason: error.to_string() })
+        };
+        let wrong = |path: &PathBuf, error: &reqwest::Error| ClientError::Certificate {
+            path: path.clone(),
+            reason: reason(error),
+        };
+        if let Some(path) = &self.authority {
+            let all = reqwest::Certificate::from_pem_bundle(&read(path)?).map_err(|error| wrong(path, &error))?;
+            builder = builder.tls_certs_only(all);
+        }
+        if let Some((certificate, key)) = &self.certificate {
+            let mut both = read(certificate)?;
+            both.push(b'\n');
+            both.extend(read(key)?);
+            let identity = reqwest::Identity::from_pem(&both).map_err(|error| wrong(certificate, &error))?;
+            builder = builder.identity(identity);
+        }
+        Ok(builder)
+    }
+}
+
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Url(base) => f.write_str(base),
+            Self::Url(base) | Self::Secure(base, _) => f.write_str(base),
             Self::Socket(path) => path.display().fmt(f),
         }
     }
@@ -126,6 +175,8 @@ pub enum Credentials {
         /// Its password.
         password: SecretString,
     },
+    /// A machine that shows the certificate of its endpoint.
+    Certificate,
 }
 
 /// Why a request failed.
@@ -137,6 +188,14 @@ pub enum ClientError {
         /// The server.
         url: String,
         /// What went wrong.
+        reason: String,
+    },
+    /// A certificate cannot be used.
+    #[error("cannot use the certificate `{path}`: {reason}", path = path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
         reason: String,
     },
     /// The server said no.
@@ -276,14 +335,19 @@ impl Client {
 
     /// A token that is good for a while; none for this host's administrator.
     async fn token(&self) -> Result<Option<SecretString>, ClientError> {
-        let Credentials::Machine { login, password } = &self.credentials else { return Ok(None) };
+        let body = match &self.credentials {
+            Credentials::Local => return Ok(None),
+            Credentials::Machine { login, password } => {
+                json!({ "machine_id": login, "password": password.expose_secret(), "scenarios": self.scenarios })
+            }
+            Credentials::Certificate => json!({ "scenarios": self.scenarios }),
+        };
         let mut held = self.token.lock().await;
         if let Some((token, end)) = &*held
             && end.duration_since(Timestamp::now()) > RENEW
         {
             return Ok(Some(token.clone()));
         }
-        let body = json!({ "machine_id": login, "password": password.expose_secret(), "scenarios": self.scenarios });
         let request = self.http.post(self.endpoint.route("v1/watchers/login")).timeout(ANSWER).json(&body);
         let answer = request.send().await.map_err(|error| self.endpoint.unreachable(&error))?;
         let body: TokenBody = self.read(answer).await?;

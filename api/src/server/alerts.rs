@@ -105,7 +105,7 @@ pub(crate) async fn durable(receipt: Receipt) -> Result<(), ApiError> {
 pub(crate) fn trusted(app: &App, client: &Client) -> Result<(), ApiError> {
     let ip = client.ip;
     let listed = app.config.trusted_ips.iter().any(|net| net.contains(&ip));
-    if client.socket || ip.is_loopback() || listed {
+    if client.socket || client.admin.is_some() || ip.is_loopback() || listed {
         return Ok(());
     }
     Err(ApiError::new(StatusCode::FORBIDDEN, format!("access forbidden from this IP ({ip})")))

@@ -1,42 +1,43 @@
-//! Who asks: peers, tokens, keys.
+//! Who asks: peers, certificates, tokens, keys.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use ipnet::IpNet;
-use jiff::{SignedDuration, Timestamp};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use tracing::warn;
 
 use super::error::ApiError;
-use super::service::Caller;
-use super::{App, ServerError};
-use crate::wire::{self, TokenBody};
+use super::service::{Caller, KeyHash};
+use super::tls::PeerCertificate;
+use super::{App, known_method, route_name};
+use crate::metrics::{BouncerRequest, MachineRequest};
+use crate::store::Right;
 
-/// How long a token is good.
-const LIFETIME: SignedDuration = SignedDuration::from_hours(1);
 /// The name under which people on this host act.
 pub(crate) const LOCAL_ADMIN: &str = "local";
+/// How often a long answer asks whether its reader may still have it.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Peer {
-    /// An address.
-    Tcp(SocketAddr),
+    /// An address, and the certificate that was shown.
+    Tcp { address: SocketAddr, certificate: Option<Arc<PeerCertificate>> },
     /// A process on this host; `admin` if it runs as root or as we do.
     Unix { admin: bool },
 }
 
 impl Peer {
-    fn ip(self) -> IpAddr {
+    fn ip(&self) -> IpAddr {
         match self {
-            Self::Tcp(address) => address.ip().to_canonical(),
+            Self::Tcp { address, .. } => address.ip().to_canonical(),
             Self::Unix { .. } => Ipv4Addr::LOCALHOST.into(),
         }
     }
@@ -72,106 +73,74 @@ impl Proxies {
 }
 
 /// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Client {
     /// Its address; this host's for a socket.
     pub(crate) ip: IpAddr,
-    /// Whether it speaks for this host's administrator.
-    pub(crate) admin: bool,
+    /// Under which name it may do everything, if it may.
+    pub(crate) admin: Option<String>,
     /// Whether it came through the socket.
     pub(crate) socket: bool,
+    /// The certificate that its connection showed.
+    pub(crate) certificate: Option<Arc<PeerCertificate>>,
+}
+
+impl Client {
+    /// Where a request comes from, without a look at keys.
+    fn read(parts: &Parts, app: &App) -> Result<Self, ApiError> {
+        let peer = parts.extensions.get::<Peer>().ok_or_else(ApiError::forbidden)?;
+        Ok(match peer {
+            Peer::Tcp { certificate, .. } => {
+                let administers =
+                    certificate.as_ref().filter(|certificate| app.accepts(certificate, Right::Admin).is_ok());
+                Self {
+                    ip: app.proxies.client(peer.ip(), &parts.headers),
+                    admin: administers.map(|certificate| certificate.name.clone()),
+                    socket: false,
+                    certificate: certificate.clone(),
+                }
+            }
+            Peer::Unix { admin } => {
+                let admin = admin.then(|| LOCAL_ADMIN.to_owned());
+                Self { ip: peer.ip(), admin, socket: true, certificate: None }
+            }
+        })
+    }
 }
 
 impl FromRequestParts<Arc<App>> for Client {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let peer = *parts.extensions.get::<Peer>().ok_or_else(ApiError::forbidden)?;
-        Ok(match peer {
-            Peer::Tcp(_) => Self { ip: app.proxies.client(peer.ip(), &parts.headers), admin: false, socket: false },
-            Peer::Unix { admin } => Self { ip: peer.ip(), admin, socket: true },
-        })
+        let mut client = Self::read(parts, app)?;
+        if client.admin.is_none()
+            && client.certificate.is_none()
+            && let Some(key) = key(&parts.headers)
+        {
+            let owner = app.service.key_owner(&KeyHash::new(key), client.ip);
+            client.admin = owner.filter(|owner| owner.may(Right::Admin)).map(|owner| owner.name);
+        }
+        Ok(client)
     }
 }
 
-/// What a token says.
-#[derive(Debug, Serialize, Deserialize)]
-struct Claims {
-    id: String,
-    exp: i64,
-    orig_iat: i64,
-}
-
-/// Makes and checks tokens.
-pub(crate) struct Tokens {
-    encoding: EncodingKey,
-    decoding: DecodingKey,
-}
-
-impl std::fmt::Debug for Tokens {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tokens(..)")
-    }
-}
-
-impl Tokens {
-    /// With a key of one's own, or a random one: then a restart ends all tokens.
-    pub(crate) fn new(secret: Option<&SecretString>) -> Result<Self, ServerError> {
-        let random: Vec<u8>;
-        let secret = match secret {
-            Some(secret) if secret.expose_secret().len() < 64 => return Err(ServerError::WeakSecret),
-            Some(secret) => secret.expose_secret().as_bytes(),
-            None => {
-                random = std::iter::repeat_with(rand::random).take(64).collect();
-                &random
-            }
+impl App {
+    /// Whether a certificate is good and belongs to those who have `right`; if not, why.
+    pub(crate) fn accepts(&self, certificate: &PeerCertificate, right: Right) -> Result<(), String> {
+        let tls = self.tls.as_ref().ok_or("there is no TLS")?;
+        let allowed = match right {
+            Right::Read => &tls.units().bouncers,
+            Right::Push => &tls.units().agents,
+            Right::Admin => &tls.units().admins,
         };
-        Ok(Self { encoding: EncodingKey::from_secret(secret), decoding: DecodingKey::from_secret(secret) })
-    }
-
-    /// A token for a machine.
-    pub(crate) fn issue(&self, machine: &str, now: Timestamp) -> Result<TokenBody, ApiError> {
-        let expire = now.saturating_add(LIFETIME).unwrap_or(now);
-        let claims = Claims { id: machine.into(), exp: expire.as_second(), orig_iat: now.as_second() };
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
-            .map_err(|error| ApiError::internal(error.to_string()))?;
-        Ok(TokenBody { code: 200, expire: wire::seconds(expire), token })
-    }
-
-    /// The machine to which the token in `headers` was given.
-    pub(crate) fn machine(&self, headers: &HeaderMap, now: Timestamp) -> Result<String, ApiError> {
-        let claims = self.claims(headers)?;
-        if claims.exp <= now.as_second() {
-            return Err(ApiError::Token("Token is expired".into()));
+        if !certificate.belongs_to(allowed) {
+            return Err(format!("organisational unit {:?} is not among {allowed:?}", certificate.units));
         }
-        Ok(claims.id)
-    }
-
-    /// The machine whose token may be renewed: its age alone counts.
-    pub(crate) fn renewable(&self, headers: &HeaderMap, now: Timestamp) -> Result<String, ApiError> {
-        let claims = self.claims(headers)?;
-        if claims.orig_iat < now.saturating_sub(LIFETIME).unwrap_or(now).as_second() {
-            return Err(ApiError::Token("token is expired".into()));
-        }
-        Ok(claims.id)
-    }
-
-    fn claims(&self, headers: &HeaderMap) -> Result<Claims, ApiError> {
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|text| text.to_str().ok()?.strip_prefix("Bearer "));
-        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|text| text.to_str().ok());
-        let mut cookies = cookies.flat_map(|text| text.split(';')).map(str::trim);
-        let token = bearer.or_else(|| cookies.find_map(|cookie| cookie.strip_prefix("jwt=")));
-        let token = token.ok_or_else(|| ApiError::Token("cookie token is empty".into()))?;
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.validate_exp = false;
-        validation.required_spec_claims.clear();
-        jsonwebtoken::decode(token, &self.decoding, &validation)
-            .map(|data| data.claims)
-            .map_err(|error| ApiError::Token(error.to_string()))
+        tls.check(certificate)
     }
 }
 
-/// A machine that has logged in, or this host's administrator.
+/// A machine that has logged in, or somebody who may do what machines may.
 #[derive(Clone, Debug)]
 pub(crate) struct MachineId(pub(crate) String);
 
@@ -180,37 +149,176 @@ impl FromRequestParts<Arc<App>> for MachineId {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let client = Client::from_request_parts(parts, app).await?;
-        if client.admin && !parts.headers.contains_key(header::AUTHORIZATION) {
-            return Ok(Self(LOCAL_ADMIN.into()));
+        let name = match client.admin {
+            Some(name) if !parts.headers.contains_key(header::AUTHORIZATION) => {
+                if !client.socket {
+                    app.limits.check_request(&name)?;
+                }
+                return Ok(Self(name));
+            }
+            _ => {
+                if let Some(name) = pusher(parts, app, client.ip) {
+                    name
+                } else {
+                    let name = app.tokens.machine(&parts.headers, Timestamp::now())?;
+                    app.still_good(&name, client.certificate.as_deref())?;
+                    name
+                }
+            }
+        };
+        app.limits.check_request(&name)?;
+        if let Some(route) = counted_route(parts) {
+            let labels = MachineRequest { machine: name.clone(), route, method: known_method(&parts.method).into() };
+            app.service.metrics().machine_requests.get_or_create(&labels).inc();
         }
-        app.tokens.machine(&parts.headers, Timestamp::now()).map(Self)
+        Ok(Self(name))
     }
 }
 
-/// A bouncer with a good key; `None` for this host's administrator without one.
+impl App {
+    /// Whether the machine to which a token was given is still there, and still shows the certificate with which it
+    /// logged in if it did so with one.
+    pub(crate) fn still_good(&self, machine: &str, certificate: Option<&PeerCertificate>) -> Result<(), ApiError> {
+        let Some(logs_in_with) = self.service.machine_auth(machine) else {
+            return Err(ApiError::Token("ent: machine not found".into()));
+        };
+        if logs_in_with != "tls" {
+            return Ok(());
+        }
+        let shown = certificate.ok_or_else(|| ApiError::Token("the client certificate is missing".into()))?;
+        if machine.rsplit_once('@').map(|(name, _)| name) != Some(shown.name.as_str()) {
+            return Err(ApiError::Token("the client certificate is another machine's".into()));
+        }
+        self.accepts(shown, Right::Push).map_err(|reason| refused(shown, &reason)).map_err(ApiError::Token)
+    }
+}
+
+/// Says in the log why a certificate was refused; who showed it is told the same.
+pub(crate) fn refused(certificate: &PeerCertificate, reason: &str) -> String {
+    warn!(name = certificate.name, reason, "refused a client certificate");
+    reason.to_owned()
+}
+
+/// The owner of a key that may send alerts, where that is what is asked for.
+fn pusher(parts: &Parts, app: &App, ip: IpAddr) -> Option<String> {
+    let key = key(&parts.headers).filter(|_| !parts.headers.contains_key(header::AUTHORIZATION))?;
+    let route = parts.extensions.get::<MatchedPath>()?.as_str();
+    let sends = matches!((&parts.method, route), (&Method::POST, "/v1/alerts") | (&Method::GET, "/v1/allowlists"));
+    let owner = app.service.key_owner(&KeyHash::new(key), ip)?;
+    (sends && owner.may(Right::Push)).then_some(owner.name)
+}
+
+/// A bouncer with a good key or certificate; `None` for an administrator without one.
 #[derive(Clone, Debug)]
 pub(crate) struct BouncerId(pub(crate) Option<String>);
+
+/// With what a bouncer got in, so that it can be asked again later.
+#[derive(Clone, Debug)]
+pub(crate) enum Proof {
+    /// It is this host's administrator.
+    Local,
+    /// A key, and where it came from.
+    Key(KeyHash, IpAddr),
+    /// A certificate.
+    Certificate(Arc<PeerCertificate>, Right),
+}
 
 impl FromRequestParts<Arc<App>> for BouncerId {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let client = Client::from_request_parts(parts, app).await?;
-        let Some(key) = parts.headers.get("x-api-key") else {
-            return if client.admin { Ok(Self(None)) } else { Err(ApiError::forbidden()) };
-        };
-        let key = key.to_str().map_err(|_| ApiError::forbidden())?;
-        if parts.method == Method::HEAD {
-            return if app.service.knows_key(key) { Ok(Self(None)) } else { Err(ApiError::forbidden()) };
-        }
+        let client = Client::read(parts, app)?;
         let agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-        let caller = Caller { key, ip: client.ip, agent };
-        let name = app.service.identify(caller).await.map_err(|_| ApiError::forbidden())?;
-        name.map(|name| Self(Some(name))).ok_or_else(ApiError::forbidden)
+        if let Some(certificate) = client.certificate {
+            let right = if client.admin.is_some() { Right::Admin } else { Right::Read };
+            app.accepts(&certificate, right).map_err(|reason| {
+                refused(&certificate, &reason);
+                ApiError::forbidden()
+            })?;
+            let caller = Caller { ip: client.ip, agent };
+            let name = match right {
+                Right::Admin => None,
+                _ => Some(
+                    app.service
+                        .identify_certificate(&certificate.name, caller)
+                        .await
+                        .map_err(|_| ApiError::forbidden())?,
+                ),
+            };
+            parts.extensions.insert(Proof::Certificate(certificate, right));
+            return match name {
+                Some(None) => Err(ApiError::forbidden()),
+                Some(Some(name)) => counted(parts, app, name),
+                None => Ok(Self(None)),
+            };
+        }
+        let Some(key) = parts.headers.get("x-api-key") else {
+            parts.extensions.insert(Proof::Local);
+            return if client.admin.is_some() { Ok(Self(None)) } else { Err(ApiError::forbidden()) };
+        };
+        let key = KeyHash::new(key.to_str().map_err(|_| ApiError::forbidden())?);
+        if parts.method == Method::HEAD {
+            let may = app.service.key_owner(&key, client.ip).is_some_and(|owner| owner.may(Right::Read));
+            return if may { Ok(Self(None)) } else { Err(ApiError::forbidden()) };
+        }
+        let caller = Caller { ip: client.ip, agent };
+        let name = app.service.identify(&key, caller).await.map_err(|_| ApiError::forbidden())?;
+        parts.extensions.insert(Proof::Key(key, client.ip));
+        counted(parts, app, name.ok_or_else(ApiError::forbidden)?)
     }
 }
 
-/// Lets only this host's administrator pass.
+fn counted(parts: &Parts, app: &App, name: String) -> Result<BouncerId, ApiError> {
+    app.limits.check_request(&name)?;
+    if let Some(route) = counted_route(parts) {
+        let labels = BouncerRequest { bouncer: name.clone(), route, method: known_method(&parts.method).into() };
+        app.service.metrics().bouncer_requests.get_or_create(&labels).inc();
+    }
+    Ok(BouncerId(Some(name)))
+}
+
+/// The route as counters name it; none for the one that is not counted by sender.
+fn counted_route(parts: &Parts) -> Option<String> {
+    let route = parts.extensions.get::<MatchedPath>()?.as_str();
+    (route != "/v1/usage-metrics").then(|| route_name(route))
+}
+
+fn key(headers: &HeaderMap) -> Option<&str> {
+    headers.get("x-api-key")?.to_str().ok()
+}
+
+/// Returns when whoever had `proof` may no longer ask.
+pub(crate) async fn lost(app: Arc<App>, proof: Proof) {
+    let mut readings = app.tls.as_ref().map(|tls| tls.readings());
+    loop {
+        let holds = match &proof {
+            Proof::Local => true,
+            Proof::Key(key, ip) => app.service.key_owner(key, *ip).is_some_and(|owner| owner.may(Right::Read)),
+            Proof::Certificate(certificate, right) => match app.accepts(certificate, *right) {
+                Ok(()) => true,
+                Err(reason) => {
+                    refused(certificate, &reason);
+                    false
+                }
+            },
+        };
+        if !holds {
+            return;
+        }
+        let read_again = async {
+            match &mut readings {
+                Some(readings) => readings.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+            _ = read_again => {}
+        }
+    }
+}
+
+/// Lets only administrators pass.
 pub(crate) async fn admin_only(
     State(app): State<Arc<App>>,
     request: Request,
@@ -218,8 +326,9 @@ pub(crate) async fn admin_only(
 ) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     let client = Client::from_request_parts(&mut parts, &app).await?;
-    if !client.admin {
-        return Err(ApiError::forbidden());
+    let Some(name) = client.admin else { return Err(ApiError::forbidden()) };
+    if !client.socket {
+        app.limits.check_request(&name)?;
     }
     Ok(next.run(Request::from_parts(parts, body)).await)
 }

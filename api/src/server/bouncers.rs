@@ -1,4 +1,4 @@
-//! Bouncers' accounts, for this host's administrator.
+//! Bouncers' accounts, for administrators.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
@@ -13,8 +14,9 @@ use serde_json::json;
 use super::alerts::durable;
 use super::allowlists::read_body;
 use super::error::ApiError;
+use super::service::NewBouncer;
 use super::{App, json};
-use crate::store::Report;
+use crate::store::{Report, Right};
 
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
     let rows: Vec<_> = app
@@ -35,6 +37,9 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
                 "os": os(&row.report),
                 "featureflags": flags(&row.report),
                 "auto_created": row.auto_created,
+                "rights": row.rights,
+                "ranges": row.ranges,
+                "previous_key_until": row.previous.map(|previous| previous.until),
             })
         })
         .collect();
@@ -43,18 +48,71 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
 
 /// A bouncer to be made.
 #[derive(Deserialize)]
-pub(crate) struct NewBouncer {
+struct NewBody {
     name: String,
     #[serde(default)]
     key: Option<SecretString>,
+    #[serde(default)]
+    rights: Vec<Right>,
+    #[serde(default)]
+    ranges: Vec<String>,
 }
 
 pub(crate) async fn add(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let new: NewBouncer = read_body(&app, &headers, body).await?;
-    let (key, receipt) = app.service.add_bouncer(&new.name, new.key).await?;
+    let NewBody { name, key, mut rights, ranges } = read_body(&app, &headers, body).await?;
+    if rights.is_empty() {
+        rights.push(Right::Read);
+    }
+    let ranges = ranges.iter().map(|text| model::scope::parse_net(text)).collect::<Result<_, _>>();
+    let ranges = ranges.map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let new = NewBouncer { name: name.clone(), key, rights, ranges };
+    let (key, receipt) = app.service.add_bouncer(new).await?;
     durable(receipt).await?;
-    let body = json(&json!({ "name": new.name, "key": key.expose_secret() }));
-    Ok((StatusCode::CREATED, body).into_response())
+    Ok((StatusCode::CREATED, json(&json!({ "name": name, "key": key.expose_secret() }))).into_response())
+}
+
+/// Another key for a bouncer.
+#[derive(Deserialize)]
+struct RotateBody {
+    #[serde(default)]
+    key: Option<SecretString>,
+    /// How long the present one is good, as `24h`.
+    grace: String,
+}
+
+pub(crate) async fn rotate(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let RotateBody { key, grace } = read_body(&app, &headers, body).await?;
+    let (key, receipt) = app.service.rotate_bouncer(&name, key, read_duration(&grace)?).await?;
+    durable(receipt).await?;
+    Ok(json(&json!({ "name": name, "key": key.expose_secret() })))
+}
+
+/// Who is silent.
+#[derive(Deserialize)]
+struct PruneBody {
+    /// For how long, as `60m`.
+    silent: String,
+}
+
+pub(crate) async fn prune(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let PruneBody { silent } = read_body(&app, &headers, body).await?;
+    let (names, receipt) = app.service.prune_bouncers(read_duration(&silent)?).await?;
+    durable(receipt).await?;
+    Ok(json(&json!({ "removed": names })))
+}
+
+/// A duration of nothing or more.
+pub(crate) fn read_duration(text: &str) -> Result<SignedDuration, ApiError> {
+    let duration = model::duration::parse_with_days(text).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    if duration.is_negative() {
+        return Err(ApiError::bad_request(format!("`{text}` is less than nothing")));
+    }
+    Ok(duration)
 }
 
 pub(crate) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {

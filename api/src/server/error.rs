@@ -87,12 +87,15 @@ impl From<AccountError> for ApiError {
         let status = match &error {
             AccountError::MachineExists(_) | AccountError::BouncerExists(_) => StatusCode::FORBIDDEN,
             AccountError::NoMachine | AccountError::NoBouncer => StatusCode::NOT_FOUND,
-            AccountError::Automatic(..) | AccountError::PasswordTooLong | AccountError::Unusable { .. } => {
-                StatusCode::BAD_REQUEST
-            }
-            AccountError::NotValidated(_) | AccountError::WrongAuthType(..) | AccountError::WrongPassword => {
-                StatusCode::UNAUTHORIZED
-            }
+            AccountError::Automatic(..)
+            | AccountError::PasswordTooLong
+            | AccountError::NoKey(_)
+            | AccountError::Unusable { .. } => StatusCode::BAD_REQUEST,
+            AccountError::NotValidated(_)
+            | AccountError::WrongAuthType(..)
+            | AccountError::CertificateRefused(..)
+            | AccountError::TooMany
+            | AccountError::WrongPassword => StatusCode::UNAUTHORIZED,
             AccountError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use model::{Decision, Delta};
 
-use super::auth::BouncerId;
+use super::auth::{self, BouncerId, Proof};
 use super::decisions::read_query;
 use super::error::ApiError;
 use super::service::{Batch, Follow, Shared};
@@ -31,6 +32,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub(crate) async fn events(
     State(app): State<Arc<App>>,
     bouncer: BouncerId,
+    Extension(proof): Extension<Proof>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -45,6 +47,8 @@ pub(crate) async fn events(
         let text = reader.next().await?;
         Some((Ok::<_, std::convert::Infallible>(text), reader))
     });
+    // a key or certificate that is no longer good ends the stream that it opened
+    let stream = stream.take_until(Box::pin(auth::lost(app, proof)));
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, Body::from_stream(stream)).into_response())
 }

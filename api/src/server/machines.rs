@@ -10,17 +10,16 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use subtle::ConstantTimeEq;
 
 use super::alerts::durable;
 use super::allowlists::read_body;
-use super::auth::{BouncerId, Client, MachineId};
-use super::bouncers::{flags, os};
+use super::auth::{self, BouncerId, Client, MachineId};
+use super::bouncers::{flags, os, read_duration};
 use super::error::ApiError;
 use super::limits::{LARGE_BODY, SMALL_BODY};
 use super::service::{AccountError, Login, NewMachine};
 use super::{App, json};
-use crate::store::Report;
+use crate::store::{Report, Right};
 use crate::wire::{LoginBody, RegisterBody};
 
 pub(crate) async fn register(
@@ -50,8 +49,7 @@ pub(crate) async fn register(
     }
     let mut validated = false;
     if let (Some(token), Some(auto)) = (&token, &app.config.auto_registration) {
-        let right = token.expose_secret().as_bytes().ct_eq(auto.token.expose_secret().as_bytes());
-        if !bool::from(right) {
+        if !auto.token.is(token.expose_secret()) {
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid token for auto registration"));
         }
         if !auto.ranges.iter().any(|net| net.contains(&client.ip)) {
@@ -71,20 +69,43 @@ pub(crate) async fn login(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    limit(&app, &client)?;
+    let accepted = client
+        .certificate
+        .as_ref()
+        .map(|certificate| app.accepts(certificate, Right::Push).map_err(|reason| auth::refused(certificate, &reason)));
+    // whoever has proven who he is guesses nothing
+    if !matches!(accepted, Some(Ok(()))) {
+        limit(&app, &client)?;
+    }
     let missing = |what: String| ApiError::Token(format!("missing: {what}"));
     let body = match app.limits.body(&headers, body, SMALL_BODY).await {
         Ok(body) => body,
         Err(ApiError::Status(_, message)) => return Err(missing(message)),
         Err(other) => return Err(other),
     };
+    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    if let (Some(certificate), Some(accepted)) = (&client.certificate, accepted) {
+        if body.is_empty() {
+            return Err(ApiError::Token("missing scenarios list in login request for TLS auth: EOF".into()));
+        }
+        let body: LoginBody = serde_json::from_slice(&body).map_err(|error| missing(error.to_string()))?;
+        accepted.map_err(ApiError::Token)?;
+        let name = format!("{}@{}", certificate.name, client.ip);
+        let scenarios = body.scenarios.unwrap_or_default();
+        let (password, ip) = (SecretString::default(), client.ip.to_string());
+        let login = Login { name: &name, password, ip, agent, scenarios: &scenarios };
+        app.service.log_in_certificate(login).await.map_err(|error| match error {
+            AccountError::Store(error) => error.into(),
+            refused => ApiError::Token(refused.to_string()),
+        })?;
+        return Ok(json(&app.tokens.issue(&name, Timestamp::now())?));
+    }
     let body: LoginBody = serde_json::from_slice(&body).map_err(|error| missing(error.to_string()))?;
     let mut wrong = Vec::new();
     let (name, password) = credentials(body.machine_id, body.password, &mut wrong);
     if !wrong.is_empty() {
         return Err(ApiError::Token(format!("validation failure list:\n{}", wrong.join("\n"))));
     }
-    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let scenarios = body.scenarios.unwrap_or_default();
     let login = Login { name: &name, password, ip: client.ip.to_string(), agent, scenarios: &scenarios };
     app.service.log_in(login).await.map_err(|error| match error {
@@ -94,9 +115,14 @@ pub(crate) async fn login(
     Ok(json(&app.tokens.issue(&name, Timestamp::now())?))
 }
 
-pub(crate) async fn refresh(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(crate) async fn refresh(
+    State(app): State<Arc<App>>,
+    client: Client,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let now = Timestamp::now();
     let machine = app.tokens.renewable(&headers, now)?;
+    app.still_good(&machine, client.certificate.as_deref())?;
     Ok(json(&app.tokens.issue(&machine, now)?))
 }
 
@@ -166,6 +192,23 @@ pub(crate) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>
 pub(crate) async fn validate(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
     durable(app.service.validate_machine(&name).await?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Which machines are removed.
+#[derive(Deserialize)]
+struct PruneBody {
+    /// Those without a sign of life for so long, as `10m`.
+    silent: String,
+    /// Only those that were never validated.
+    #[serde(default)]
+    only_pending: bool,
+}
+
+pub(crate) async fn prune(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let PruneBody { silent, only_pending } = read_body(&app, &headers, body).await?;
+    let (names, receipt) = app.service.prune_machines(read_duration(&silent)?, only_pending).await?;
+    durable(receipt).await?;
+    Ok(json(&json!({ "removed": names })))
 }
 
 /// Who sends usage metrics.

@@ -10,12 +10,17 @@ mod bouncers;
 mod decisions;
 mod error;
 mod events;
+#[cfg(test)]
+mod identity_tests;
 mod limits;
 mod machines;
+mod patience;
 pub mod service;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+pub mod tls;
+mod tokens;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,7 +29,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -43,14 +48,27 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
-use self::auth::{Peer, Proxies, Tokens};
-use self::limits::Limits;
+use self::auth::{Peer, Proxies};
+use self::limits::{Limits, Places};
+use self::patience::Patient;
 use self::service::Service;
+use self::tls::{PeerCertificate, Tls, TlsError};
+use self::tokens::Tokens;
 use crate::config::ServerConfig;
-use crate::metrics::RouteLabels;
+use crate::metrics::{Answered, RouteLabels};
 
-/// How many connections may be open at once.
+/// How many connections over the network may be open at once.
 const MAX_CONNECTIONS: usize = 2048;
+/// How many connections on the socket may be open at once: they are this host's, and must not wait for others.
+const MAX_LOCAL_CONNECTIONS: usize = 512;
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long nothing of an answer may be taken by whoever asked for it.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
+/// How many requests one connection may have open at once.
+const MAX_STREAMS: u32 = 64;
+/// Largest head of a request in bytes.
+const MAX_HEAD: usize = 64 << 10;
 /// How long a connection may wait for the head of a request: longer than clients pause between two.
 const HEAD_PATIENCE: Duration = Duration::from_secs(75);
 /// How long open requests may go on after the server was told to stop.
@@ -66,7 +84,7 @@ pub enum ServerError {
     NoListener,
     /// Others could read keys and passwords on the way.
     #[error(
-        "`{0}` can be reached from other hosts, and there is no TLS\nhint: listen on 127.0.0.1 behind a proxy, or set `allow_plaintext: true` if the network is trusted"
+        "`{0}` can be reached from other hosts, and there is no TLS\nhint: set `tls` (`cordon pki` makes certificates), or listen on 127.0.0.1, or set `allow_plaintext: true` if the network is trusted"
     )]
     Plaintext(SocketAddr),
     /// The path of the socket is too long.
@@ -85,6 +103,17 @@ pub enum ServerError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The keys that sign tokens cannot be read.
+    #[error("cannot use the keys of tokens in `{path}`: {source}\nhint: without the file new ones are made, and machines log in again", path = path.display())]
+    TokenKeys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
     /// The key that signs tokens is too short.
     #[error("CS_LAPI_SECRET not strong enough\nhint: at least 64 characters")]
     WeakSecret,
@@ -97,8 +126,21 @@ pub(crate) struct App {
     tokens: Tokens,
     limits: Limits,
     proxies: Proxies,
+    tls: Option<Arc<Tls>>,
     config: ServerConfig,
     status: Option<StatusSource>,
+}
+
+/// Reads a server's certificates again.
+#[derive(Clone, Debug)]
+pub struct Certificates(Option<Arc<Tls>>);
+
+impl Certificates {
+    /// Reads certificate, key, authorities and revocation list again. New connections and new requests see what the files
+    /// say now; no connection is closed. If they cannot be used, what was in force stays. A server without TLS has none.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.0.as_ref().map_or(Ok(()), |tls| tls.reload())
+    }
 }
 
 /// Answers what else runs in this process and how it is, as JSON, for this host's administrator.
@@ -129,11 +171,17 @@ pub struct Server {
 impl Server {
     /// Opens the listeners of `config`.
     pub async fn bind(config: ServerConfig, service: Service) -> Result<Self, ServerError> {
-        let tokens = Tokens::new(config.token_secret.as_ref())?;
-        let mut server = Self { tcp: None, unix: None, socket: None, app: Arc::new(App::new(config, service, tokens)) };
+        let tokens = Tokens::open(config.token_secret.as_ref(), config.token_keys.as_deref(), jiff::Timestamp::now())?;
+        let tls = match config.tls.clone().filter(|_| config.listen.is_some()) {
+            Some(tls) => Some(Arc::new(Tls::open(tls)?)),
+            None => None,
+        };
+        let app = Arc::new(App::new(config, service, tokens, tls));
+        let mut server = Self { tcp: None, unix: None, socket: None, app };
         let config = &server.app.config;
         if let Some(address) = config.listen {
-            if !address.ip().to_canonical().is_loopback() && !config.allow_plaintext {
+            let open = server.app.tls.is_none() && !config.allow_plaintext;
+            if open && !address.ip().to_canonical().is_loopback() {
                 return Err(ServerError::Plaintext(address));
             }
             let listener = TcpListener::bind(address).await;
@@ -160,6 +208,11 @@ impl Server {
         self
     }
 
+    /// What reads its certificates again.
+    pub fn certificates(&self) -> Certificates {
+        Certificates(self.app.tls.clone())
+    }
+
     /// The address on which it listens, if it does on one.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.tcp.as_ref()?.local_addr().ok()
@@ -169,8 +222,15 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stop, stopping) = watch::channel(());
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let local = Arc::new(Semaphore::new(MAX_LOCAL_CONNECTIONS));
         let routes = routes(Arc::clone(&self.app));
-        let accept = Accept { routes, connections: Arc::clone(&connections), stopping };
+        let accept = Accept {
+            routes,
+            app: Arc::clone(&self.app),
+            connections: Arc::clone(&connections),
+            local: Arc::clone(&local),
+            stopping,
+        };
         let listen = async {
             let tcp = async {
                 match &self.tcp {
@@ -184,10 +244,11 @@ impl Server {
                     None => std::future::pending().await,
                 }
             };
-            tokio::join!(tcp, unix)
+            let certificates = watch_files(self.app.tls.clone());
+            tokio::join!(tcp, unix, certificates)
         };
         if let Some(address) = self.local_addr() {
-            info!(%address, "local API listens");
+            info!(%address, tls = self.app.tls.is_some(), "local API listens");
         }
         if let Some(path) = &self.socket {
             info!(path = %path.display(), "local API listens");
@@ -201,7 +262,10 @@ impl Server {
             // Somebody else may have removed it: then there is nothing to do.
             let _ = std::fs::remove_file(path);
         }
-        let drained = connections.acquire_many(MAX_CONNECTIONS as u32);
+        let drained = async {
+            let _ = connections.acquire_many(MAX_CONNECTIONS as u32).await;
+            let _ = local.acquire_many(MAX_LOCAL_CONNECTIONS as u32).await;
+        };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
             warn!("requests were still open when the local API stopped");
         }
@@ -209,76 +273,144 @@ impl Server {
 }
 
 impl App {
-    fn new(config: ServerConfig, service: Service, tokens: Tokens) -> Self {
+    fn new(config: ServerConfig, service: Service, tokens: Tokens, tls: Option<Arc<Tls>>) -> Self {
         let proxies = Proxies { trusted: config.trusted_proxies.clone() };
-        Self { limits: Limits::new(config.login_burst), service, tokens, proxies, config, status: None }
+        let limits = Limits::new(config.login_burst, config.requests_per_second, Arc::clone(service.metrics()));
+        Self { limits, service, tokens, proxies, tls, config, status: None }
+    }
+}
+
+/// Reads certificates again when their files change.
+async fn watch_files(tls: Option<Arc<Tls>>) -> Infallible {
+    let Some(tls) = tls else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(tls::LOOK_EVERY).await;
+        let tls = Arc::clone(&tls);
+        // it says by itself what is wrong
+        let _ = tokio::task::spawn_blocking(move || tls.reload_if_changed()).await;
     }
 }
 
 /// Takes connections.
+#[derive(Clone)]
 struct Accept {
     routes: Router,
+    app: Arc<App>,
     connections: Arc<Semaphore>,
+    local: Arc<Semaphore>,
     stopping: watch::Receiver<()>,
 }
 
 impl Accept {
+    /// Waits while there are too many connections, and takes no more than a few from one address.
     async fn tcp(&self, listener: &TcpListener) -> Infallible {
+        let places = Places::default();
         loop {
-            match listener.accept().await {
-                Ok((stream, address)) => {
-                    // A delta must not wait for a full packet.
-                    let _ = stream.set_nodelay(true);
-                    self.serve(stream, Peer::Tcp(address)).await;
+            let permit = match Arc::clone(&self.connections).acquire_owned().await {
+                Ok(permit) => permit,
+                Err(_) => std::future::pending().await,
+            };
+            let (stream, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    pause(&error).await;
+                    continue;
                 }
-                Err(error) => pause(&error).await,
-            }
+            };
+            let metrics = self.app.service.metrics();
+            let Some(place) = places.take(address.ip()) else {
+                metrics.refused_connections.inc();
+                debug!(%address, "too many connections from one address");
+                continue;
+            };
+            // A delta must not wait for a full packet.
+            let _ = stream.set_nodelay(true);
+            let this = self.clone();
+            tokio::spawn(async move {
+                let stream = Patient::new(stream, READ_PATIENCE);
+                match &this.app.tls {
+                    None => this.serve(stream, Peer::Tcp { address, certificate: None }).await,
+                    Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
+                        Ok(Ok(stream)) => {
+                            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                            let certificate = PeerCertificate::read(chain).map(Arc::new);
+                            if certificate.is_some() || chain.is_empty() {
+                                this.serve(stream, Peer::Tcp { address, certificate }).await;
+                            } else {
+                                warn!(%address, "refused a client certificate: it has no name");
+                            }
+                        }
+                        Ok(Err(error)) => {
+                            this.app.service.metrics().refused_connections.inc();
+                            info!(%address, %error, "a TLS handshake failed");
+                        }
+                        Err(_) => {
+                            this.app.service.metrics().refused_connections.inc();
+                            debug!(%address, "a TLS handshake took too long");
+                        }
+                    },
+                }
+                drop((permit, place));
+            });
         }
     }
 
     async fn unix(&self, listener: &UnixListener) -> Infallible {
         let own = rustix::process::geteuid().as_raw();
         loop {
+            let permit = match Arc::clone(&self.local).acquire_owned().await {
+                Ok(permit) => permit,
+                Err(_) => std::future::pending().await,
+            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let uid = stream.peer_cred().ok().map(|peer| peer.uid());
                     let admin = uid.is_some_and(|uid| uid == 0 || uid == own);
-                    self.serve(stream, Peer::Unix { admin }).await;
+                    let this = self.clone();
+                    tokio::spawn(async move {
+                        this.serve(Patient::new(stream, READ_PATIENCE), Peer::Unix { admin }).await;
+                        drop(permit);
+                    });
                 }
                 Err(error) => pause(&error).await,
             }
         }
     }
 
-    /// Serves a connection in a task of its own; waits while there are too many.
+    /// Serves a connection until it ends.
     async fn serve<S>(&self, stream: S, peer: Peer)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
+        let gauge = &self.app.service.metrics().connections;
+        gauge.inc();
+        let who = peer.clone();
         let routes = self.routes.clone().map_request(move |mut request: Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(peer.clone());
             request
         });
         let mut stopping = self.stopping.clone();
-        tokio::spawn(async move {
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
-            builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEAD_PATIENCE));
-            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
-            let mut connection = std::pin::pin!(connection);
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                _ = stopping.changed() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = result {
-                debug!(?peer, error, "connection ended");
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(MAX_HEAD);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Some(HEAD_PATIENCE))
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD as u32);
+        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            _ = stopping.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
-            drop(permit);
-        });
+        };
+        gauge.dec();
+        if let Err(error) = result {
+            debug!(peer = ?who, error, "connection ended");
+        }
     }
 }
 
@@ -311,8 +443,11 @@ fn routes(app: Arc<App>) -> Router {
     let admin = Router::new()
         .route("/v1/bouncers", get(bouncers::list).post(bouncers::add))
         .route("/v1/bouncers/{name}", delete(bouncers::remove))
+        .route("/v1/bouncers/{name}/rotate", post(bouncers::rotate))
+        .route("/v1/bouncers/prune", post(bouncers::prune))
         .route("/v1/machines", get(machines::list).post(machines::add))
         .route("/v1/machines/{name}", delete(machines::remove))
+        .route("/v1/machines/prune", post(machines::prune))
         .route("/v1/machines/{name}/validate", post(machines::validate))
         .route("/v1/allowlists", post(allowlists::create))
         .route("/v1/allowlists/{name}", delete(allowlists::remove))
@@ -338,6 +473,7 @@ fn routes(app: Arc<App>) -> Router {
         .route("/v1/allowlists/check", post(allowlists::check_many))
         .merge(admin)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), count))
+        .route("/v1/pki/crl", get(revocation_list))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .fallback(unmatched)
@@ -353,11 +489,20 @@ async fn status(State(app): State<Arc<App>>) -> Response {
     json(&app.status.as_ref().map(|source| (source.0)()))
 }
 
+/// What the site's authority revoked. It is signed, and secret to nobody.
+async fn revocation_list(State(app): State<Arc<App>>) -> Response {
+    match app.tls.as_ref().and_then(|tls| tls.revocation_list()) {
+        Some(list) => ([(header::CONTENT_TYPE, "application/x-pem-file")], list.to_vec()).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
 /// The counters, which name machines and bouncers: not for everybody.
 async fn metrics(State(app): State<Arc<App>>, client: auth::Client) -> Result<Response, error::ApiError> {
     alerts::trusted(&app, &client)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], app.service.metrics().text()).into_response())
+    let snapshot = app.service.count().await?;
+    Ok(([(header::CONTENT_TYPE, kind)], app.service.metrics().text(&snapshot)).into_response())
 }
 
 /// A trailing slash is sent to where it belongs; everything else is unknown.
@@ -387,15 +532,20 @@ async fn survive(request: Request, next: Next) -> Response {
 }
 
 async fn count(State(app): State<Arc<App>>, route: MatchedPath, request: Request, next: Next) -> Response {
-    let labels = RouteLabels {
-        route: route.as_str().replace('{', ":").replace('}', ""),
-        method: known_method(request.method()).to_owned(),
-    };
+    let labels = RouteLabels { route: route_name(route.as_str()), method: known_method(request.method()).to_owned() };
     app.service.metrics().requests.get_or_create(&labels).inc();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let began = Instant::now();
     let response = next.run(request).await;
+    let labels = Answered { endpoint: labels.route, method: labels.method };
+    app.service.metrics().durations.get_or_create(&labels).observe(began.elapsed().as_secs_f64());
     debug!(%method, path, status = response.status().as_u16(), "request");
     response
+}
+
+/// A route as counters name it.
+fn route_name(route: &str) -> String {
+    route.replace('{', ":").replace('}', "")
 }
 
 /// The name of a method, unless somebody invented it.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::service::{NewMachine, Options};
+use super::service::{KeyHash, NewBouncer, NewMachine, Options};
 use super::*;
 use crate::client::feed::PollOptions;
 use crate::client::{Client, ClientError, Credentials, Endpoint, SseFeed};
@@ -21,9 +21,9 @@ use crate::store::Sqlite;
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A running server with a machine `edge` (password `pw`) and a bouncer `fw` (key `k1`).
-struct Running {
-    service: Service,
-    base: String,
+pub(super) struct Running {
+    pub(super) service: Service,
+    pub(super) base: String,
     socket: PathBuf,
     http: reqwest::Client,
     token: String,
@@ -33,11 +33,11 @@ struct Running {
 }
 
 impl Running {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::start_with(|_| ()).await
     }
 
-    async fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Self {
+    pub(super) async fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = Arc::new(Sqlite::open(&folder.path().join("cordon.db")).expect("the database opens"));
         let profiles = Profiles::parse(&[(Path::new("profiles.yaml"), profiles::DEFAULT)]).expect("they are right");
@@ -46,7 +46,7 @@ impl Running {
         let new =
             NewMachine { name: "edge".into(), password: "pw".into(), validated: true, force: false, ip: String::new() };
         let _ = service.add_machine(new).await.expect("a machine");
-        let _ = service.add_bouncer("fw", Some("k1".into())).await.expect("a bouncer");
+        let _ = service.add_bouncer(NewBouncer::reader("fw", Some("k1"))).await.expect("a bouncer");
         Self::serve(folder, service, change).await
     }
 
@@ -74,7 +74,7 @@ impl Running {
     }
 
     /// Sends a request as it stands; answers status and body.
-    async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+    pub(super) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
         let mut request = self.http.request(method, format!("{}{path}", self.base)).body(body.to_owned());
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -83,11 +83,11 @@ impl Running {
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     }
 
-    async fn as_machine(&self, method: Method, path: &str, body: &str) -> (u16, String) {
+    pub(super) async fn as_machine(&self, method: Method, path: &str, body: &str) -> (u16, String) {
         self.send(method, path, &[("authorization", &self.token), ("user-agent", "crowdsec/v1.7")], body).await
     }
 
-    async fn as_bouncer(&self, path: &str) -> (u16, String) {
+    pub(super) async fn as_bouncer(&self, path: &str) -> (u16, String) {
         self.send(Method::GET, path, &[("x-api-key", "k1"), ("user-agent", "fw/v1")], "").await
     }
 
@@ -109,7 +109,7 @@ impl Running {
     }
 }
 
-fn alert(scope: &str, value: &str) -> Value {
+pub(super) fn alert(scope: &str, value: &str) -> Value {
     let now = jiff::Timestamp::now().to_string();
     json!({
         "scenario": "acme/ssh-bf", "scenario_hash": "", "scenario_version": "", "message": "m", "events_count": 6,
@@ -118,7 +118,7 @@ fn alert(scope: &str, value: &str) -> Value {
     })
 }
 
-fn decided(scope: &str, value: &str, duration: &str, origin: &str) -> Value {
+pub(super) fn decided(scope: &str, value: &str, duration: &str, origin: &str) -> Value {
     let mut alert = alert(scope, value);
     alert["decisions"] = json!([{
         "origin": origin, "type": "ban", "scope": scope, "value": value, "duration": duration, "scenario": "by hand",
@@ -563,7 +563,8 @@ async fn machines_register_and_log_in() {
     let gone = server.send(Method::DELETE, "/v1/watchers/self", &[("authorization", &token)], "").await;
     assert_eq!(gone, (204, String::new()));
     let gone = server.send(Method::DELETE, "/v1/watchers/self", &[("authorization", &token)], "").await;
-    assert_eq!(gone, (500, r#"{"message":"'new' does not exist"}"#.into()));
+    let answer = r#"{"code":401,"message":"ent: machine not found"}"#;
+    assert_eq!(gone, (401, answer.into()), "a token ends with its machine");
 }
 
 #[tokio::test]
@@ -621,7 +622,8 @@ async fn this_hosts_administrator_rules_through_the_socket() {
     };
     let made = send(&post, "v1/bouncers", json!({"name": "proxy"})).await.expect("a bouncer");
     assert_eq!(made["key"].as_str().map(str::len), Some(43));
-    assert!(server.service.knows_key(made["key"].as_str().expect("text")));
+    let key = KeyHash::new(made["key"].as_str().expect("text"));
+    assert_eq!(server.service.key_owner(&key, [127, 0, 0, 1].into()).map(|owner| owner.name).as_deref(), Some("proxy"));
     let taken = send(&post, "v1/bouncers", json!({"name": "proxy"})).await;
     let message = "bouncer proxy already exists".to_owned();
     assert_eq!(taken, Err(ClientError::Api { status: 403, message }));
@@ -890,7 +892,7 @@ async fn it_listens_where_it_is_safe() {
             "everywhere",
             ServerConfig { listen: Some(open), ..none.clone() },
             Some(
-                "`0.0.0.0:0` can be reached from other hosts, and there is no TLS\nhint: listen on 127.0.0.1 behind a proxy, or set `allow_plaintext: true` if the network is trusted",
+                "`0.0.0.0:0` can be reached from other hosts, and there is no TLS\nhint: set `tls` (`cordon pki` makes certificates), or listen on 127.0.0.1, or set `allow_plaintext: true` if the network is trusted",
             ),
         ),
         ("everywhere, on purpose", ServerConfig { listen: Some(open), allow_plaintext: true, ..none.clone() }, None),

@@ -33,6 +33,9 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// The numbers of the alerts that `query` wants.
     fn alert_ids(&self, query: &AlertQuery, now: Timestamp) -> Result<Vec<i64>, StoreError>;
 
+    /// How many alerts there are of each scenario, the most frequent `kinds` of them.
+    fn alert_counts(&self, kinds: usize) -> Result<Vec<(String, i64)>, StoreError>;
+
     /// Decisions that ended before `before`, and at or after `after` if it is given; by number.
     fn ended(&self, after: Option<Timestamp>, before: Timestamp) -> Result<Vec<Decision>, StoreError>;
 
@@ -223,8 +226,35 @@ pub struct Bouncer {
     pub last_decision: i64,
     /// Whether it was made for a further address that uses the same key.
     pub auto_created: bool,
+    /// What its key allows.
+    pub rights: Vec<Right>,
+    /// Where its key may be used; everywhere if it is empty.
+    pub ranges: Vec<IpNet>,
+    /// The key before the present one, while it is still good.
+    pub previous: Option<PreviousKey>,
     /// What it reported about its host.
     pub report: Report,
+}
+
+/// What a key or a certificate allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Right {
+    /// To ask for decisions.
+    Read,
+    /// To send alerts.
+    Push,
+    /// To do everything.
+    Admin,
+}
+
+/// A key that was replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviousKey {
+    /// Lower-case hex SHA-512 of it.
+    pub key: Hash,
+    /// Until when it is still good.
+    pub until: Timestamp,
 }
 
 /// What a component reported about the host it runs on.
@@ -315,6 +345,9 @@ impl Default for Bouncer {
             last_pull: None,
             last_decision: 0,
             auto_created: false,
+            rights: vec![Right::Read],
+            ranges: Vec::new(),
+            previous: None,
             report: Report::default(),
         }
     }

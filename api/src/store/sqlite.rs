@@ -171,6 +171,15 @@ impl Store for Sqlite {
         })
     }
 
+    fn alert_counts(&self, kinds: usize) -> Result<Vec<(String, i64)>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT scenario, count(*) FROM alerts GROUP BY scenario ORDER BY count(*) DESC LIMIT ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            let kinds = i64::try_from(kinds).unwrap_or(i64::MAX);
+            statement.query_map([kinds], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+    }
+
     fn ended(&self, after: Option<Timestamp>, before: Timestamp) -> Result<Vec<Decision>, StoreError> {
         self.read(|connection| {
             let sql = format!("SELECT {DECISION} FROM decisions WHERE until >= ?1 AND until < ?2 ORDER BY id");

@@ -28,14 +28,14 @@ use model::{Alert, AllowEntry, AllowSet, Decision, Scope};
 
 use crate::decisions::{LOG_LEN, Query, Row, Scan, Table, from_micros, net_of, to_micros};
 use crate::history::{History, Past};
-use crate::metrics::Metrics;
+use crate::metrics::{DecisionLabels, Metrics, Snapshot};
 use crate::profiles::{self, Lookup, ProfileError, Profiles};
 use crate::server::stream::{self, Last, Pull};
 use crate::store::writer::{Durable, Job, Queue};
 use crate::store::{AllowItem, Allowlist, Bouncer, Machine, NewAlert, Retention, SeenKey, Store, StoreError, Write};
 use crate::wire;
 
-pub use accounts::{AccountError, Caller, Login, NewMachine};
+pub use accounts::{AccountError, Caller, KeyHash, KeyOwner, Login, NewBouncer, NewMachine};
 pub use allow::{AllowError, Listed};
 pub use follow::{Batch, Follow, Shared, Subscription};
 
@@ -500,6 +500,31 @@ impl Service {
     /// The counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
+    }
+
+    /// Counts decisions, alerts and signs of life, the most frequent kinds only.
+    pub async fn count(&self) -> Result<Snapshot, StoreError> {
+        const KINDS: usize = 1000;
+        let mut counts: HashMap<DecisionLabels, i64> = HashMap::new();
+        let heartbeats = {
+            let state = self.lock();
+            let now = present();
+            for row in state.table.iter().filter(|row| !row.simulated() && row.until() > now) {
+                let labels = DecisionLabels {
+                    reason: row.scenario().into(),
+                    origin: row.origin().into(),
+                    action: row.remediation().into(),
+                };
+                *counts.entry(labels).or_default() += 1;
+            }
+            let second = |machine: &Machine| Some((machine.name.clone(), machine.last_heartbeat?.as_second()));
+            state.machines.values().filter_map(second).collect()
+        };
+        let mut decisions: Vec<_> = counts.into_iter().collect();
+        decisions.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        decisions.truncate(KINDS);
+        let alerts = self.read(|store| store.alert_counts(KINDS)).await?;
+        Ok(Snapshot { decisions, alerts, heartbeats })
     }
 
     /// Looks at the table.

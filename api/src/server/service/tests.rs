@@ -92,12 +92,20 @@ async fn what_is_durable_survives_a_restart() {
         let (lifted, receipt) = service.lift(&query).await.expect("a lift is accepted");
         receipt.durable().await.expect("it becomes durable");
         assert_eq!(lifted, 1);
-        service.add_bouncer("fw", Some("secret".into())).await.expect("a bouncer").1.durable().await.expect("durable");
+        service
+            .add_bouncer(NewBouncer::reader("fw", Some("secret")))
+            .await
+            .expect("a bouncer")
+            .1
+            .durable()
+            .await
+            .expect("durable");
         cursor
     };
     let service = open(&path);
     assert_eq!(live(&service), ["192.0.2.1", "2001:db8::/64"]);
-    assert!(service.knows_key("secret") && !service.knows_key("Secret"));
+    let owner = |key: &str| service.key_owner(&KeyHash::new(key), [192, 0, 2, 1].into());
+    assert!(owner("secret").is_some() && owner("Secret").is_none());
     let mut follow = service.follow(Some(cursor));
     let delta = changes(&mut follow).await;
     assert_eq!((values(&delta.add), values(&delta.remove)), (vec![], vec!["192.0.2.2"]));
@@ -154,6 +162,9 @@ impl Store for Gated {
     }
     fn alerts(&self, query: &AlertQuery, now: Timestamp) -> Result<Vec<Alert>, StoreError> {
         self.store.alerts(query, now)
+    }
+    fn alert_counts(&self, kinds: usize) -> Result<Vec<(String, i64)>, StoreError> {
+        self.store.alert_counts(kinds)
     }
     fn alert_ids(&self, query: &AlertQuery, now: Timestamp) -> Result<Vec<i64>, StoreError> {
         self.store.alert_ids(query, now)
@@ -309,7 +320,7 @@ async fn bad_alerts_are_refused() {
 async fn keys_belong_to_addresses() {
     let folder = folder();
     let service = open(&folder.path().join("cordon.db"));
-    let _ = service.add_bouncer("fw", Some("k1".into())).await.expect("a bouncer");
+    let _ = service.add_bouncer(NewBouncer::reader("fw", Some("k1"))).await.expect("a bouncer");
     // (key, from, agent, who it is)
     let cases = [
         ("k1", "192.0.2.1", "fw/v1", Some("fw")),
@@ -319,8 +330,8 @@ async fn keys_belong_to_addresses() {
         ("k2", "192.0.2.1", "fw/v1", None),
     ];
     for (key, ip, agent, who) in cases {
-        let caller = Caller { key, ip: ip.parse().expect("an address"), agent };
-        let name = service.identify(caller).await.expect("the store works");
+        let caller = Caller { ip: ip.parse().expect("an address"), agent };
+        let name = service.identify(&KeyHash::new(key), caller).await.expect("the store works");
         assert_eq!(name.as_deref(), who, "{key} from {ip}");
     }
     let versions: Vec<_> = service.bouncers().into_iter().map(|row| (row.name, row.version)).collect();
