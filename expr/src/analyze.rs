@@ -44,6 +44,28 @@ pub struct Facts {
     pub requires: Vec<Condition>,
 }
 
+impl Facts {
+    /// The text field of variable 0 that alone decides the result, if there is one: the same text, or its absence, gives the
+    /// same result whenever it is evaluated, and nothing else happens.
+    pub fn only_field(&self) -> Option<FieldId> {
+        let nothing_else = self.reads_all.is_empty()
+            && self.members.is_empty()
+            && self.methods.is_empty()
+            && self.queued.is_empty()
+            && self.queued_all.is_empty()
+            && self.queued_members.is_empty()
+            && self.queued_methods.is_empty()
+            && self.writes.is_empty()
+            && self.writes_all.is_empty()
+            && self.stashes.is_empty()
+            && self.files.is_empty();
+        match self.reads[..] {
+            [field] if nothing_else && !self.opaque && !self.effect && !self.volatile => Some(field),
+            _ => None,
+        }
+    }
+}
+
 /// A necessary condition on one text field of variable 0; an absent field counts as empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
@@ -148,6 +170,14 @@ fn of_bool(test: &BoolNode) -> Vec<Condition> {
         BoolNode::Memo { test, .. } => of_bool(test),
         BoolNode::Dynamic(node) => requires(node),
         _ => Vec::new(),
+    }
+}
+
+/// The field of variable 0 that `node` is, unchanged.
+pub(crate) fn field_of(node: &Node) -> Option<FieldId> {
+    match node {
+        Node::Text(text) => field(text),
+        _ => None,
     }
 }
 

@@ -53,6 +53,11 @@ pub struct Span {
 }
 
 impl Span {
+    /// Whether there is no text in it.
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
     /// The part of this span at `range`, in bytes relative to its start.
     ///
     /// The range must lie inside the span on character boundaries, as the matches of a regex do.
@@ -63,6 +68,7 @@ impl Span {
 }
 
 const LINE: u32 = 0;
+const SHARED: u32 = 1 << 29;
 const CONSTANT: u32 = 1 << 30;
 const ORIGIN: u32 = 1 << 31;
 const ORIGIN_SRC: u32 = ORIGIN;
@@ -91,6 +97,7 @@ pub struct Event {
     touched: RefCell<Vec<FieldId>>,
     line: Box<str>,
     texts: FrozenVec<Box<str>>,
+    shared: FrozenVec<Arc<str>>,
     extra: FrozenVec<Box<Extra>>,
     unmarshaled: FrozenVec<Box<(String, Stored)>>,
     origin: Arc<Origin>,
@@ -115,6 +122,7 @@ impl Event {
             touched: RefCell::default(),
             line: "".into(),
             texts: FrozenVec::new(),
+            shared: FrozenVec::new(),
             extra: FrozenVec::new(),
             unmarshaled: FrozenVec::new(),
             origin: Arc::default(),
@@ -175,6 +183,7 @@ impl Event {
         });
         self.touched.get_mut().clear();
         self.texts.as_mut().clear();
+        self.shared.as_mut().clear();
         self.extra.as_mut().clear();
         self.unmarshaled.as_mut().clear();
         self.line = "".into();
@@ -216,6 +225,7 @@ impl Event {
             ORIGIN_MODULE => &self.origin.module,
             chunk if chunk >= ORIGIN_LABELS => &self.origin.labels[(chunk - ORIGIN_LABELS) as usize].1,
             chunk if chunk >= CONSTANT => self.table.constant_text(Constant(chunk - CONSTANT)),
+            chunk if chunk >= SHARED => self.shared.get((chunk - SHARED) as usize).unwrap_or(""),
             chunk => self.texts.get(chunk as usize - 1).unwrap_or(""),
         };
         let start = span.start as usize;
@@ -228,6 +238,12 @@ impl Event {
         let len = text.len() as u32;
         self.texts.push(text);
         Span { chunk: self.texts.len() as u32, start: 0, len }
+    }
+
+    /// Keeps a text that was computed before and is kept elsewhere as well.
+    pub fn keep_shared(&self, text: &Arc<str>) -> Span {
+        self.shared.push(Arc::clone(text));
+        whole(SHARED + self.shared.len() as u32 - 1, text)
     }
 
     /// Lets a field show a piece of text that the event has already: a capture copies nothing.

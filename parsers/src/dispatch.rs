@@ -1,34 +1,36 @@
-//! Who could want this event: an index from the values of a few fields to the nodes whose filters ask for them.
+//! Who could want this event: the nodes that the values of a few fields leave possible.
 //!
-//! The order of nodes is semantics, so the index gives a set, and the stage walks it in order. A node is left out only when
-//! a necessary condition of its filter fails, which is what the filter itself would have said.
+//! The order of nodes is semantics, so the index gives a set, and the stage walks it in order. A node is left out only when its
+//! filter, or a necessary condition of it, fails on the value of one field, which is what the filter itself would have said. What a value
+//! leaves possible is found once and remembered: programs, types and services are few.
 
-use std::collections::HashMap;
-
-use expr::{Condition, FieldId};
-use model::Event;
+use expr::{Condition, Env, Facts, FieldId, Program};
 use model::event::Span;
+use model::{Event, fields};
+
+use crate::recent::Recent;
 
 /// A set of node numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bits(Vec<u64>);
 
 impl Bits {
-    fn insert(&mut self, number: usize) {
-        let word = number / 64;
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= 1 << (number % 64);
+    fn full(len: usize) -> Self {
+        let mut bits = Self(vec![0; len.div_ceil(64)]);
+        (0..len).for_each(|number| bits.insert(number));
+        bits
     }
 
-    fn unite(&mut self, other: &Self) {
-        if self.0.len() < other.0.len() {
-            self.0.resize(other.0.len(), 0);
-        }
-        for (word, more) in self.0.iter_mut().zip(&other.0) {
-            *word |= more;
-        }
+    fn insert(&mut self, number: usize) {
+        self.0[number / 64] |= 1 << (number % 64);
+    }
+
+    fn remove(&mut self, number: usize) {
+        self.0[number / 64] &= !(1 << (number % 64));
+    }
+
+    fn intersect(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, others)| *word &= others);
     }
 
     /// The first member that is at least `from`.
@@ -45,66 +47,111 @@ impl Bits {
     }
 }
 
+/// Fields that take few values, so that whole filters over them are worth remembering.
+const STEADY: [FieldId; 5] =
+    [fields::PROGRAM, fields::LABEL_TYPE, fields::LOG_TYPE, fields::SERVICE, fields::LINE_MODULE];
+/// Fields that hardly ever take the same value twice.
+const FICKLE: [FieldId; 2] = [fields::LINE_RAW, fields::MESSAGE];
+
+/// What a node asks of one field before it does anything.
+#[derive(Debug)]
+enum Test {
+    /// A necessary condition.
+    Condition(Condition),
+    /// A filter that depends on this field alone.
+    Filter(Program),
+}
+
+impl Test {
+    /// Whether the node may want the event. A filter that fails is left to the node.
+    fn admits(&self, value: Option<&str>, env: &Env<'_>) -> bool {
+        let value = value.unwrap_or("");
+        match self {
+            Self::Condition(Condition::In(_, texts)) => texts.iter().any(|text| *text == *value),
+            Self::Condition(Condition::StartsWith(_, starts)) => starts.iter().any(|start| value.starts_with(&**start)),
+            Self::Condition(Condition::NotEmpty(_)) => !value.is_empty(),
+            Self::Filter(program) => !matches!(program.eval_bool(env), Ok(Some(false))),
+        }
+    }
+}
+
 /// The index of one stage.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    /// Nodes that are asked whatever the event holds.
-    always: Bits,
-    fields: Vec<(FieldId, HashMap<Box<str>, Bits>)>,
+    all: Bits,
+    fields: Vec<(FieldId, Vec<(usize, Test)>)>,
 }
 
-/// Which nodes an event should be shown to, and what that was decided on.
+/// Which nodes an event should be shown to, what that was decided on, and what was decided lately.
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
     pub(crate) nodes: Bits,
     values: Vec<Option<Span>>,
+    /// For each field the nodes that a value leaves possible, and those that no value at all does.
+    known: Vec<(Recent<Bits, 64>, Option<Bits>)>,
 }
 
 impl Index {
-    /// An index over nodes with these necessary conditions.
-    pub(crate) fn new<'n>(nodes: impl Iterator<Item = &'n [Condition]>) -> Self {
+    /// An index over nodes with these filters.
+    pub(crate) fn new<'n>(filters: impl Iterator<Item = Option<&'n Program>>) -> Self {
         let mut index = Self::default();
-        for (number, requires) in nodes.enumerate() {
-            let values = requires.iter().filter_map(|condition| match condition {
-                Condition::In(field, values) => Some((*field, values)),
-                _ => None,
-            });
-            match values.min_by_key(|(_, values)| values.len()) {
-                None => index.always.insert(number),
-                Some((field, values)) => {
-                    let place = index.fields.iter().position(|(known, _)| *known == field);
-                    let place = place.unwrap_or_else(|| {
-                        index.fields.push((field, HashMap::new()));
-                        index.fields.len() - 1
-                    });
-                    for value in values {
-                        index.fields[place].1.entry(value.as_str().into()).or_default().insert(number);
+        let mut number = 0;
+        for filter in filters {
+            let facts = filter.map(Program::facts);
+            let only = facts.and_then(Facts::only_field).filter(|field| STEADY.contains(field));
+            if let (Some(field), Some(filter)) = (only, filter) {
+                index.tests(field).push((number, Test::Filter(filter.clone())));
+            } else {
+                for condition in facts.into_iter().flat_map(|facts| &facts.requires) {
+                    let field = condition.field();
+                    let tells = !matches!(condition, Condition::NotEmpty(_)) || STEADY.contains(&field);
+                    if tells && !FICKLE.contains(&field) {
+                        index.tests(field).push((number, Test::Condition(condition.clone())));
                     }
                 }
             }
+            number += 1;
         }
+        index.all = Bits::full(number);
         index
     }
 
-    /// Finds the nodes for the event as it is now.
-    pub(crate) fn find(&self, event: &Event, found: &mut Candidates) {
-        found.nodes.0.clear();
-        found.nodes.unite(&self.always);
-        found.values.clear();
-        for (field, nodes) in &self.fields {
-            found.values.push(event.span(*field));
-            // an absent field reads as the empty text
-            if let Some(nodes) = nodes.get(event.get(*field).unwrap_or("")) {
-                found.nodes.unite(nodes);
+    fn tests(&mut self, field: FieldId) -> &mut Vec<(usize, Test)> {
+        let place = self.fields.iter().position(|(known, _)| *known == field);
+        let place = place.unwrap_or_else(|| {
+            self.fields.push((field, Vec::new()));
+            self.fields.len() - 1
+        });
+        &mut self.fields[place].1
+    }
+
+    /// Finds the nodes for the event as it is now. `env` sees the event.
+    pub(crate) fn find(&self, event: &Event, env: &Env<'_>, found: &mut Candidates) {
+        let Candidates { nodes, values, known } = found;
+        nodes.0.clone_from(&self.all.0);
+        values.clear();
+        known.resize_with(self.fields.len(), Default::default);
+        for ((field, tests), (recent, absent)) in self.fields.iter().zip(known) {
+            values.push(event.span(*field));
+            let value = event.get(*field);
+            let decide = || {
+                let mut bits = self.all.clone();
+                let refused = tests.iter().filter(|(_, test)| !test.admits(value, env));
+                refused.for_each(|(number, _)| bits.remove(*number));
+                bits
+            };
+            match value {
+                None => nodes.intersect(absent.get_or_insert_with(decide)),
+                Some(value) => recent.get_or(value, |_| true, decide, |bits| nodes.intersect(bits)),
             }
         }
     }
 
     /// Finds them anew if a field that decides has changed.
-    pub(crate) fn refresh(&self, event: &Event, found: &mut Candidates) {
+    pub(crate) fn refresh(&self, event: &Event, env: &Env<'_>, found: &mut Candidates) {
         let same = self.fields.iter().zip(&found.values).all(|((field, _), value)| event.span(*field) == *value);
         if !same {
-            self.find(event, found);
+            self.find(event, env, found);
         }
     }
 }
@@ -115,7 +162,7 @@ mod tests {
 
     #[test]
     fn sets_are_walked_in_order() {
-        let mut bits = Bits::default();
+        let mut bits = Bits(vec![0; 4]);
         for number in [3, 64, 65, 200] {
             bits.insert(number);
         }

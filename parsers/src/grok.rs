@@ -1,8 +1,7 @@
 //! A grok expansion as a matcher: what it must contain, where its groups are.
 //!
 //! At load a regex is parsed and checked, no more; its matcher is built when a text first holds the literals that every
-//! match needs. Only groups that are read stay groups. A match that begins at the first byte is the leftmost one, so the
-//! anchored search, which gives up sooner, goes first.
+//! match needs. Only groups that are read stay groups. A [`Scanner`] looks first; what it leaves open the regex decides.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,7 +18,7 @@ use regex_syntax::hir::{self, Hir, HirKind};
 
 use crate::literals::Literals;
 use crate::patterns::Expansion;
-use crate::scanner::{Scanner, Verdict};
+use crate::scanner::{Automata, Marks, Scanner, Verdict};
 
 /// A checked pattern whose matcher is built when it is first needed.
 pub struct Pattern {
@@ -31,6 +30,7 @@ pub struct Pattern {
     literals: Literals,
     starts_at_start: bool,
     id: usize,
+    automata: Arc<Automata>,
     scanner: OnceLock<Option<Scanner>>,
     matcher: OnceLock<Result<Regex, String>>,
 }
@@ -39,12 +39,14 @@ pub struct Pattern {
 #[derive(Debug, Default)]
 pub struct Patterns {
     known: HashMap<String, Vec<Arc<Pattern>>>,
+    automata: Arc<Automata>,
 }
 
 /// What matching needs beside the pattern; one per worker, reused.
 #[derive(Debug, Default)]
 pub struct Matching {
     slots: Vec<Option<NonMaxUsize>>,
+    marks: Marks,
     /// By number of the pattern.
     patterns: Vec<Local>,
     /// Searches until the caches are measured.
@@ -95,6 +97,7 @@ impl Patterns {
             groups,
             aliases,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            automata: Arc::clone(&self.automata),
             scanner: OnceLock::new(),
             matcher: OnceLock::new(),
         });
@@ -119,37 +122,38 @@ impl Pattern {
         if self.aliases.is_empty() {
             return Ok(None);
         }
-        // a scan of an anchored pattern gives up at least as soon as a search for literals
-        let scanned = self.starts_at_start && self.scanner.get().is_some_and(Option::is_some);
-        if !scanned && !self.literals.may_match(text) {
+        // a scanner that is there gives up sooner than a search for literals
+        if self.scanner.get().is_none() && !self.literals.may_match(text) {
             return Ok(None);
         }
         matching.measure();
-        let Matching { slots, patterns, .. } = matching;
+        let Matching { slots, marks, patterns, .. } = matching;
         if patterns.len() <= self.id {
             patterns.resize_with(self.id + 1, Local::default);
         }
         let Some(local) = patterns.get_mut(self.id) else { return Ok(None) };
         slots.clear();
         slots.resize((self.groups.len() + 1) * 2, None);
-        let mut from_start = true;
         if local.worth_scanning()
-            && let Some(scanner) = self.scanner.get_or_init(|| Scanner::new(&self.keep(&self.hir().ok()?)))
+            && let Some(scanner) =
+                self.scanner.get_or_init(|| Scanner::new(&self.keep(&self.hir().ok()?), &self.automata))
         {
-            let verdict = scanner.scan(text, slots);
+            let verdict = scanner.scan(text, slots, marks);
             local.count(verdict);
             match verdict {
                 Verdict::Match => return Ok(Some(Match { slots })),
-                Verdict::NoMatch if self.starts_at_start => return Ok(None),
-                Verdict::NoMatch => from_start = false,
+                Verdict::NoMatch => return Ok(None),
                 Verdict::Unsure => {}
             }
             slots.fill(None);
         }
+        if !self.literals.may_match(text) {
+            return Ok(None);
+        }
         let regex = self.matcher.get_or_init(|| self.build()).as_ref().map_err(String::as_str)?;
         let cache = local.cache.get_or_insert_with(|| Box::new(regex.create_cache()));
         let anchored = Input::new(text).anchored(Anchored::Yes);
-        let mut found = from_start && regex.search_slots_with(cache, &anchored, slots).is_some();
+        let mut found = regex.search_slots_with(cache, &anchored, slots).is_some();
         if !found && !self.starts_at_start {
             found = regex.search_slots_with(cache, &Input::new(text), slots).is_some();
         }

@@ -14,6 +14,7 @@ pub mod grok;
 pub mod literals;
 mod node;
 pub mod patterns;
+mod recent;
 pub mod scanner;
 mod stage;
 pub mod stash;

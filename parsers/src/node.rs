@@ -13,8 +13,11 @@ use model::{Event, fields};
 
 use crate::Context;
 use crate::config::{GrokConfig, InputConfig, NodeConfig, PatternConfig, StashConfig};
+use crate::enrich::date::Dated;
+use crate::enrich::geoip::Located;
 use crate::grok::{Pattern, Patterns};
 use crate::patterns::Library;
+use crate::recent::Recent;
 use crate::stash::StashSpec;
 use crate::statics::{Static, field_name, span_of, text_of};
 use crate::trace::{Assigned, FilterTrace, GrokTrace, NodeTrace};
@@ -25,13 +28,21 @@ use crate::whitelist::Whitelist;
 pub(crate) struct Node {
     pub(crate) name: Arc<str>,
     line: u32,
-    filter: Option<Program>,
+    filter: Option<Filter>,
     whitelist: Option<Whitelist>,
     grok: Option<Grok>,
     stash: Vec<Remember>,
     children: Vec<Node>,
     statics: Vec<Static>,
     pub(crate) next_stage: bool,
+}
+
+/// A condition whose answer is remembered where one field alone decides it.
+#[derive(Debug)]
+struct Filter {
+    program: Program,
+    /// The field, and the number of the memory.
+    memory: Option<(FieldId, usize)>,
 }
 
 #[derive(Debug)]
@@ -81,6 +92,7 @@ pub(crate) struct Build<'b, 'f> {
     pub(crate) library: &'b mut Library,
     pub(crate) patterns: &'b mut Patterns,
     pub(crate) texts: &'b mut Texts,
+    pub(crate) counts: &'b mut Counts,
     pub(crate) stashes: &'b mut Vec<StashSpec>,
     pub(crate) warnings: &'b mut Vec<Fault>,
     pub(crate) touches: Touches,
@@ -91,6 +103,65 @@ pub(crate) struct Build<'b, 'f> {
 pub(crate) struct Texts {
     numbers: HashMap<String, u32>,
     pub(crate) all: Vec<String>,
+}
+
+/// Numbers of the memories of a set, given out while it is built.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    truths: usize,
+    texts: usize,
+}
+
+impl Counts {
+    /// A memory of truth values.
+    pub(crate) fn truth(&mut self) -> usize {
+        self.truths += 1;
+        self.truths - 1
+    }
+
+    /// A memory of texts.
+    pub(crate) fn text(&mut self) -> usize {
+        self.texts += 1;
+        self.texts - 1
+    }
+}
+
+/// What one worker remembers of the answers of a set's rules.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    /// `None` where there is none.
+    truths: Vec<Recent<Option<bool>>>,
+    texts: Vec<Recent<Yield>>,
+    pub(crate) dates: Recent<Dated, 64>,
+    pub(crate) places: Recent<Option<Located>, 2048>,
+}
+
+/// What an expression gave a static.
+#[derive(Debug)]
+pub(crate) enum Yield {
+    /// A text.
+    Text(Arc<str>),
+    /// Nothing to assign.
+    Nothing,
+    /// A mistake, which is to be told every time.
+    Mistake,
+}
+
+impl Answers {
+    pub(crate) fn truth(&mut self, number: usize) -> &mut Recent<Option<bool>> {
+        numbered(&mut self.truths, number)
+    }
+
+    pub(crate) fn text(&mut self, number: usize) -> &mut Recent<Yield> {
+        numbered(&mut self.texts, number)
+    }
+}
+
+fn numbered<T: Default>(list: &mut Vec<T>, number: usize) -> &mut T {
+    if list.len() <= number {
+        list.resize_with(number + 1, T::default);
+    }
+    &mut list[number]
 }
 
 impl Build<'_, '_> {
@@ -133,7 +204,7 @@ pub(crate) fn program(source: &Text, build: &mut Build<'_, '_>) -> Result<Progra
 impl Node {
     /// Builds a node and its children, in the order in which the library learns their patterns.
     pub(crate) fn build(config: &NodeConfig, name: &Arc<str>, build: &mut Build<'_, '_>) -> Result<Self, Fault> {
-        let filter = config.filter.as_ref().map(|filter| program(filter, build)).transpose()?;
+        let filter = config.filter.as_ref().map(|filter| Filter::build(filter, build)).transpose()?;
         for (name, pattern) in &config.pattern_syntax {
             if !build.library.define(name, pattern, name.line)? {
                 let fault = Fault::new(
@@ -171,7 +242,12 @@ impl Node {
 
     /// What must hold for the node to do anything at all.
     pub(crate) fn requires(&self) -> &[Condition] {
-        self.filter.as_ref().map_or(&[], |filter| &filter.facts().requires)
+        self.filter().map_or(&[], |filter| &filter.facts().requires)
+    }
+
+    /// Its filter.
+    pub(crate) fn filter(&self) -> Option<&Program> {
+        self.filter.as_ref().map(|filter| &filter.program)
     }
 
     /// Whether it is there only to trust somebody, and did not.
@@ -192,9 +268,9 @@ impl Node {
             trace.line = self.line;
         }
         if let Some(filter) = &self.filter {
-            let passed = passes(filter, run, event, cx, trace.as_deref_mut());
+            let passed = filter.passes(run, event, cx, trace.as_deref_mut());
             if let Some(trace) = trace.as_deref_mut() {
-                trace.filter = Some(FilterTrace { source: filter.source().into(), passed });
+                trace.filter = Some(FilterTrace { source: filter.program.source().into(), passed });
             }
             if !passed {
                 return Ok(false);
@@ -253,6 +329,24 @@ impl Node {
             trace.success = success;
         }
         Ok(success)
+    }
+}
+
+impl Filter {
+    fn build(source: &Text, build: &mut Build<'_, '_>) -> Result<Self, Fault> {
+        let program = program(source, build)?;
+        let memory = program.facts().only_field().map(|field| (field, build.counts.truth()));
+        Ok(Self { program, memory })
+    }
+
+    fn passes(&self, run: &Run<'_>, event: &Event, cx: &Context<'_>, trace: Option<&mut NodeTrace>) -> bool {
+        let remembered = self.memory.and_then(|(field, number)| {
+            let text = event.get(field)?;
+            let vars = [Value::Object(event)];
+            let find = || self.program.eval_bool(&cx.env(&vars)).ok().flatten();
+            cx.scratch.answers.borrow_mut().truth(number).get_or(text, |_| true, find, |answer| *answer)
+        });
+        remembered.unwrap_or_else(|| passes(&self.program, run, event, cx, trace))
     }
 }
 

@@ -1,11 +1,18 @@
-//! The straight-line matcher: walks a text once, without going back.
+//! The scanner: walks a text from one byte, taking the ways that are open in the order in which the regex prefers them.
 //!
-//! Most log patterns are runs of literals and classes in which every step is forced: a class ends where the next thing
-//! begins. A scanner takes a step only when it can prove that no other choice could lead to a match; then the way it walks is the
-//! only one, so its captures are those of any regex engine. Where a line leaves a choice open it says [`Verdict::Unsure`], and the
-//! regex decides. It never looks further than a match that begins at the first byte.
+//! Most log patterns are runs of literals and classes in which nearly every step is forced: a class ends where the next thing
+//! begins. A step that is forced leaves nothing behind; one that is not leaves a mark to come back to. Ways are tried in the order of
+//! preference, and left out only where no match can lie, so the first way that arrives is the one that any regex engine
+//! reports, with the same captures. What would take too long, or cannot be ordered, is [`Verdict::Unsure`]: the regex decides.
+//!
+//! A match that begins at the first byte is the leftmost one. Where there is none, a literal that every match contains says where
+//! else one could begin: an automaton walks back from it over what stands before it in the pattern.
 
-use memchr::memmem::{Finder, FinderRev};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use memchr::memmem::Finder;
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
 use regex_automata::util::primitives::NonMaxUsize;
@@ -15,26 +22,101 @@ use regex_syntax::hir::{Capture, Class, Hir, HirKind, Look, Repetition};
 /// What a scanner says about a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// A match begins at the first byte, the slots are filled.
+    /// There is a match, the slots tell of the leftmost one.
     Match,
-    /// No match begins at the first byte.
+    /// There is none.
     NoMatch,
-    /// More than one way was open.
+    /// It would take too long to say, or the order of the ways is not known.
     Unsure,
 }
 
 /// A matcher for one pattern.
 #[derive(Debug)]
 pub struct Scanner {
-    steps: Box<[Step]>,
+    code: Box<[Op]>,
+    entry: usize,
+    starts: Starts,
+}
+
+type Dfa = dense::DFA<Vec<u32>>;
+
+/// Automata that are built already: addresses and dates occur in many patterns.
+#[derive(Default)]
+pub struct Automata {
+    /// By regex and purpose; nothing where it would be too large.
+    known: Mutex<HashMap<Purpose, Option<Arc<Dfa>>>>,
+}
+
+type Purpose = (String, Use);
+
+/// What an automaton is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Use {
+    /// To find every end of a piece.
+    Ends,
+    /// To find the end that the regex prefers.
+    Preferred,
+    /// To find where a piece could begin, if it ends where the automaton is put.
+    Begins,
+}
+
+/// Where a match could begin.
+#[derive(Debug)]
+enum Starts {
+    /// At the first byte.
+    First,
+    /// Before this literal, as far as what stands before it in the pattern reaches.
+    Before(Box<Landmark>),
+    /// Anywhere.
+    Anywhere,
+}
+
+/// A literal that every match contains.
+#[derive(Debug)]
+struct Landmark {
+    finder: Finder<'static>,
+    /// Its step. What failed there once, fails there from every start.
+    op: usize,
+    /// What stands before it, relaxed; nothing if it comes first.
+    before: Option<Hir>,
+    backwards: OnceLock<Option<Arc<Dfa>>>,
+    automata: Arc<Automata>,
+}
+
+/// What a scan writes down; kept so that its memory is used again.
+#[derive(Debug, Default)]
+pub struct Marks {
+    ways: Vec<Mark>,
+    /// Where the landmark stood when nothing came of it.
+    failed: Vec<usize>,
+    starts: Vec<usize>,
 }
 
 /// Most steps of a scanner.
-const MAX_STEPS: usize = 400;
+const MAX_STEPS: usize = 1200;
 /// Bytes of the automaton of one token.
-const MAX_DFA: usize = 96 << 10;
+const MAX_DFA: usize = 320 << 10;
 /// A repetition of a group is written out this often at most.
 const MAX_UNROLLED: u32 = 16;
+/// Most ways of one choice.
+const MAX_WAYS: usize = 64;
+/// Most marks that a scan may leave.
+const MAX_MARKS: usize = 2048;
+/// Most places that are remembered as hopeless.
+const MAX_FAILED: usize = 16;
+/// Bytes that a scan may look at: so many for each byte of the text, and so many more.
+const WORK: (usize, usize) = (12, 4096);
+/// Shortest literal, but for a first one, that tells where a match could begin.
+const MIN_LANDMARK: usize = 2;
+/// With how many bytes of its own alphabet a token may be followed, for its ends to be worth counting.
+const FEW: usize = 4;
+
+/// One step and the number of what follows it.
+#[derive(Debug)]
+struct Op {
+    step: Step,
+    then: usize,
+}
 
 #[derive(Debug)]
 enum Step {
@@ -43,18 +125,19 @@ enum Step {
     Fixed(Box<ByteSet>, usize),
     /// One character that begins with a byte of a set.
     Char(Box<ByteSet>),
+    /// A run that ends where the set does: what follows begins with no byte of it.
     Run(Box<Run>),
+    /// A run with nothing behind it that could fail.
+    Rest(Box<Run>),
+    /// A run that could end wherever what follows could begin.
+    Ends(Box<Run>, Follow),
     /// A run before a literal that could also lie within the run.
     Until(Box<Run>, Box<Finder<'static>>),
-    /// A run before the last literal of its kind.
-    UntilLast(Box<Run>, Box<FinderRev<'static>>),
-    /// A run with nothing behind it.
-    Rest(Box<Run>),
     Token(Box<Token>),
     Save(usize),
-    End,
+    Look(Look),
     Choice(Box<Choice>),
-    Loop(Box<Choice>),
+    Match,
 }
 
 /// Bytes of a set, as many as there are.
@@ -65,30 +148,49 @@ struct Run {
     min: usize,
     max: usize,
     greedy: bool,
-    /// Bytes of the set with which the next thing could begin as well.
-    doubtful: Option<ByteSet>,
 }
 
-/// A piece without captures that ends where its alphabet does.
+/// Where something may end, by the byte behind it.
+#[derive(Clone, Debug)]
+struct Follow {
+    bytes: ByteSet,
+    end: bool,
+}
+
+/// A piece without captures, as an automaton.
 #[derive(Debug)]
 struct Token {
-    outside: Box<[bool; 256]>,
-    dfa: dense::DFA<Vec<u32>>,
+    follow: Follow,
+    /// Knows every end.
+    all: Option<Arc<Dfa>>,
+    /// Knows the end that the regex prefers.
+    preferred: Option<Arc<Dfa>>,
+    /// What follows never fails.
+    sure: bool,
 }
 
-/// One byte decides which way to go.
+/// The next byte says which ways are open.
 #[derive(Debug)]
 struct Choice {
+    /// By byte the number of a mask.
     table: [u8; 256],
-    at_end: u8,
-    ways: Vec<Box<[Step]>>,
+    at_end: u64,
+    masks: Vec<u64>,
+    ways: Box<[usize]>,
 }
 
-const NO_WAY: u8 = u8::MAX;
-const UNSURE: u8 = u8::MAX - 1;
-/// In a loop: what follows it.
-const LEAVE: u8 = u8::MAX - 2;
-const MAX_WAYS: usize = 64;
+/// What a scan comes back to when a way ends nowhere.
+#[derive(Clone, Copy, Debug)]
+enum Mark {
+    /// Other ways of a choice.
+    Ways { op: usize, at: usize, mask: u64 },
+    /// Other ends of a run: offsets that are left.
+    Ends { op: usize, at: usize, from: usize, to: usize },
+    /// What a slot held.
+    Slot { slot: usize, held: Option<NonMaxUsize> },
+    /// Other ways of which the order is not known.
+    Unknown,
+}
 
 /// A set of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +198,14 @@ struct ByteSet([u64; 4]);
 
 impl ByteSet {
     const ALL: Self = Self([u64::MAX; 4]);
+
+    fn of(bytes: &[u8]) -> Self {
+        let mut set = Self::default();
+        for byte in bytes {
+            set.insert(*byte);
+        }
+        set
+    }
 
     fn insert(&mut self, byte: u8) {
         self.0[usize::from(byte >> 6)] |= 1 << (byte & 63);
@@ -115,6 +225,10 @@ impl ByteSet {
 
     fn is_empty(&self) -> bool {
         self.0 == [0; 4]
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
@@ -158,134 +272,203 @@ impl Stops {
 }
 
 /// With what the remainder of a pattern can begin.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Next {
     bytes: ByteSet,
     /// It may be over at the end of the text.
     end: bool,
     /// It may be over anywhere.
     anywhere: bool,
+    /// It never fails.
+    sure: bool,
     /// The literal that it begins with, if it can begin with nothing else.
     literal: Vec<u8>,
-    /// Every byte that it can contain, if it goes on to the end of the text.
-    tail: Option<ByteSet>,
-    /// The same for what follows the literal.
-    after_literal: Option<ByteSet>,
+}
+
+/// A compiled remainder: its first step and with what it can begin.
+#[derive(Clone, Debug)]
+struct Tail {
+    op: usize,
+    next: Next,
 }
 
 impl Scanner {
-    /// A scanner for `hir`, if it is of the kind that leaves few choices. Groups are saved by their index.
-    pub fn new(hir: &Hir) -> Option<Self> {
-        let mut compiler = Compiler { steps: 0 };
-        let over = Next { end: true, anywhere: true, tail: None, ..nothing() };
-        let (steps, _) = compiler.sequence(without_start(hir)?, &over)?;
-        Some(Self { steps })
-    }
-
-    /// Walks `text` from its first byte. The slots must be empty and enough.
-    pub fn scan(&self, text: &str, slots: &mut [Option<NonMaxUsize>]) -> Verdict {
-        let mut walk = Walk { text: text.as_bytes(), at: 0, slots };
-        match walk.steps(&self.steps) {
-            Ok(()) => {
-                let end = walk.at;
-                walk.save(0, 0);
-                walk.save(1, end);
-                Verdict::Match
+    /// A scanner for `hir`, if it is of the kind that can be walked. Groups are saved by their index.
+    pub fn new(hir: &Hir, automata: &Arc<Automata>) -> Option<Self> {
+        let mut compiler = Compiler { code: Vec::new(), automata };
+        let op = compiler.emit(Step::Match, 0)?;
+        let mut tail = Tail { op, next: Next { end: true, anywhere: true, sure: true, ..Next::default() } };
+        let parts = match hir.kind() {
+            HirKind::Concat(parts) => &parts[..],
+            _ => std::slice::from_ref(hir),
+        };
+        let landmark = parts.iter().enumerate().find_map(|(place, part)| match part.kind() {
+            HirKind::Literal(literal) if literal.0.len() >= if place == 0 { 1 } else { MIN_LANDMARK } => {
+                Some((place, literal.0.clone()))
             }
-            Err(verdict) => verdict,
+            _ => None,
+        });
+        let mut landmark_op = 0;
+        for (place, part) in parts.iter().enumerate().rev() {
+            tail = compiler.part(part, &tail)?;
+            if landmark.as_ref().is_some_and(|(of, _)| *of == place) {
+                landmark_op = tail.op;
+            }
+        }
+        let starts = match landmark {
+            _ if hir.properties().look_set_prefix().contains(Look::Start) => Starts::First,
+            None => Starts::Anywhere,
+            Some((place, literal)) => Starts::Before(Box::new(Landmark {
+                finder: Finder::new(&literal).into_owned(),
+                op: landmark_op,
+                before: (place > 0).then(|| relaxed(&Hir::concat(parts[..place].to_vec()))),
+                backwards: OnceLock::new(),
+                automata: Arc::clone(automata),
+            })),
+        };
+        Some(Self { code: compiler.code.into(), entry: tail.op, starts })
+    }
+
+    /// Looks for the leftmost match in `text`. The slots must be empty and enough.
+    pub fn scan(&self, text: &str, slots: &mut [Option<NonMaxUsize>], marks: &mut Marks) -> Verdict {
+        let work = text.len().saturating_mul(WORK.0).saturating_add(WORK.1);
+        let Marks { ways, failed, starts } = marks;
+        failed.clear();
+        let landmark = if let Starts::Before(landmark) = &self.starts { landmark.op } else { usize::MAX };
+        let mut walk = Walk { text: text.as_bytes(), at: 0, slots, marks: ways, work, landmark, failed };
+        match (walk.run(&self.code, self.entry, 0), &self.starts) {
+            (Verdict::NoMatch, Starts::Before(landmark)) => {
+                if !landmark.starts(&mut walk, starts) {
+                    return Verdict::Unsure;
+                }
+                let verdicts = starts.iter().map(|start| walk.run(&self.code, self.entry, *start));
+                verdicts.into_iter().find(|verdict| *verdict != Verdict::NoMatch).unwrap_or(Verdict::NoMatch)
+            }
+            (Verdict::NoMatch, Starts::Anywhere) => Verdict::Unsure,
+            (verdict, _) => verdict,
         }
     }
 }
 
-/// The parts of a concatenation without a leading `^`, which is where a scan begins anyway.
-fn without_start(hir: &Hir) -> Option<Vec<&Hir>> {
-    let parts = match hir.kind() {
-        HirKind::Concat(parts) => parts.iter().collect(),
-        _ => vec![hir],
-    };
-    match parts.first()?.kind() {
-        HirKind::Look(Look::Start) => Some(parts[1..].to_vec()),
-        _ => Some(parts),
-    }
-}
-
-struct Compiler {
-    steps: usize,
-}
-
-impl Compiler {
-    /// Compiles parts from the last to the first, since each must know what follows it.
-    fn sequence(&mut self, parts: Vec<&Hir>, after: &Next) -> Option<(Box<[Step]>, Next)> {
-        let mut steps = Vec::new();
-        let mut next = after.clone();
-        for part in parts.into_iter().rev() {
-            next = self.part(part, next, &mut steps)?;
+impl Landmark {
+    /// Finds where but at the first byte a match could begin, in order. `false` when that takes too long.
+    fn starts(&self, walk: &mut Walk<'_, '_>, starts: &mut Vec<usize>) -> bool {
+        starts.clear();
+        let text = walk.text;
+        let mut from = 0;
+        while let Some(found) = text.get(from..).and_then(|rest| self.finder.find(rest)) {
+            let end = from + found;
+            if let Some(before) = &self.before {
+                let dfa = self.backwards.get_or_init(|| self.automata.get(before, Use::Begins));
+                let Some(dfa) = dfa else { return false };
+                if !before_literal(dfa, end, walk, starts) {
+                    return false;
+                }
+            } else {
+                starts.extend((end > 0).then_some(end));
+            }
+            if !walk.spend(found) {
+                return false;
+            }
+            from = end + 1;
         }
-        steps.reverse();
-        Some((steps.into(), next))
+        starts.sort_unstable();
+        starts.dedup();
+        true
+    }
+}
+
+/// Adds where a match of what `dfa` walks backwards could begin, if it ends at `end`. `false` when that takes too long.
+fn before_literal(dfa: &Dfa, end: usize, walk: &mut Walk<'_, '_>, starts: &mut Vec<usize>) -> bool {
+    let input = Input::new(walk.text).span(0..end).anchored(Anchored::Yes);
+    let Ok(mut state) = dfa.start_state_reverse(&input) else { return false };
+    let mut at = end;
+    loop {
+        let byte = at.checked_sub(1).and_then(|before| walk.text.get(before));
+        state = match byte {
+            Some(byte) => dfa.next_state(state, *byte),
+            None => dfa.next_eoi_state(state),
+        };
+        if dfa.is_special_state(state) {
+            if dfa.is_dead_state(state) {
+                break;
+            } else if dfa.is_quit_state(state) {
+                return false;
+            } else if dfa.is_match_state(state) && at > 0 {
+                starts.push(at);
+            }
+        }
+        if byte.is_none() {
+            break;
+        }
+        at -= 1;
+    }
+    walk.spend(end - at)
+}
+
+struct Compiler<'a> {
+    code: Vec<Op>,
+    automata: &'a Arc<Automata>,
+}
+
+impl Compiler<'_> {
+    fn emit(&mut self, step: Step, then: usize) -> Option<usize> {
+        self.code.push(Op { step, then });
+        (self.code.len() <= MAX_STEPS).then(|| self.code.len() - 1)
     }
 
-    fn push(&mut self, steps: &mut Vec<Step>, step: Step) -> Option<()> {
-        self.steps += 1;
-        steps.push(step);
-        (self.steps <= MAX_STEPS).then_some(())
-    }
-
-    /// Adds the steps of one part in reverse order; says with what it and the remainder can begin.
-    fn part(&mut self, hir: &Hir, next: Next, steps: &mut Vec<Step>) -> Option<Next> {
+    /// Compiles `hir`, which is followed by `after`; from the last part to the first, since each must know what follows it.
+    fn part(&mut self, hir: &Hir, after: &Tail) -> Option<Tail> {
         match hir.kind() {
-            HirKind::Empty => Some(next),
+            HirKind::Empty => Some(after.clone()),
             HirKind::Literal(literal) => {
-                self.push(steps, Step::Literal(literal.0.clone()))?;
-                Some(begins_with(&literal.0, next))
+                std::str::from_utf8(&literal.0).ok()?;
+                let op = self.emit(Step::Literal(literal.0.clone()), after.op)?;
+                Some(Tail { op, next: begins_with(&literal.0, &after.next) })
             }
             HirKind::Class(class) => {
                 let set = exact(class)?;
                 let step = if set.has(0x80) { Step::Char(Box::new(set)) } else { Step::Fixed(Box::new(set), 1) };
-                self.push(steps, step)?;
-                Some(set_then(set, &next))
+                Some(Tail { op: self.emit(step, after.op)?, next: one_of(set) })
             }
-            HirKind::Look(Look::End) => {
-                self.push(steps, Step::End)?;
-                Some(Next { end: true, ..nothing() })
+            HirKind::Look(look) => {
+                let next = match look {
+                    Look::Start | Look::StartLF | Look::WordAscii | Look::WordAsciiNegate => {
+                        Next { sure: false, ..after.next.clone() }
+                    }
+                    Look::End => Next { end: true, ..Next::default() },
+                    Look::EndLF => Next { end: true, ..one_of(ByteSet::of(b"\n")) },
+                    _ => return None,
+                };
+                Some(Tail { op: self.emit(Step::Look(*look), after.op)?, next })
             }
-            HirKind::Look(_) => None,
             HirKind::Capture(Capture { index, sub, .. }) => {
                 let slot = *index as usize * 2;
-                self.push(steps, Step::Save(slot + 1))?;
-                let next = self.part(sub, next, steps)?;
-                self.push(steps, Step::Save(slot))?;
-                Some(next)
+                let op = self.emit(Step::Save(slot + 1), after.op)?;
+                let inner = self.part(sub, &Tail { op, next: after.next.clone() })?;
+                Some(Tail { op: self.emit(Step::Save(slot), inner.op)?, next: inner.next })
             }
             HirKind::Repetition(repetition) if let HirKind::Class(class) = repetition.sub.kind() => {
-                match self.run(class, repetition, &next, steps) {
-                    Some(next) => Some(next),
-                    None => self.token(hir, &next, steps),
-                }
+                self.class_run(class, repetition, after).or_else(|| self.token(hir, after))
             }
             _ if hir.properties().explicit_captures_len() == 0
-                && let Some(next) = self.token(hir, &next, steps) =>
+                && is_token(hir, &after.next)
+                && let Some(tail) = self.token(hir, after) =>
             {
-                Some(next)
+                Some(tail)
             }
-            HirKind::Concat(parts) => {
-                let mut next = next;
-                for part in parts.iter().rev() {
-                    next = self.part(part, next, steps)?;
-                }
-                Some(next)
-            }
+            HirKind::Concat(parts) => parts.iter().rev().try_fold(after.clone(), |after, part| self.part(part, &after)),
             HirKind::Alternation(branches) => {
-                let ways =
-                    branches.iter().map(|branch| self.sequence(vec![branch], &next)).collect::<Option<Vec<_>>>()?;
-                self.choice(ways, steps)
+                let ways = branches.iter().map(|branch| self.part(branch, after)).collect::<Option<Vec<_>>>()?;
+                self.choice(&ways)
             }
-            HirKind::Repetition(repetition) => self.group(repetition, &next, steps),
+            HirKind::Repetition(repetition) => self.group(repetition, after),
         }
     }
 
     /// A class that is repeated.
-    fn run(&mut self, class: &Class, repetition: &Repetition, next: &Next, steps: &mut Vec<Step>) -> Option<Next> {
+    fn class_run(&mut self, class: &Class, repetition: &Repetition, after: &Tail) -> Option<Tail> {
+        let next = &after.next;
         let set = exact(class)?;
         let wide = set.has(0x80);
         let (min, max) = (repetition.min as usize, repetition.max.map_or(usize::MAX, |max| max as usize));
@@ -294,152 +477,197 @@ impl Compiler {
             return None;
         }
         if min == max {
-            self.push(steps, Step::Fixed(Box::new(set), min))?;
-            return if min == 0 { Some(next.clone()) } else { Some(set_then(set, next)) };
+            if min == 0 {
+                return Some(after.clone());
+            }
+            return Some(Tail { op: self.emit(Step::Fixed(Box::new(set), min), after.op)?, next: one_of(set) });
         }
-        let mut run = Run { set, stops: Stops::of(&set), min, max, greedy: repetition.greedy, doubtful: None };
-        let doubtful = set.and(&next.bytes);
-        let step = if next.anywhere {
-            if !next.bytes.is_empty() {
-                return None;
-            }
-            Step::Rest(Box::new(run))
-        } else if doubtful.is_empty() {
-            Step::Run(Box::new(run))
-        } else if !next.literal.is_empty() && max == usize::MAX {
-            match &next.after_literal {
-                // what follows cannot hold the literal again and goes on to the end
-                Some(after) if next.literal.iter().any(|byte| !after.has(*byte)) => {
-                    Step::UntilLast(Box::new(run), Box::new(FinderRev::new(&next.literal).into_owned()))
-                }
-                _ => Step::Until(Box::new(run), Box::new(Finder::new(&next.literal).into_owned())),
-            }
+        let run = Box::new(Run { set, stops: Stops::of(&set), min, max, greedy: repetition.greedy });
+        let step = if next.anywhere && next.sure {
+            Step::Rest(run)
+        } else if !next.anywhere && set.and(&next.bytes).is_empty() {
+            Step::Run(run)
+        } else if !next.anywhere && !next.literal.is_empty() && max == usize::MAX {
+            Step::Until(run, Box::new(Finder::new(&next.literal).into_owned()))
         } else {
-            run.doubtful = Some(doubtful);
-            Step::Run(Box::new(run))
+            Step::Ends(run, Follow::of(next))
         };
-        self.push(steps, step)?;
-        let mut begins = set_then(set, next);
+        let mut begins = one_of(set);
         if min == 0 {
             begins.bytes = begins.bytes.or(&next.bytes);
             begins.end = next.end;
             begins.anywhere = next.anywhere;
+            begins.sure = next.sure && next.anywhere;
         }
-        Some(begins)
+        Some(Tail { op: self.emit(step, after.op)?, next: begins })
     }
 
-    /// A piece without captures whose alphabet does not contain what follows: it ends where the alphabet does, so an
-    /// automaton over that stretch says whether it is there.
-    fn token(&mut self, hir: &Hir, next: &Next, steps: &mut Vec<Step>) -> Option<Next> {
-        if next.anywhere {
-            return None;
-        }
+    /// A piece without captures. Where it can end in one place only, given what follows, that place is forced.
+    fn token(&mut self, hir: &Hir, after: &Tail) -> Option<Tail> {
+        let next = &after.next;
         let mut alphabet = ByteSet::default();
         collect(hir, &mut alphabet);
-        if !alphabet.and(&next.bytes).is_empty() {
-            return None;
-        }
-        let small = thompson::Config::new().nfa_size_limit(Some(MAX_DFA * 8));
-        let nfa = thompson::Compiler::new().configure(small).build_from_hir(hir).ok()?;
-        let config = dense::Config::new()
-            .match_kind(MatchKind::All)
-            .start_kind(StartKind::Anchored)
-            .accelerate(false)
-            .dfa_size_limit(Some(MAX_DFA))
-            .determinize_size_limit(Some(MAX_DFA * 8));
-        let dfa = dense::Builder::new().configure(config).build_from_nfa(&nfa).ok()?;
-        self.push(
-            steps,
-            Step::Token(Box::new(Token {
-                outside: Box::new(std::array::from_fn(|byte| !alphabet.has(byte as u8))),
-                dfa,
-            })),
-        )?;
+        let doubtful = alphabet.and(&next.bytes);
+        let all = (!next.anywhere && doubtful.len() <= FEW).then(|| self.automata.get(hir, Use::Ends));
+        let preferred = (next.anywhere || !doubtful.is_empty()).then(|| self.automata.get(hir, Use::Preferred));
+        let (all, preferred) = (wanted(all)?, wanted(preferred)?);
+        let token = Token { follow: Follow::of(next), all, preferred, sure: next.sure };
         let (mut bytes, nullable) = first(hir);
         if nullable {
             bytes = bytes.or(&next.bytes);
         }
-        let tail = next.tail.map(|tail| tail.or(&alphabet));
-        Some(Next { bytes, end: nullable && next.end, tail, ..nothing() })
+        let begins = Next { bytes, end: nullable && next.end, anywhere: nullable && next.anywhere, ..Next::default() };
+        Some(Tail { op: self.emit(Step::Token(Box::new(token)), after.op)?, next: begins })
     }
 
-    fn choice(&mut self, ways: Vec<(Box<[Step]>, Next)>, steps: &mut Vec<Step>) -> Option<Next> {
-        if ways.len() > MAX_WAYS {
-            return None;
-        }
-        let begins = ways.iter().map(|(_, next)| next.clone()).reduce(|all, next| either(&all, &next))?;
-        let table = std::array::from_fn(|byte| {
-            decide(ways.iter().map(|(_, next)| next.anywhere || next.bytes.has(byte as u8)))
-        });
-        let at_end = decide(ways.iter().map(|(_, next)| next.anywhere || next.end));
-        let ways = ways.into_iter().map(|(steps, _)| steps).collect();
-        self.push(steps, Step::Choice(Box::new(Choice { table, at_end, ways })))?;
-        Some(begins)
+    fn choice(&mut self, ways: &[Tail]) -> Option<Tail> {
+        let begins = ways.iter().map(|way| way.next.clone()).reduce(|all, next| either(&all, &next))?;
+        let choice = Choice::of(ways)?;
+        Some(Tail { op: self.emit(Step::Choice(Box::new(choice)), 0)?, next: begins })
     }
 
     /// A group that is repeated.
-    fn group(&mut self, repetition: &Repetition, next: &Next, steps: &mut Vec<Step>) -> Option<Next> {
+    fn group(&mut self, repetition: &Repetition, after: &Tail) -> Option<Tail> {
         let sub = &repetition.sub;
         // an empty turn could be taken any number of times
-        if sub.properties().minimum_len().is_none_or(|least| least == 0) {
+        if repetition.max != Some(1) && sub.properties().minimum_len().is_none_or(|least| least == 0) {
             return None;
         }
-        let mut next = if let Some(max) = repetition.max {
-            if max > MAX_UNROLLED {
-                return None;
-            }
-            let mut after = (Box::<[Step]>::default(), next.clone());
+        if repetition.min > MAX_UNROLLED || repetition.max.is_some_and(|max| max > MAX_UNROLLED) {
+            return None;
+        }
+        let ordered = |turn: Tail| if repetition.greedy { [turn, after.clone()] } else { [after.clone(), turn] };
+        let mut tail = after.clone();
+        if let Some(max) = repetition.max {
             for _ in repetition.min..max {
-                let mut way = after.0.into_vec();
-                way.reverse();
-                let begins = self.part(sub, after.1, &mut way)?;
-                way.reverse();
-                let ways = vec![(way.into_boxed_slice(), begins), (Box::default(), next.clone())];
-                let mut inner = Vec::new();
-                let begins = self.choice(ways, &mut inner)?;
-                after = (inner.into(), begins);
+                let turn = self.part(sub, &tail)?;
+                tail = self.choice(&ordered(turn))?;
             }
-            steps.extend(after.0.into_vec().into_iter().rev());
-            after.1
         } else {
             // a turn is followed by another one or by what follows the loop
-            let mut within = ByteSet::default();
-            collect(sub, &mut within);
-            let tail = next.tail.map(|tail| tail.or(&within));
-            let begins = Next { bytes: first(sub).0, tail, ..nothing() };
-            let around = either(&begins, next);
-            let (turn, _) = self.sequence(vec![sub], &around)?;
-            let decide_loop = |turn: bool, leave: bool| match (turn, leave) {
-                (true, true) => UNSURE,
-                (true, false) => 0,
-                (false, true) => LEAVE,
-                (false, false) => NO_WAY,
-            };
-            let leave = |byte: u8| next.anywhere || next.bytes.has(byte);
-            let table = std::array::from_fn(|byte| decide_loop(begins.bytes.has(byte as u8), leave(byte as u8)));
-            let at_end = decide_loop(false, next.anywhere || next.end);
-            self.push(steps, Step::Loop(Box::new(Choice { table, at_end, ways: vec![turn] })))?;
-            around
-        };
-        if repetition.min > MAX_UNROLLED {
-            return None;
+            let head = self.emit(Step::Match, 0)?;
+            let begins = one_of(first(sub).0);
+            let around = Tail { op: head, next: either(&begins, &after.next) };
+            let turn = self.part(sub, &around)?;
+            self.code[head].step = Step::Choice(Box::new(Choice::of(&ordered(turn))?));
+            tail = around;
         }
-        for _ in 0..repetition.min {
-            next = self.part(sub, next, steps)?;
-        }
-        Some(next)
+        (0..repetition.min).try_fold(tail, |tail, _| self.part(sub, &tail))
     }
 }
 
-/// What cannot begin at all, and contains nothing.
-fn nothing() -> Next {
-    Next {
-        bytes: ByteSet::default(),
-        end: false,
-        anywhere: false,
-        literal: Vec::new(),
-        tail: Some(ByteSet::default()),
-        after_literal: None,
+/// Whether a piece without captures is better walked by an automaton than step by step.
+fn is_token(hir: &Hir, next: &Next) -> bool {
+    let mut alphabet = ByteSet::default();
+    collect(hir, &mut alphabet);
+    if !next.anywhere && alphabet.and(&next.bytes).is_empty() {
+        return true;
+    }
+    // where the first byte tells the branches apart, steps are as good
+    let HirKind::Alternation(branches) = hir.kind() else { return false };
+    let mut seen = ByteSet::default();
+    branches.iter().any(|branch| {
+        let (bytes, nullable) = first(branch);
+        let again = nullable || !seen.and(&bytes).is_empty();
+        seen = seen.or(&bytes);
+        again
+    })
+}
+
+/// A language that contains that of `hir` and has a small automaton: how often something is repeated is not counted.
+fn relaxed(hir: &Hir) -> Hir {
+    match hir.kind() {
+        HirKind::Look(_) => Hir::empty(),
+        HirKind::Repetition(repetition) => Hir::repetition(Repetition {
+            min: repetition.min.min(1),
+            max: repetition.max.filter(|max| *max < 2),
+            greedy: true,
+            sub: Box::new(relaxed(&repetition.sub)),
+        }),
+        HirKind::Capture(capture) => relaxed(&capture.sub),
+        HirKind::Concat(parts) => Hir::concat(parts.iter().map(relaxed).collect()),
+        HirKind::Alternation(parts) => Hir::alternation(parts.iter().map(relaxed).collect()),
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) => hir.clone(),
+    }
+}
+
+impl Automata {
+    /// The automaton of `hir`; none if it would be too large.
+    fn get(&self, hir: &Hir, purpose: Use) -> Option<Arc<Dfa>> {
+        // an automaton is whole or not there, whoever panicked elsewhere
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry((hir.to_string(), purpose)).or_insert_with(|| purpose.automaton(hir).map(Arc::new)).clone()
+    }
+}
+
+impl fmt::Debug for Automata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Automata").finish_non_exhaustive()
+    }
+}
+
+impl Use {
+    fn automaton(self, hir: &Hir) -> Option<Dfa> {
+        let config = thompson::Config::new()
+            .which_captures(thompson::WhichCaptures::None)
+            .nfa_size_limit(Some(MAX_DFA * 4))
+            .reverse(self == Self::Begins);
+        let nfa = thompson::Compiler::new().configure(config).build_from_hir(hir).ok()?;
+        let kind = if self == Self::Preferred { MatchKind::LeftmostFirst } else { MatchKind::All };
+        let config = dense::Config::new()
+            .match_kind(kind)
+            .start_kind(StartKind::Anchored)
+            .accelerate(false)
+            .dfa_size_limit(Some(MAX_DFA))
+            .determinize_size_limit(Some(MAX_DFA * 8));
+        dense::Builder::new().configure(config).build_from_nfa(&nfa).ok()
+    }
+}
+
+/// `None` if one was wanted and could not be had.
+#[expect(clippy::option_option, reason = "the outer one says whether to go on, the inner one is kept")]
+fn wanted<T>(made: Option<Option<T>>) -> Option<Option<T>> {
+    match made {
+        Some(None) => None,
+        made => Some(made.flatten()),
+    }
+}
+
+impl Choice {
+    fn of(ways: &[Tail]) -> Option<Self> {
+        if ways.len() > MAX_WAYS {
+            return None;
+        }
+        let open = |test: &dyn Fn(&Next) -> bool| {
+            let bits = ways.iter().enumerate().map(|(way, tail)| u64::from(test(&tail.next)) << way);
+            bits.fold(0, |mask, bit| mask | bit)
+        };
+        let mut masks = Vec::new();
+        let mut table = [0; 256];
+        for (byte, entry) in table.iter_mut().enumerate() {
+            let mask = open(&|next| next.anywhere || next.bytes.has(byte as u8));
+            let known = masks.iter().position(|known| *known == mask);
+            *entry = known.unwrap_or_else(|| {
+                masks.push(mask);
+                masks.len() - 1
+            }) as u8;
+        }
+        let at_end = open(&|next| next.anywhere || next.end);
+        Some(Self { table, at_end, masks, ways: ways.iter().map(|way| way.op).collect() })
+    }
+
+    fn open(&self, byte: Option<&u8>) -> u64 {
+        byte.map_or(self.at_end, |byte| self.masks[usize::from(self.table[usize::from(*byte)])])
+    }
+}
+
+impl Follow {
+    fn of(next: &Next) -> Self {
+        if next.anywhere { Self { bytes: ByteSet::ALL, end: true } } else { Self { bytes: next.bytes, end: next.end } }
+    }
+
+    fn admits(&self, byte: Option<&u8>) -> bool {
+        byte.map_or(self.end, |byte| self.bytes.has(*byte))
     }
 }
 
@@ -448,39 +676,18 @@ fn either(one: &Next, other: &Next) -> Next {
         bytes: one.bytes.or(&other.bytes),
         end: one.end || other.end,
         anywhere: one.anywhere || other.anywhere,
-        tail: one.tail.zip(other.tail).map(|(one, other)| one.or(&other)),
-        ..nothing()
+        sure: one.sure || other.sure,
+        literal: Vec::new(),
     }
 }
 
-/// At least one byte of `set`, maybe more of them, then `next`.
-fn set_then(set: ByteSet, next: &Next) -> Next {
-    Next { bytes: set, tail: next.tail.map(|tail| tail.or(&set)), ..nothing() }
+fn one_of(bytes: ByteSet) -> Next {
+    Next { bytes, ..Next::default() }
 }
 
-fn begins_with(literal: &[u8], next: Next) -> Next {
-    let Some(first) = literal.first() else { return next };
-    let mut begins = nothing();
-    begins.bytes.insert(*first);
-    begins.tail = next.tail.map(|mut tail| {
-        for byte in literal {
-            tail.insert(*byte);
-        }
-        tail
-    });
-    begins.after_literal = if next.literal.is_empty() { next.tail } else { next.after_literal };
-    begins.literal = [literal, &next.literal].concat();
-    begins
-}
-
-/// The only way that is open, if there is one.
-fn decide(open: impl Iterator<Item = bool>) -> u8 {
-    let mut open = open.enumerate().filter(|(_, open)| *open);
-    match (open.next(), open.next()) {
-        (None, _) => NO_WAY,
-        (Some((way, _)), None) => way as u8,
-        (Some(_), Some(_)) => UNSURE,
-    }
+fn begins_with(literal: &[u8], next: &Next) -> Next {
+    let Some(first) = literal.first() else { return next.clone() };
+    Next { literal: [literal, &next.literal].concat(), ..one_of(ByteSet::of(&[*first])) }
 }
 
 /// The bytes of a class that treats all characters beyond ASCII alike.
@@ -576,9 +783,327 @@ struct Walk<'t, 's> {
     text: &'t [u8],
     at: usize,
     slots: &'s mut [Option<NonMaxUsize>],
+    marks: &'s mut Vec<Mark>,
+    work: usize,
+    landmark: usize,
+    failed: &'s mut Vec<usize>,
+}
+
+/// How a step went.
+enum Went {
+    On,
+    To(usize),
+    Nowhere,
+    Astray,
 }
 
 impl Walk<'_, '_> {
+    /// Whether a match begins at `start`.
+    fn run(&mut self, code: &[Op], entry: usize, start: usize) -> Verdict {
+        self.at = start;
+        self.marks.clear();
+        let mut op = entry;
+        loop {
+            let Op { step, then } = &code[op];
+            if let Step::Match = step {
+                let end = self.at;
+                self.save(0, start);
+                self.save(1, end);
+                return Verdict::Match;
+            }
+            let went = if op == self.landmark { self.landmark(step, op) } else { self.step(step, op) };
+            op = match went {
+                Went::On => *then,
+                Went::To(op) => op,
+                Went::Astray => return Verdict::Unsure,
+                Went::Nowhere => match self.back(code) {
+                    Ok(op) => op,
+                    Err(verdict) => return verdict,
+                },
+            };
+        }
+    }
+
+    /// Goes back to the last mark: the step to go on with.
+    fn back(&mut self, code: &[Op]) -> Result<usize, Verdict> {
+        loop {
+            match self.marks.pop() {
+                None => return Err(Verdict::NoMatch),
+                Some(Mark::Unknown) => return Err(Verdict::Unsure),
+                Some(Mark::Slot { slot, held }) => {
+                    if let Some(slot) = self.slots.get_mut(slot) {
+                        *slot = held;
+                    }
+                }
+                Some(Mark::Ways { op, at, mask }) => {
+                    self.at = at;
+                    if let Step::Choice(choice) = &code[op].step {
+                        return self.way(choice, op, mask).ok_or(Verdict::Unsure);
+                    }
+                }
+                Some(Mark::Ends { op, at, from, to }) => {
+                    self.at = at;
+                    let went = match &code[op].step {
+                        Step::Ends(run, follow) => self.ends(run, follow, op, from, to),
+                        Step::Until(run, finder) => self.until(run, finder, op, from.saturating_sub(1), from, to),
+                        _ => Went::Nowhere,
+                    };
+                    match went {
+                        Went::On => return Ok(code[op].then),
+                        Went::Astray => return Err(Verdict::Unsure),
+                        Went::To(_) | Went::Nowhere => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// The landmark is passed once on every way, so a place that was seen before has failed.
+    fn landmark(&mut self, step: &Step, op: usize) -> Went {
+        if self.failed.contains(&self.at) {
+            return Went::Nowhere;
+        }
+        if self.failed.len() < MAX_FAILED {
+            self.failed.push(self.at);
+        }
+        self.step(step, op)
+    }
+
+    fn step(&mut self, step: &Step, op: usize) -> Went {
+        match step {
+            Step::Literal(literal) => {
+                if !self.rest().starts_with(literal) {
+                    return Went::Nowhere;
+                }
+                self.at += literal.len();
+            }
+            Step::Fixed(set, count) => {
+                let fits = self.rest().get(..*count).is_some_and(|bytes| bytes.iter().all(|byte| set.has(*byte)));
+                if !fits {
+                    return Went::Nowhere;
+                }
+                self.at += count;
+            }
+            Step::Char(set) => {
+                if !self.rest().first().is_some_and(|byte| set.has(*byte)) {
+                    return Went::Nowhere;
+                }
+                self.at += self.char_len();
+            }
+            Step::Run(run) => {
+                let length = run.stops.run(self.rest());
+                if !self.spend(length) {
+                    return Went::Astray;
+                }
+                if length < run.min || length > run.max {
+                    return Went::Nowhere;
+                }
+                self.at += length;
+            }
+            Step::Rest(run) => {
+                let length = run.stops.run(self.rest());
+                if !self.spend(length) {
+                    return Went::Astray;
+                }
+                if length < run.min {
+                    return Went::Nowhere;
+                }
+                self.at += if run.greedy { length.min(run.max) } else { self.least(run) };
+            }
+            Step::Ends(run, follow) => {
+                let length = run.stops.run(self.rest());
+                if !self.spend(length) {
+                    return Went::Astray;
+                }
+                if length < run.min {
+                    return Went::Nowhere;
+                }
+                return self.ends(run, follow, op, self.least(run), length.min(run.max));
+            }
+            Step::Until(run, finder) => {
+                let to = if run.greedy { run.stops.run(self.rest()) } else { self.rest().len() };
+                return self.until(run, finder, op, 0, self.least(run), to);
+            }
+            Step::Token(token) => return self.token(token),
+            Step::Save(slot) => {
+                if !self.marks.is_empty() {
+                    let held = self.slots.get(*slot).copied().flatten();
+                    if !self.mark(Mark::Slot { slot: *slot, held }) {
+                        return Went::Astray;
+                    }
+                }
+                self.save(*slot, self.at);
+            }
+            Step::Look(look) => {
+                if !self.look(*look) {
+                    return Went::Nowhere;
+                }
+            }
+            Step::Choice(choice) => {
+                let mask = choice.open(self.text.get(self.at));
+                return match mask {
+                    0 => Went::Nowhere,
+                    _ => self.way(choice, op, mask).map_or(Went::Astray, Went::To),
+                };
+            }
+            Step::Match => {}
+        }
+        Went::On
+    }
+
+    /// Takes the first way of `mask`, which has one, and marks the others. `None` when there are too many marks.
+    fn way(&mut self, choice: &Choice, op: usize, mask: u64) -> Option<usize> {
+        let others = mask & (mask - 1);
+        if others != 0 && !(self.spend(1) && self.mark(Mark::Ways { op, at: self.at, mask: others })) {
+            return None;
+        }
+        choice.ways.get(mask.trailing_zeros() as usize).copied()
+    }
+
+    /// Ends a run at the first of its ends between two offsets at which what follows may begin.
+    fn ends(&mut self, run: &Run, follow: &Follow, op: usize, from: usize, to: usize) -> Went {
+        let wide = run.set.has(0x80);
+        let admits = |offset: &usize| {
+            let byte = self.text.get(self.at + offset);
+            follow.admits(byte) && !(wide && byte.is_some_and(|byte| byte & 0xc0 == 0x80))
+        };
+        let found = if run.greedy { (from..=to).rev().find(admits) } else { (from..=to).find(admits) };
+        let Some(found) = found else {
+            return if self.spend(to + 1 - from.min(to)) { Went::Nowhere } else { Went::Astray };
+        };
+        let (left, looked) = if run.greedy {
+            ((found > from).then(|| (from, found - 1)), to - found)
+        } else {
+            ((found < to).then_some((found + 1, to)), found - from)
+        };
+        if !self.spend(looked + 1) {
+            return Went::Astray;
+        }
+        if let Some((from, to)) = left
+            && !self.mark(Mark::Ends { op, at: self.at, from, to })
+        {
+            return Went::Astray;
+        }
+        self.at += found;
+        Went::On
+    }
+
+    /// Ends a run before the first literal (the last, if it is greedy) that begins between two offsets. A lazy run was not
+    /// measured: it is known to be one up to `known` only.
+    fn until(&mut self, run: &Run, finder: &Finder<'_>, op: usize, known: usize, from: usize, to: usize) -> Went {
+        let rest = self.rest();
+        let needle = finder.needle();
+        let end = to.saturating_add(needle.len()).min(rest.len());
+        let Some(range) = rest.get(from..end) else { return Went::Nowhere };
+        let found = if run.greedy { rfind(range, needle) } else { finder.find(range) };
+        let Some(found) = found.map(|found| found + from) else {
+            return if self.spend(range.len()) { Went::Nowhere } else { Went::Astray };
+        };
+        let looked = if run.greedy { end - found } else { found - from };
+        if !run.greedy {
+            let before = rest.get(known..found).unwrap_or(&[]);
+            if run.stops.run(before) < before.len() {
+                return if self.spend(looked) { Went::Nowhere } else { Went::Astray };
+            }
+        }
+        let left = if run.greedy { (found > from).then(|| (from, found - 1)) } else { Some((found + 1, to)) };
+        if !self.spend(looked) {
+            return Went::Astray;
+        }
+        if let Some((from, to)) = left
+            && !self.mark(Mark::Ends { op, at: self.at, from, to })
+        {
+            return Went::Astray;
+        }
+        self.at += found;
+        Went::On
+    }
+
+    fn token(&mut self, token: &Token) -> Went {
+        let input = Input::new(self.text).span(self.at..self.text.len()).anchored(Anchored::Yes);
+        if let Some(dfa) = &token.all {
+            let Ok(mut state) = dfa.start_state_forward(&input) else { return Went::Astray };
+            let mut ends = None;
+            let mut several = false;
+            let mut at = self.at;
+            // automata learn of a match one byte late
+            loop {
+                let byte = self.text.get(at);
+                state = match byte {
+                    Some(byte) => dfa.next_state(state, *byte),
+                    None => dfa.next_eoi_state(state),
+                };
+                if dfa.is_special_state(state) {
+                    if dfa.is_match_state(state) {
+                        if token.follow.admits(byte) {
+                            several = ends.is_some();
+                            ends = Some(at);
+                        }
+                    } else if dfa.is_dead_state(state) {
+                        break;
+                    } else if dfa.is_quit_state(state) {
+                        return Went::Astray;
+                    }
+                }
+                if several || byte.is_none() {
+                    break;
+                }
+                at += 1;
+            }
+            if !self.spend(at - self.at) {
+                return Went::Astray;
+            }
+            match ends {
+                None => return Went::Nowhere,
+                Some(end) if !several => {
+                    self.at = end;
+                    return Went::On;
+                }
+                Some(_) => {}
+            }
+        }
+        let Some(dfa) = &token.preferred else { return Went::Astray };
+        let Ok(found) = dfa.try_search_fwd(&input) else { return Went::Astray };
+        let Some(found) = found else { return Went::Nowhere };
+        let end = found.offset();
+        if !self.spend(end - self.at) || !token.follow.admits(self.text.get(end)) {
+            return Went::Astray;
+        }
+        if !token.sure && !self.mark(Mark::Unknown) {
+            return Went::Astray;
+        }
+        self.at = end;
+        Went::On
+    }
+
+    fn look(&self, look: Look) -> bool {
+        let before = self.at.checked_sub(1).and_then(|at| self.text.get(at)).copied();
+        let after = self.text.get(self.at).copied();
+        let word = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        match look {
+            Look::Start => before.is_none(),
+            Look::StartLF => before.is_none_or(|byte| byte == b'\n'),
+            Look::End => after.is_none(),
+            Look::EndLF => after.is_none_or(|byte| byte == b'\n'),
+            Look::WordAscii => word(before) != word(after),
+            // no other one is compiled
+            _ => word(before) == word(after),
+        }
+    }
+
+    /// Counts bytes that were looked at in vain or again; `false` when there were too many.
+    fn spend(&mut self, bytes: usize) -> bool {
+        let left = self.work.checked_sub(bytes + 1);
+        self.work = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// Leaves a mark; `false` when there are too many.
+    fn mark(&mut self, mark: Mark) -> bool {
+        self.marks.push(mark);
+        self.marks.len() <= MAX_MARKS
+    }
+
     fn rest(&self) -> &[u8] {
         self.text.get(self.at..).unwrap_or(&[])
     }
@@ -587,67 +1112,6 @@ impl Walk<'_, '_> {
         if let Some(slot) = self.slots.get_mut(slot) {
             *slot = NonMaxUsize::new(at);
         }
-    }
-
-    fn steps(&mut self, steps: &[Step]) -> Result<(), Verdict> {
-        for step in steps {
-            match step {
-                Step::Literal(literal) => {
-                    if !self.rest().starts_with(literal) {
-                        return Err(Verdict::NoMatch);
-                    }
-                    self.at += literal.len();
-                }
-                Step::Fixed(set, count) => {
-                    let fits = self.rest().get(..*count).is_some_and(|bytes| bytes.iter().all(|byte| set.has(*byte)));
-                    if !fits {
-                        return Err(Verdict::NoMatch);
-                    }
-                    self.at += count;
-                }
-                Step::Char(set) => {
-                    if !self.rest().first().is_some_and(|byte| set.has(*byte)) {
-                        return Err(Verdict::NoMatch);
-                    }
-                    self.at += self.char_len();
-                }
-                Step::Run(run) => self.run(run)?,
-                Step::Until(run, finder) => self.until(run, finder)?,
-                Step::UntilLast(run, finder) => self.until_last(run, finder)?,
-                Step::Rest(run) => {
-                    let length = run.stops.run(self.rest());
-                    if length < run.min {
-                        return Err(Verdict::NoMatch);
-                    }
-                    self.at += if run.greedy { length.min(run.max) } else { self.least(run) };
-                }
-                Step::Token(token) => self.token(token)?,
-                Step::Save(slot) => self.save(*slot, self.at),
-                Step::End => {
-                    if self.at < self.text.len() {
-                        return Err(Verdict::NoMatch);
-                    }
-                }
-                Step::Choice(choice) => match self.way(choice) {
-                    NO_WAY => return Err(Verdict::NoMatch),
-                    UNSURE => return Err(Verdict::Unsure),
-                    way => self.steps(&choice.ways[usize::from(way)])?,
-                },
-                Step::Loop(choice) => loop {
-                    match self.way(choice) {
-                        NO_WAY => return Err(Verdict::NoMatch),
-                        UNSURE => return Err(Verdict::Unsure),
-                        LEAVE => break,
-                        way => self.steps(&choice.ways[usize::from(way)])?,
-                    }
-                },
-            }
-        }
-        Ok(())
-    }
-
-    fn way(&self, choice: &Choice) -> u8 {
-        self.text.get(self.at).map_or(choice.at_end, |byte| choice.table[usize::from(*byte)])
     }
 
     /// Bytes of the character that begins here.
@@ -662,84 +1126,18 @@ impl Walk<'_, '_> {
             (min, _) => min,
         }
     }
+}
 
-    fn run(&mut self, run: &Run) -> Result<(), Verdict> {
-        let length = run.stops.run(self.rest());
-        if length < run.min {
-            return Err(Verdict::NoMatch);
+/// Offset of the last `needle` in `text`.
+fn rfind(text: &[u8], needle: &[u8]) -> Option<usize> {
+    let first = needle.first()?;
+    let mut end = text.len();
+    loop {
+        let found = memchr::memrchr(*first, text.get(..end)?)?;
+        if text.get(found..).is_some_and(|rest| rest.starts_with(needle)) {
+            return Some(found);
         }
-        if let Some(doubtful) = &run.doubtful {
-            // any of these bytes could end the run as well
-            let within = self.rest().get(run.min..length).unwrap_or(&[]);
-            if length > run.max || within.iter().any(|byte| doubtful.has(*byte)) {
-                return Err(Verdict::Unsure);
-            }
-        }
-        if length > run.max {
-            return Err(Verdict::NoMatch);
-        }
-        self.at += length;
-        Ok(())
-    }
-
-    fn until(&mut self, run: &Run, finder: &Finder<'_>) -> Result<(), Verdict> {
-        let rest = self.rest();
-        let length = run.stops.run(rest);
-        if length < run.min {
-            return Err(Verdict::NoMatch);
-        }
-        let end = (length + finder.needle().len()).min(rest.len());
-        let range = rest.get(run.min..end).unwrap_or(&[]);
-        let Some(first) = finder.find(range) else { return Err(Verdict::NoMatch) };
-        if finder.find(range.get(first + 1..).unwrap_or(&[])).is_some() {
-            return Err(Verdict::Unsure);
-        }
-        self.at += run.min + first;
-        Ok(())
-    }
-
-    fn until_last(&mut self, run: &Run, finder: &FinderRev<'_>) -> Result<(), Verdict> {
-        let rest = self.rest();
-        let length = run.stops.run(rest);
-        if length < run.min {
-            return Err(Verdict::NoMatch);
-        }
-        let literal = finder.needle().len();
-        let range = rest.get(run.min..(length + literal).min(rest.len())).unwrap_or(&[]);
-        let Some(last) = finder.rfind(range) else { return Err(Verdict::NoMatch) };
-        // one that overlaps the last one could be followed by what is left of that
-        let before = range.get(..last + literal - 1).unwrap_or(&[]);
-        if literal > 1 && finder.rfind(before).is_some_and(|other| other + literal > last) {
-            return Err(Verdict::Unsure);
-        }
-        self.at += run.min + last;
-        Ok(())
-    }
-
-    fn token(&mut self, token: &Token) -> Result<(), Verdict> {
-        let input = Input::new(self.text).span(self.at..self.text.len()).anchored(Anchored::Yes);
-        let Ok(mut state) = token.dfa.start_state_forward(&input) else { return Err(Verdict::Unsure) };
-        let mut at = self.at;
-        while let Some(byte) = self.text.get(at).filter(|byte| !token.outside[usize::from(**byte)]) {
-            state = token.dfa.next_state(state, *byte);
-            if token.dfa.is_dead_state(state) {
-                return Err(Verdict::NoMatch);
-            }
-            at += 1;
-        }
-        // automata learn of a match one byte late
-        state = match self.text.get(at) {
-            Some(byte) => token.dfa.next_state(state, *byte),
-            None => token.dfa.next_eoi_state(state),
-        };
-        if token.dfa.is_quit_state(state) {
-            return Err(Verdict::Unsure);
-        }
-        if !token.dfa.is_match_state(state) {
-            return Err(Verdict::NoMatch);
-        }
-        self.at = at;
-        Ok(())
+        end = found;
     }
 }
 
@@ -754,15 +1152,15 @@ mod tests {
 
     fn scanner(pattern: &str) -> Option<(Scanner, Regex)> {
         let hir = regex_syntax::parse(pattern).ok()?;
-        Some((Scanner::new(&hir)?, Regex::builder().build_from_hir(&hir).ok()?))
+        Some((Scanner::new(&hir, &Arc::default())?, Regex::builder().build_from_hir(&hir).ok()?))
     }
 
-    /// What the scanner says, and what the regex says of a match at the first byte.
+    /// What the scanner says, and what the regex says.
     fn both(scanner: &Scanner, regex: &Regex, text: &str) -> (Verdict, Slots, Option<Slots>) {
         let empty: Slots = vec![None; regex.captures_len() * 2];
         let (mut own, mut theirs) = (empty.clone(), empty);
-        let verdict = scanner.scan(text, &mut own);
-        let found = regex.search_slots(&Input::new(text).anchored(Anchored::Yes), &mut theirs);
+        let verdict = scanner.scan(text, &mut own, &mut Marks::default());
+        let found = regex.search_slots(&Input::new(text), &mut theirs);
         (verdict, own, found.map(|_| theirs))
     }
 
@@ -775,7 +1173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forced_and_what_is_not() {
+    fn what_is_walked_and_what_is_not() {
         use Verdict::{Match, NoMatch, Unsure};
         let cases: &[(&str, &str, Verdict)] = &[
             ("^([^ ]+) ([0-9]{3})$", "ab 200", Match),
@@ -783,8 +1181,8 @@ mod tests {
             ("^(.*?) from ([0-9.]+)", "root from 1.2.3.4", Match),
             ("^(.*) from ([0-9.]+)$", "root from 1.2.3.4", Match),
             ("^(.*) from ([0-9.]+)$", "a from b from 1.2.3.4", Match),
-            ("^(.*) from ([0-9.]+)", "a from b from 1.2.3.4", Unsure),
-            ("^(.*?) from (.*)$", "a from b from 1.2.3.4", Unsure),
+            ("^(.*) from ([0-9.]+)", "a from b from 1.2.3.4", Match),
+            ("^(.*?) from (.*)$", "a from b from 1.2.3.4", Match),
             ("^(.*?) from ([0-9.]+)", "nobody", NoMatch),
             ("^(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]) x", "199 x", Match),
             ("^(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]) x", "256 x", NoMatch),
@@ -794,8 +1192,21 @@ mod tests {
             ("^(?:([a-z])=[0-9];)*$", "a=1;b=2;", Match),
             ("^a(b.*)?$", "abé", Match),
             ("^((?s:.*)/)([^/]*)$", "/a/b/c.txt", Match),
-            ("^((?s:.*)/)([^/]*?)(\\.[^./]*|)$", "/a/b/c.txt", Unsure),
-            ("^(.*)aa(b*)$", "xaaabb", Unsure),
+            ("^((?s:.*)/)([^/]*?)(\\.[^./]*|)$", "/a/b/c.txt", Match),
+            ("^(.*)aa(b*)$", "xaaabb", Match),
+            ("^(?:(a.*)b)?a", "axc", Match),
+            ("^(a|ab)(c|bcd)$", "abcd", Match),
+            ("^(?:a|ab)(c|bcd)$", "abc", Unsure),
+            ("^(?:([a-z]+) )?([a-z]+)!", "ab cd!", Match),
+            ("^(?:([a-z]+) )?([a-z]+)!", "ab!", Match),
+            ("^(?:([a-z]+) )?([a-z]+)!", "ab ", NoMatch),
+            ("(?m)^(a)$", "a\nb", Match),
+            ("b(a*)", "xbbaa", Match),
+            ("(a+) - (b)", "a - aa - b", Match),
+            ("(a+) - (b)", "a - aa - a", NoMatch),
+            ("(a+) -(b)?", " aa -", Match),
+            ("(a+)", "ba", Unsure),
+            (r"^(a+)(?-u:\b)", "aab", NoMatch),
             ("^(.*) - ([^ ]+)$", "a - b - c", Match),
             ("(.+)$", "é", Match),
             ("^(.+?)", "éa", Match),

@@ -1,12 +1,13 @@
 //! The stage machine: which nodes see an event, in which order, and when it is through (spec: parsers 3).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use expr::{Compiler, Condition, FieldId, MapId};
+use expr::{Compiler, Condition, FieldId, MapId, Value};
 use model::data::DataFile;
 use model::fields::Constant;
 use model::yaml::Fault;
@@ -15,7 +16,7 @@ use model::{Event, FieldTable, Part, Probe, classes, fields};
 use crate::config::{self, NodeConfig};
 use crate::dispatch::{Candidates, Index};
 use crate::grok::Patterns;
-use crate::node::{Build, Node, Run, Texts, Touches};
+use crate::node::{Answers, Build, Counts, Node, Run, Texts, Touches};
 use crate::patterns::Library;
 use crate::stash::StashSpec;
 use crate::trace::{NodeTrace, TraceEntry};
@@ -44,6 +45,7 @@ pub struct Loaded {
     /// Stashes that the parsers declare, in order.
     pub stashes: Vec<StashSpec>,
     texts: Texts,
+    counts: Counts,
     parsers: Vec<Parser>,
 }
 
@@ -84,7 +86,10 @@ pub struct ParserSet {
     /// Range of `parsers` for each stage.
     ranges: Vec<std::ops::Range<usize>>,
     constants: Vec<Constant>,
+    id: usize,
 }
+
+static NEXT_ID: AtomicUsize = AtomicUsize::new(1);
 
 #[derive(Debug)]
 struct Parser {
@@ -116,14 +121,24 @@ pub enum Outcome {
     },
 }
 
-/// Scratch space of one worker, reused from event to event.
+/// Scratch space of one worker, reused from event to event. What it remembers holds for one set over one world.
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub(crate) matching: crate::grok::Matching,
-    candidates: Candidates,
+    /// What rules answered lately.
+    pub(crate) answers: RefCell<Answers>,
+    /// By stage.
+    candidates: Vec<Candidates>,
     passed: Vec<u32>,
-    names: HashMap<Vec<u32>, Arc<[Arc<str>]>>,
+    /// Whose names were asked for last.
+    last: Option<(Vec<u32>, Names)>,
+    names: HashMap<Vec<u32>, Names>,
+    /// The set that all this belongs to.
+    set: usize,
 }
+
+/// Names of the parsers that succeeded on one event.
+type Names = Arc<[Arc<str>]>;
 
 /// Combinations of parsers whose names are kept.
 const MAX_NAMES: usize = 1024;
@@ -137,6 +152,7 @@ pub fn load(files: &[ParserFile<'_>], library: &Library, compiler: &mut Compiler
         data: Vec::new(),
         stashes: Vec::new(),
         texts: Texts::default(),
+        counts: Counts::default(),
         parsers: Vec::new(),
     };
     let mut files: Vec<&ParserFile<'_>> = files.iter().collect();
@@ -178,6 +194,7 @@ impl Loaded {
                 library,
                 patterns,
                 texts: &mut self.texts,
+                counts: &mut self.counts,
                 stashes: &mut self.stashes,
                 warnings: &mut self.warnings,
                 touches: Touches::default(),
@@ -247,11 +264,12 @@ impl Loaded {
             parsers: Vec::new(),
             ranges: Vec::new(),
             constants: self.texts.all.iter().map(|text| table.constant(text)).collect(),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         };
         for (stage, parsers) in by_stage {
             let constant = table.constant(&stage);
             set.stages.push((stage, constant));
-            set.indexes.push(Index::new(parsers.iter().map(|parser| parser.node.requires())));
+            set.indexes.push(Index::new(parsers.iter().map(|parser| parser.node.filter())));
             let start = set.parsers.len();
             set.parsers.extend(parsers);
             set.ranges.push(start..set.parsers.len());
@@ -270,6 +288,10 @@ impl ParserSet {
     /// without one only those that could want the event are asked, with the same result.
     pub fn run(&self, event: &mut Event, cx: &mut Context<'_>) -> Outcome {
         cx.changed();
+        if cx.scratch.set != self.id {
+            *cx.scratch = Scratch { set: self.id, ..Scratch::default() };
+            cx.scratch.candidates.resize_with(self.stages.len(), Candidates::default);
+        }
         cx.scratch.passed.clear();
         if event.time().is_none() {
             event.set_time(EventTime::utc(cx.now));
@@ -314,8 +336,8 @@ impl ParserSet {
     ) -> Result<bool, Outcome> {
         let (range, index) = (&self.ranges[stage], &self.indexes[stage]);
         let tracing = cx.trace.is_some();
-        let mut candidates = std::mem::take(&mut cx.scratch.candidates);
-        index.find(event, &mut candidates);
+        let mut candidates = std::mem::take(&mut cx.scratch.candidates[stage]);
+        index.find(event, &cx.env(&[Value::Object(event)]), &mut candidates);
         let mut any = Ok(false);
         let mut from = 0;
         loop {
@@ -354,16 +376,25 @@ impl ParserSet {
                 break;
             }
             if !tracing {
-                index.refresh(event, &mut candidates);
+                index.refresh(event, &cx.env(&[Value::Object(event)]), &mut candidates);
             }
         }
-        cx.scratch.candidates = candidates;
+        cx.scratch.candidates[stage] = candidates;
         any
     }
 
     /// Names of the parsers that succeeded on the event of the last [`ParserSet::run`] with this scratch space. Whitelists
     /// that did not match are left out.
     pub fn passed(&self, scratch: &mut Scratch) -> Arc<[Arc<str>]> {
+        if let Some((_, names)) = scratch.last.as_ref().filter(|(passed, _)| *passed == scratch.passed) {
+            return Arc::clone(names);
+        }
+        let names = self.names(scratch);
+        scratch.last = Some((scratch.passed.clone(), Arc::clone(&names)));
+        names
+    }
+
+    fn names(&self, scratch: &mut Scratch) -> Arc<[Arc<str>]> {
         if let Some(names) = scratch.names.get(&scratch.passed) {
             return Arc::clone(names);
         }

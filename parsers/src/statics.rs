@@ -13,7 +13,7 @@ use model::{Event, RuntimeAlert, classes, fields};
 use crate::Context;
 use crate::config::{DestConfig, StaticConfig, ValueConfig};
 use crate::enrich::Method;
-use crate::node::{Abort, Build, Run, program};
+use crate::node::{Abort, Build, Run, Yield, program};
 use crate::trace::{Assigned, NodeTrace};
 
 /// One assignment, ready to run.
@@ -28,7 +28,9 @@ pub(crate) struct Static {
 enum Source {
     /// Number of a text of the rule set.
     Text(u32),
-    Expression(Box<Program>),
+    /// A text of the event as it is.
+    Field(FieldId),
+    Expression(Box<Formula>),
     Nothing,
 }
 
@@ -46,7 +48,13 @@ impl Static {
     pub(crate) fn build(config: &StaticConfig, build: &mut Build<'_, '_>) -> Result<Self, Fault> {
         let value = match &config.value {
             ValueConfig::Text(text) => Source::Text(build.text(text)),
-            ValueConfig::Expression(source) => Source::Expression(Box::new(program(source, build)?)),
+            ValueConfig::Expression(source) => {
+                let program = program(source, build)?;
+                match program.field() {
+                    Some(field) => Source::Field(field),
+                    None => Source::Expression(Box::new(Formula::new(program, build))),
+                }
+            }
             ValueConfig::Nothing => Source::Nothing,
         };
         let dest = match &config.dest {
@@ -97,7 +105,8 @@ impl Static {
                 }
                 Some(event.constant_span(constant))
             }
-            Source::Expression(program) => match evaluate(program, event, cx) {
+            Source::Field(field) => event.span(*field),
+            Source::Expression(formula) => match formula.text(event, cx) {
                 Ok(value) => value,
                 Err(Failure::Skip(problem)) => {
                     run.problem(trace, || format!("line {}: {problem}", self.line));
@@ -106,7 +115,7 @@ impl Static {
                 Err(Failure::Abort(problem)) => return Err(Abort(format!("line {}: {problem}", self.line))),
             },
         };
-        let value = value.filter(|value| !event.text(*value).is_empty());
+        let value = value.filter(|value| !value.is_empty());
         let value = match (value, &self.dest) {
             (Some(value), _) => value,
             (None, Dest::Method(Method::ParseDate)) => event.keep(""),
@@ -232,6 +241,39 @@ fn overflow_text(path: &str) -> Option<fn(&mut RuntimeAlert) -> &mut String> {
         "Alert.Source.Value" => |overflow| &mut overflow.alert.source.value,
         _ => return None,
     })
+}
+
+/// An expression whose text is remembered where one field alone decides it.
+#[derive(Debug)]
+struct Formula {
+    program: Program,
+    /// The field, and the number of the memory.
+    memory: Option<(FieldId, usize)>,
+}
+
+impl Formula {
+    fn new(program: Program, build: &mut Build<'_, '_>) -> Self {
+        let memory = program.facts().only_field().map(|field| (field, build.counts.text()));
+        Self { program, memory }
+    }
+
+    fn text(&self, event: &Event, cx: &Context<'_>) -> Result<Option<Span>, Failure> {
+        let Some((text, number)) = self.memory.and_then(|(field, number)| Some((event.get(field)?, number))) else {
+            return evaluate(&self.program, event, cx);
+        };
+        let find = || match evaluate(&self.program, event, cx) {
+            Ok(Some(span)) => Yield::Text(event.text(span).into()),
+            Ok(None) => Yield::Nothing,
+            Err(_) => Yield::Mistake,
+        };
+        let look = |found: &Yield| match found {
+            Yield::Text(text) => Some(Some(event.keep_shared(text))),
+            Yield::Nothing => Some(None),
+            Yield::Mistake => None,
+        };
+        let found = cx.scratch.answers.borrow_mut().text(number).get_or(text, |_| true, find, look);
+        found.map_or_else(|| evaluate(&self.program, event, cx), Ok)
+    }
 }
 
 /// Why an expression gave no text.

@@ -20,6 +20,8 @@ use crate::trace::NodeTrace;
 pub(crate) struct Whitelist {
     /// Number of a text of the rule set.
     pub(crate) reason: u32,
+    /// Number of the memory of whom it trusts.
+    memory: usize,
     addresses: HashSet<Address>,
     prefixes: Vec<IpNet>,
     expressions: Vec<Program>,
@@ -60,6 +62,7 @@ impl Whitelist {
         };
         let whitelist = Self {
             reason: build.text(&config.reason),
+            memory: build.counts.truth(),
             addresses: config.ip.iter().map(address).collect::<Result<_, _>>()?,
             prefixes: config.cidr.iter().map(prefix).collect::<Result<_, _>>()?,
             expressions: config.expression.iter().map(|source| program(source, build)).collect::<Result<_, _>>()?,
@@ -92,7 +95,16 @@ impl Whitelist {
         let address = self.asks_addresses()
             && match event.overflow() {
                 Some(overflow) => overflow.sources.keys().any(|source| self.trusts(source)),
-                None => event.get(fields::SOURCE_IP).is_some_and(|source| self.trusts(source)),
+                None => event.get(fields::SOURCE_IP).is_some_and(|source| {
+                    let find = || Some(self.trusts(source));
+                    let trusted = cx.scratch.answers.borrow_mut().truth(self.memory).get_or(
+                        source,
+                        |_| true,
+                        find,
+                        |known| *known,
+                    );
+                    trusted == Some(true)
+                }),
             };
         if address {
             return true;
@@ -128,6 +140,7 @@ mod tests {
     fn families_and_zones_do_not_mix() {
         let whitelist = Whitelist {
             reason: 0,
+            memory: 0,
             addresses: ["192.0.2.1", "fe80::1%eth0"].into_iter().filter_map(Address::parse).collect(),
             prefixes: ["198.51.100.7/24", "fe80::/10"].into_iter().filter_map(|text| text.parse().ok()).collect(),
             expressions: Vec::new(),

@@ -12,7 +12,7 @@ use crate::check::{Checker, Shared};
 use crate::env::Env;
 use crate::error::{CompileError, EvalError};
 use crate::parser;
-use crate::types::{Fields, Type};
+use crate::types::{FieldId, Fields, Type};
 use crate::value::Value;
 
 pub(crate) use closures::{Key, descending, sort};
@@ -108,6 +108,12 @@ impl Program {
             Node::Bool(test) => test.eval(&mut Cx::new(env, self.inner.locals, self.inner.compiler)).map(Some),
             node => Ok(node.eval(&mut Cx::new(env, self.inner.locals, self.inner.compiler))?.as_bool()),
         }
+    }
+
+    /// The text field of variable 0 that it names, if it does no more: its text is the result, the empty text where it is
+    /// absent.
+    pub fn field(&self) -> Option<FieldId> {
+        analyze::field_of(&self.inner.node)
     }
 
     /// What it reads and writes, and what must hold for it to be true.

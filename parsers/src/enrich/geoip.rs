@@ -4,11 +4,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use maxminddb::{MaxMindDbError, Reader};
 use model::{Event, fields};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde_json::{Value, json};
+
+use crate::enrich::Method;
 
 /// The geo databases.
 pub struct GeoIp {
@@ -54,27 +57,17 @@ impl GeoIp {
         (code.to_owned(), in_eu)
     }
 
-    pub(super) fn enrich_city(&self, ip: IpAddr, event: &Event) {
+    /// What the methods write about `ip`.
+    pub(super) fn locate(&self, ip: IpAddr) -> Located {
         let place = self.place(ip);
         let (code, in_eu) = country(&place);
-        event.set_text(fields::ISO_CODE, code);
-        event.set_text(fields::IS_IN_EU, if in_eu { "true" } else { "false" });
-        event.set_text(fields::LATITUDE, format!("{:.6}", place.location.latitude));
-        event.set_text(fields::LONGITUDE, format!("{:.6}", place.location.longitude));
-    }
-
-    pub(super) fn enrich_asn(&self, ip: IpAddr, event: &Event) {
-        if let Some((number, name)) = self.system(ip) {
-            let number = event.keep(number.to_string());
-            event.set_span(fields::ASN_NUMBER, number);
-            event.set_span(fields::AS_NUMBER, number);
-            event.set_text(fields::ASN_ORG, name);
-        }
-    }
-
-    pub(super) fn enrich_range(&self, ip: IpAddr, event: &Event) {
-        if let Some(range) = self.range(ip) {
-            event.set_text(fields::ENRICHED_SOURCE_RANGE, range);
+        let in_eu = if in_eu { "true" } else { "false" };
+        let [latitude, longitude] =
+            [place.location.latitude, place.location.longitude].map(|degrees| format!("{degrees:.6}"));
+        Located {
+            city: [code, in_eu, &latitude, &longitude].map(Arc::from),
+            system: self.system(ip).map(|(number, name)| [number.to_string().into(), name.into()]),
+            range: self.range(ip).map(Arc::from),
         }
     }
 
@@ -115,6 +108,36 @@ impl GeoIp {
                 |(number, name)| json!({ "AutonomousSystemNumber": number, "AutonomousSystemOrganization": name }),
             ),
             expr::Geo::Range => self.range(ip).map(Value::String),
+        }
+    }
+}
+
+/// What the methods write about one address.
+#[derive(Debug)]
+pub(crate) struct Located {
+    /// Code of the country, whether it is in the European Union, latitude, longitude.
+    city: [Arc<str>; 4],
+    /// Number and name.
+    system: Option<[Arc<str>; 2]>,
+    range: Option<Arc<str>>,
+}
+
+impl Located {
+    pub(super) fn write(&self, method: Method, event: &Event) {
+        let set = |field, text| event.set_span(field, event.keep_shared(text));
+        match (method, &self.system, &self.range) {
+            (Method::GeoIpCity, ..) => {
+                let into = [fields::ISO_CODE, fields::IS_IN_EU, fields::LATITUDE, fields::LONGITUDE];
+                into.into_iter().zip(&self.city).for_each(|(field, text)| set(field, text));
+            }
+            (Method::GeoIpAsn, Some([number, name]), _) => {
+                let number = event.keep_shared(number);
+                event.set_span(fields::ASN_NUMBER, number);
+                event.set_span(fields::AS_NUMBER, number);
+                set(fields::ASN_ORG, name);
+            }
+            (Method::IpToRange, _, Some(range)) => set(fields::ENRICHED_SOURCE_RANGE, range),
+            _ => {}
         }
     }
 }

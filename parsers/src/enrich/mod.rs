@@ -13,6 +13,7 @@ use model::event::Span;
 use model::{Event, fields};
 
 use crate::Context;
+use crate::enrich::geoip::Located;
 
 /// An enrichment method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +72,21 @@ impl Method {
             Self::UnmarshalJson => unmarshal::enrich(event)?,
             Self::ReverseDns => dns::enrich(argument, event, cx),
             Self::GeoIpCity | Self::GeoIpAsn | Self::IpToRange => {
-                let Ok(ip) = event.text(argument).parse() else {
-                    return Err(format!("`{}` is not an address", event.text(argument)));
-                };
-                let Some(geo) = cx.geo else { return Err("no geo database is loaded".into()) };
-                match self {
-                    Self::GeoIpCity => geo.enrich_city(ip, event),
-                    Self::GeoIpAsn => geo.enrich_asn(ip, event),
-                    _ => geo.enrich_range(ip, event),
+                let text = event.text(argument);
+                let locate = || Some(cx.geo?.locate(text.parse().ok()?));
+                let located = cx.scratch.answers.borrow_mut().places.get_or(
+                    text,
+                    |_| true,
+                    locate,
+                    |located: &Option<Located>| located.as_ref().map(|located| located.write(self, event)),
+                );
+                if located.is_none() {
+                    let is_address = text.parse::<std::net::IpAddr>().is_ok();
+                    return Err(if is_address {
+                        "no geo database is loaded".into()
+                    } else {
+                        format!("`{text}` is not an address")
+                    });
                 }
             }
         }
