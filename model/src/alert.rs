@@ -159,6 +159,9 @@ pub struct AlertEvidence {
     pub bucket: String,
     /// Which allow checks were made, and what they said.
     pub allow_checks: Vec<String>,
+    /// Whether the events came by a way on which senders can be invented; then the alert asks for no remediation.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub spoofable: bool,
 }
 
 /// A decision as it travels with an alert or in answers (spec: local-api 7.1).
@@ -208,6 +211,13 @@ pub struct RuntimeAlert {
     pub alert: Alert,
 }
 
+impl Alert {
+    /// Whether it rests on events whose senders can be invented.
+    pub fn spoofable(&self) -> bool {
+        self.cordon.as_ref().is_some_and(|evidence| evidence.spoofable)
+    }
+}
+
 impl RuntimeAlert {
     /// Lets `change` rewrite the alert. Its source is one of `sources`, so what changes in it changes there too, under the key
     /// that it had.
@@ -226,6 +236,11 @@ impl RuntimeAlert {
         let mut all = self.alert.events.iter().flat_map(|event| &event.meta);
         all.find(|meta| meta.key == key && !meta.value.is_empty()).map_or("", |meta| &meta.value)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]

@@ -385,6 +385,11 @@ impl Event {
         &self.origin
     }
 
+    /// Whether anybody could have made it in anybody's name: [`Origin::spoofable`], or an overflow that rests on such.
+    pub fn spoofable(&self) -> bool {
+        self.origin.spoofable || self.overflow().is_some_and(|overflow| overflow.alert.spoofable())
+    }
+
     /// The line's offset or sequence number.
     pub fn offset(&self) -> u64 {
         self.offset

@@ -33,6 +33,9 @@ pub struct Origin {
     pub generation: u64,
     /// Whether buckets follow the time in the log instead of the clock (`evt.ExpectMode`).
     pub time_machine: bool,
+    /// Whether whoever sends a packet can write these lines in anybody's name (syslog over UDP): alerts about them ask for
+    /// no remediation.
+    pub spoofable: bool,
 }
 
 /// Longest line in bytes; what is longer is cut and counted.

@@ -69,6 +69,8 @@ pub struct RecordDump {
     read_at: Timestamp,
     overflowed: bool,
     time_machine: bool,
+    #[serde(default)]
+    spoofable: bool,
     parsers: Vec<String>,
 }
 
@@ -219,6 +221,11 @@ impl Record {
         (&self.origin.src, self.origin.generation, self.offset)
     }
 
+    /// Whether anybody could have made it in anybody's name: [`Origin::spoofable`], or an overflow that rests on such.
+    pub fn spoofable(&self) -> bool {
+        self.origin.spoofable || self.overflow().is_some_and(|overflow| overflow.alert.spoofable())
+    }
+
     /// Bytes it occupies behind an `Arc`, for the byte budget: what the allocator adds to each piece included.
     pub fn bytes(&self) -> usize {
         const PIECE: usize = 16;
@@ -253,6 +260,7 @@ impl Record {
             read_at: self.read_at,
             overflowed: self.kind == EventKind::Overflow,
             time_machine: self.time_machine,
+            spoofable: self.origin.spoofable,
             parsers: self.parsers.iter().map(ToString::to_string).collect(),
         }
     }
@@ -277,6 +285,7 @@ impl Record {
             labels: dump.labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             time_machine: dump.time_machine,
             generation: dump.generation,
+            spoofable: dump.spoofable,
         };
         let raw = text.len() as u32;
         text.push_str(&dump.raw);

@@ -72,7 +72,7 @@ impl Overflow<'_> {
             capacity: scenario.limiter.capacity,
             leakspeed: expr::duration::format(scenario.limiter.leakspeed),
             simulated: scenario.simulated,
-            remediation: scenario.remediation,
+            remediation: scenario.remediation && !self.spoofable(),
             source,
             meta: context.tell(self.events, host, errors),
             events: self.events.iter().map(|record| alert_event(record)).collect(),
@@ -105,7 +105,17 @@ impl Overflow<'_> {
 
     fn evidence(&self) -> AlertEvidence {
         let checks = if self.checked { vec!["pour: no allowlist covers the source".to_owned()] } else { Vec::new() };
-        AlertEvidence { key: self.group.into(), bucket: self.scenario.kind.name().into(), allow_checks: checks }
+        AlertEvidence {
+            key: self.group.into(),
+            bucket: self.scenario.kind.name().into(),
+            allow_checks: checks,
+            spoofable: self.spoofable(),
+        }
+    }
+
+    /// Whether the senders of its events can be invented; all of a bucket's events are of one kind.
+    fn spoofable(&self) -> bool {
+        self.events.iter().any(|record| record.spoofable())
     }
 
     fn sources(&self, host: &dyn Host) -> Result<BTreeMap<String, Source>, Sourceless> {

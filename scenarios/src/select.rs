@@ -152,9 +152,11 @@ impl Selector {
         let record = Arc::new(Record::new(event, live, unmarshaled, Arc::clone(around.parsers)));
         let time = event.get(fields::MARSHALED_TIME).and_then(EventTime::parse_rfc3339).map(Moment::from);
         let network = self.key.network(address);
+        // What anybody can write in anybody's name has buckets of its own, so that it cannot tip over those of others.
+        let spoofable = event.spoofable();
         pours.extend(self.chosen.drain(..).map(|chosen| Pour {
             scenario: chosen.scenario,
-            key: chosen.hash.bucket(scenarios.list[chosen.scenario].tag),
+            key: chosen.hash.bucket(own_tag(scenarios.list[chosen.scenario].tag, spoofable)),
             partition: chosen.hash.partition(),
             group: chosen.group,
             record: Arc::clone(&record),
@@ -165,6 +167,11 @@ impl Selector {
             checked: around.allow.is_some(),
         }));
     }
+}
+
+/// The tag of the buckets that an event goes to.
+fn own_tag(tag: u128, spoofable: bool) -> u128 {
+    if spoofable { !tag } else { tag }
 }
 
 /// An expression that must give something failed, or gave something else.

@@ -10,19 +10,21 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{Errno, read, write};
+use tokio::sync::Notify;
 
 /// The bell of one datasource.
 #[derive(Debug)]
 pub struct Bell {
     fd: OwnedFd,
     stopped: AtomicBool,
+    told: Notify,
 }
 
 impl Bell {
     /// A silent bell. Fails when the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { fd, stopped: AtomicBool::new(false) })
+        Ok(Self { fd, stopped: AtomicBool::new(false), told: Notify::new() })
     }
 
     /// Wakes the waiting thread, or the next one that waits.
@@ -35,11 +37,19 @@ impl Bell {
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.ring();
+        self.told.notify_one();
     }
 
     /// Whether the datasource was asked to end.
     pub fn stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Ends when the datasource was asked to end. Safe to drop while waiting.
+    pub async fn stopping(&self) {
+        while !self.stopped() {
+            self.told.notified().await;
+        }
     }
 
     /// Waits for a ring, for `input` to have something to read (or to be closed), or for `timeout`; `None` waits

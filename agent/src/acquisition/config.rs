@@ -4,19 +4,22 @@
 //! place and left out, the others are read.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use compact_str::CompactString;
+use ipnet::IpNet;
 use model::yaml::{Fault, Keys, Text, Yaml, did_you_mean, documents};
 use regex::Regex;
 
 use super::file::{Files, Follow, PathPattern};
 use super::journald::JournalConfig;
+use super::syslog::{SyslogConfig, TlsFiles, Transport};
 use super::transform::Transform;
 use crate::status::{Kind, Problem};
 
 /// Datasources that the field knows and this build does not have.
-const ELSEWHERE: [&str; 15] = [
+const ELSEWHERE: [&str; 14] = [
     "appsec",
     "cloudwatch",
     "docker",
@@ -28,7 +31,6 @@ const ELSEWHERE: [&str; 15] = [
     "loki",
     "nats",
     "s3",
-    "syslog",
     "unifi",
     "victorialogs",
     "wineventlog",
@@ -47,6 +49,21 @@ const FILE_KEYS: &[&str] = &[
     "max_buffer_size",
 ];
 const JOURNAL_KEYS: &[&str] = &["journalctl_filter"];
+const SYSLOG_KEYS: &[&str] = &[
+    "listen_addr",
+    "listen_port",
+    "protocol",
+    "max_message_len",
+    "disable_rfc_parser",
+    "allowed_senders",
+    "spoofable",
+    "cert_file",
+    "key_file",
+    "client_ca_file",
+];
+
+/// Longest messages that may be asked for, in bytes; the least is what every receiver must take by RFC 5424.
+const MESSAGE_LENGTHS: std::ops::RangeInclusive<i64> = 480..=65_536;
 
 /// One datasource as configured.
 #[derive(Clone, Debug)]
@@ -72,6 +89,8 @@ pub enum Input {
     Cat(Files),
     /// The journal.
     Journal(JournalConfig),
+    /// What other hosts send.
+    Syslog(SyslogConfig),
 }
 
 impl SourceConfig {
@@ -87,6 +106,7 @@ impl Input {
         match self {
             Input::Follow(..) | Input::Cat(_) => "file",
             Input::Journal(_) => "journalctl",
+            Input::Syslog(_) => "syslog",
         }
     }
 
@@ -94,6 +114,7 @@ impl Input {
         match self {
             Input::Follow(files, _) | Input::Cat(files) => format!("file:{}", files.name()),
             Input::Journal(journal) => format!("journalctl:{}", journal.name()),
+            Input::Syslog(syslog) => format!("syslog:{}", syslog.name()),
         }
     }
 }
@@ -235,7 +256,8 @@ fn source(document: &Yaml, path: &Path) -> Result<SourceConfig, Fault> {
     let own = match &*kind {
         "file" => FILE_KEYS,
         "journalctl" => JOURNAL_KEYS,
-        _ => return Err(Fault::unknown(kind.line, "datasource", &kind, ["file", "journalctl"])),
+        "syslog" => SYSLOG_KEYS,
+        _ => return Err(Fault::unknown(kind.line, "datasource", &kind, ["file", "journalctl", "syslog"])),
     };
     // A slip of the pen is named as such, not as something missing.
     let known = || COMMON_KEYS.iter().chain(own).copied();
@@ -243,7 +265,11 @@ fn source(document: &Yaml, path: &Path) -> Result<SourceConfig, Fault> {
         return Err(Fault::unknown(key.line, "key in the datasource:", key, known()));
     }
     let common = common(&keys)?;
-    let input = if own == FILE_KEYS { file(&keys, common)? } else { journal(&keys, common)? };
+    let input = match &*kind {
+        "file" => file(&keys, common)?,
+        "journalctl" => journal(&keys, common)?,
+        _ => syslog(&keys, common)?,
+    };
     let transform = keys.text("transform")?.filter(|text| !text.is_empty());
     let transform = transform.map(|text| Transform::new(&text)).transpose()?;
     Ok(SourceConfig { id: input.id(), path: path.to_path_buf(), line: keys.line(), input, transform })
@@ -355,6 +381,91 @@ fn journal(keys: &Keys<'_>, common: Common) -> Result<Input, Fault> {
     }))
 }
 
+fn syslog(keys: &Keys<'_>, common: Common) -> Result<Input, Fault> {
+    if !common.follow {
+        let line = keys.get("mode").map_or(keys.line(), |mode| mode.line);
+        return Err(Fault::new(line, "a syslog server cannot be read once").hint("leave `mode` out"));
+    }
+    let address = match keys.text("listen_addr")? {
+        None => IpAddr::from([127, 0, 0, 1]),
+        Some(text) => text.parse().map_err(|_| {
+            Fault::new(text.line, format!("`{}` is not an address to listen on", &*text))
+                .hint("write an IP address, `0.0.0.0` for all of IPv4 or `::` for all")
+        })?,
+    };
+    let port = match integer_within(keys, "listen_port", 1..=65_535)? {
+        None => 514,
+        Some(port) => u16::try_from(port).unwrap_or(514),
+    };
+    let longest = integer_within(keys, "max_message_len", MESSAGE_LENGTHS)?.map_or(2048, |bytes| bytes as usize);
+    let mut senders = Vec::new();
+    for text in keys.texts("allowed_senders")? {
+        let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        senders.push(net.map_err(|_| {
+            Fault::new(text.line, format!("`{}` is neither an address nor a range", &*text))
+                .hint("write it like `192.0.2.0/24`")
+        })?);
+    }
+    let protocol = keys.text("protocol")?;
+    let transport = match protocol.as_ref().map(|text| text.to_ascii_lowercase()).as_deref() {
+        None | Some("udp") => Transport::Udp,
+        Some("tcp") => Transport::Tcp,
+        Some("tls") => Transport::Tls(tls(keys)?),
+        Some(_) => {
+            let text = protocol.unwrap_or_else(|| Text { line: keys.line(), text: String::new() });
+            return Err(Fault::unknown(text.line, "protocol", &text, ["udp", "tcp", "tls"]));
+        }
+    };
+    if !matches!(transport, Transport::Tls(_))
+        && let Some((key, line)) =
+            ["cert_file", "key_file", "client_ca_file"].into_iter().find_map(|key| Some((key, keys.get(key)?.line)))
+    {
+        return Err(Fault::new(line, format!("`{key}` has no effect without TLS")).hint("set `protocol: tls`"));
+    }
+    // Nobody but this host's own programs reaches the loopback address.
+    let spoofable = keys.flag("spoofable")?.unwrap_or(transport == Transport::Udp && !address.is_loopback());
+    Ok(Input::Syslog(SyslogConfig {
+        listen: SocketAddr::new(address, port),
+        transport,
+        longest,
+        bare: keys.flag("disable_rfc_parser")?.unwrap_or(false),
+        senders,
+        spoofable,
+        labels: common.labels,
+        time_machine: common.time_machine,
+    }))
+}
+
+fn tls(keys: &Keys<'_>) -> Result<TlsFiles, Fault> {
+    let path = |key: &'static str| keys.text(key).map(|text| text.map(|text| PathBuf::from(text.text)));
+    let needed = |key: &'static str| {
+        path(key)?.ok_or_else(|| {
+            Fault::new(keys.line(), format!("`{key}` is missing in the datasource")).hint(
+                "TLS needs `cert_file` and `key_file`, in PEM; `client_ca_file` admits only senders with a certificate",
+            )
+        })
+    };
+    Ok(TlsFiles { cert: needed("cert_file")?, key: needed("key_file")?, client_ca: path("client_ca_file")? })
+}
+
+/// A number between two others.
+fn integer_within(
+    keys: &Keys<'_>,
+    key: &'static str,
+    range: std::ops::RangeInclusive<i64>,
+) -> Result<Option<i64>, Fault> {
+    let Some(number) = keys.integer(key)? else { return Ok(None) };
+    if range.contains(&number) {
+        return Ok(Some(number));
+    }
+    let line = keys.get(key).map_or(keys.line(), |yaml| yaml.line);
+    Err(Fault::new(line, format!("`{key}` cannot be `{number}`")).hint(format!(
+        "it lies between {} and {}",
+        range.start(),
+        range.end()
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,6 +494,14 @@ mod tests {
              ---\nfilename: /var/log/i.log\nlabels: {type: x}\npoll_without_inotfy: true\n\
              ---\nfilename: /var/log/[j.log\nlabels: {type: x}\n\
              ---\nfilename: /var/log/k.log\nlabels: {type: x}\ndiscovery_poll_interval: soon\n\
+             ---\nsource: syslog\nlisten_addr: localhost\nlabels: {type: x}\n\
+             ---\nsource: syslog\nlisten_port: 70000\nlabels: {type: x}\n\
+             ---\nsource: syslog\nprotocol: tpc\nlabels: {type: x}\n\
+             ---\nsource: syslog\nprotocol: tls\nlabels: {type: x}\n\
+             ---\nsource: syslog\ncert_file: /x\nlabels: {type: x}\n\
+             ---\nsource: syslog\nallowed_senders: [gateway]\nlabels: {type: x}\n\
+             ---\nsource: syslog\nmode: cat\nlabels: {type: x}\n\
+             ---\nsource: syslog\nmax_message_len: 10\nlabels: {type: x}\n\
              ---\nfilename: /var/log/z.log\nlabels: {type: nginx}\n",
         );
         let ids: Vec<&str> = sources.iter().map(|source| source.id.as_str()).collect();
@@ -414,6 +533,22 @@ mod tests {
         hint: `*`, `?` and `[...]` match within one folder, `**` only stands between slashes
         a.yaml:48: `soon` is not a duration
         hint: write it like `30s` or `5m`
+        a.yaml:51: `localhost` is not an address to listen on
+        hint: write an IP address, `0.0.0.0` for all of IPv4 or `::` for all
+        a.yaml:55: `listen_port` cannot be `70000`
+        hint: it lies between 1 and 65535
+        a.yaml:59: unknown protocol `tpc`
+        hint: did you mean `tcp`?
+        a.yaml:62: `cert_file` is missing in the datasource
+        hint: TLS needs `cert_file` and `key_file`, in PEM; `client_ca_file` admits only senders with a certificate
+        a.yaml:67: `cert_file` has no effect without TLS
+        hint: set `protocol: tls`
+        a.yaml:71: `gateway` is neither an address nor a range
+        hint: write it like `192.0.2.0/24`
+        a.yaml:75: a syslog server cannot be read once
+        hint: leave `mode` out
+        a.yaml:79: `max_message_len` cannot be `10`
+        hint: it lies between 480 and 65536
         ");
     }
 
@@ -423,7 +558,12 @@ mod tests {
             "source: file\nfilenames: ['$LOGS/*.log', \"${LOGS}/x\", '$NONE/y']\nfilename: /z\nexclude_regexps: ['\\.gz$']\n\
              mode: tail\nlabels: {type: nginx, program: n}\nlog_level: debug\nname: web\nunique_id: u\nuse_time_machine: yes\ntransform: JsonExtract(evt.Line.Raw, 'log')\n\
              poll_without_inotify: true\nforce_inotify: true\ndiscovery_poll_enable: true\ndiscovery_poll_interval: 5s\n\
-             max_buffer_size: 1000\n---\njournalctl_filter: [-b, _COMM=sshd]\nlabels: {type: syslog}\n",
+             max_buffer_size: 1000\n---\njournalctl_filter: [-b, _COMM=sshd]\nlabels: {type: syslog}\n\
+             ---\nsource: syslog\nlabels: {type: syslog}\n\
+             ---\nsource: syslog\nlisten_addr: '::'\nlisten_port: 6514\nprotocol: tls\ncert_file: /c\nkey_file: /k\nclient_ca_file: /a\n\
+             max_message_len: 8192\ndisable_rfc_parser: yes\nallowed_senders: [192.0.2.1, '2001:db8::/32']\nlabels: {type: x}\n\
+             ---\nsource: syslog\nlisten_addr: 0.0.0.0\nlabels: {type: syslog}\n\
+             ---\nsource: syslog\nlisten_addr: 192.0.2.7\nspoofable: false\nlabels: {type: syslog}\n",
         );
         assert_eq!(problems, "");
         let Input::Follow(files, follow) = &sources[0].input else { panic!("a file that is followed") };
@@ -431,6 +571,18 @@ mod tests {
         assert!(files.time_machine);
         assert_eq!((follow.poll, follow.rescan), (Some(true), Some(std::time::Duration::from_secs(5))));
         assert_eq!((sources[1].id.as_str(), sources[1].line), ("journalctl:journalctl--b._COMM=sshd", 18));
+        let syslog: Vec<&SyslogConfig> = sources[2..]
+            .iter()
+            .map(|source| match &source.input {
+                Input::Syslog(syslog) => syslog,
+                other => panic!("{other:?} is no syslog server"),
+            })
+            .collect();
+        let names: Vec<String> = syslog.iter().map(|config| config.name()).collect();
+        assert_eq!(names, ["udp://127.0.0.1:514", "tls://[::]:6514", "udp://0.0.0.0:514", "udp://192.0.2.7:514"]);
+        let spoofable: Vec<bool> = syslog.iter().map(|config| config.spoofable).collect();
+        assert_eq!(spoofable, [false, false, true, false], "only this host reaches the loopback address");
+        assert_eq!((syslog[1].longest, syslog[1].bare, syslog[1].senders.len()), (8192, true, 2));
     }
 
     fn absolute(path: &str) -> String {

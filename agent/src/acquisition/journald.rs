@@ -69,8 +69,8 @@ impl Journal {
             src: config.name().into(),
             module: "journalctl".into(),
             labels: config.labels.clone(),
-            generation: 0,
             time_machine: config.time_machine,
+            ..Origin::default()
         };
         let backlog_origin = Arc::new(Origin { time_machine: true, ..origin.clone() });
         Self { config, program, cursor, started: Timestamp::now(), origin: Arc::new(origin), backlog_origin }

@@ -13,6 +13,7 @@ pub mod discover;
 pub mod file;
 pub mod journald;
 pub mod queue;
+pub mod syslog;
 pub mod transform;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use self::config::{Input, SourceConfig};
 use self::file::{Cat, FileSource};
 use self::journald::Journal;
 use self::queue::{HungUp, Lane};
+use self::syslog::Syslog;
 use self::transform::Transform;
 use crate::meter;
 use crate::state::Checkpoint;
@@ -74,6 +76,22 @@ pub enum SourceError {
         /// Why it failed.
         error: io::Error,
     },
+    /// Nobody can send lines here.
+    #[error("cannot listen on {on}: {error}")]
+    Listen {
+        /// Where.
+        on: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A file of certificates or keys is not what it should be.
+    #[error("cannot use `{path}` for TLS: {reason}", path = path.display())]
+    Certificate {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A program that yields lines cannot be started.
     #[error("cannot start `{program}`: {error}")]
     Start {
@@ -101,6 +119,10 @@ impl SourceError {
             SourceError::Hangup => "",
             SourceError::Read { .. } => "check that the file exists and that cordon may read it",
             SourceError::System { .. } => "raise the limits of the service (open files, threads)",
+            SourceError::Listen { .. } => {
+                "free the address, name another one, or let cordon use it (ports below 1024 need CAP_NET_BIND_SERVICE)"
+            }
+            SourceError::Certificate { .. } => "name PEM files that belong together and that cordon may read",
             SourceError::Start { .. } => "install the program, or read the log from files instead",
             SourceError::Ended { .. } => "run the same command by hand to see what it says; it is started again",
         }
@@ -267,6 +289,7 @@ pub fn build(config: &SourceConfig, checkpoint: &Checkpoint) -> Box<dyn Datasour
             let cursor = checkpoint.cursor(&config.id).filter(|_| journal.follow);
             Box::new(Journal::new(journal.clone(), "journalctl".into(), cursor))
         }
+        Input::Syslog(syslog) => Box::new(Syslog::new(syslog.clone())),
     }
 }
 

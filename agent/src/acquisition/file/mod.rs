@@ -85,8 +85,8 @@ impl Files {
             src: path.to_string_lossy().into(),
             module: "file".into(),
             labels: self.labels.clone(),
-            generation: 0,
             time_machine: self.time_machine,
+            ..Origin::default()
         }
     }
 }
