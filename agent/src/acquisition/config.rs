@@ -14,7 +14,7 @@ use regex::Regex;
 
 use super::file::{Files, Follow, PathPattern};
 use super::journald::JournalConfig;
-use super::syslog::{SyslogConfig, TlsFiles, Transport};
+use super::syslog::{ROOM, SyslogConfig, TlsFiles, Transport};
 use super::transform::Transform;
 use crate::status::{Kind, Problem};
 
@@ -429,6 +429,7 @@ fn syslog(keys: &Keys<'_>, common: Common) -> Result<Input, Fault> {
         transport,
         longest,
         bare: keys.flag("disable_rfc_parser")?.unwrap_or(false),
+        room: ROOM,
         senders,
         spoofable,
         labels: common.labels,

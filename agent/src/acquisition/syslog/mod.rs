@@ -28,6 +28,9 @@ use crate::status::SourceStatus;
 /// Senders that are remembered; more begin anew.
 const SENDERS: usize = 4096;
 
+/// [`SyslogConfig::room`] for a whole host.
+pub const ROOM: usize = 32 << 20;
+
 /// How long something that was dropped is shown as trouble.
 const REMEMBERED: Duration = Duration::from_mins(1);
 
@@ -42,6 +45,8 @@ pub struct SyslogConfig {
     pub longest: usize,
     /// Whether only the priority is taken off, and the rest of the message is the line.
     pub bare: bool,
+    /// How many bytes of datagrams wait in the kernel, and as many again here, before they are dropped.
+    pub room: usize,
     /// Who may send; empty means everybody.
     pub senders: Vec<IpNet>,
     /// Whether a sender's address can be invented.

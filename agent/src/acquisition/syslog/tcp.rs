@@ -83,7 +83,7 @@ async fn listen(
             () = bell.stopping() => break,
             Some(first) = said.recv() => write(first, &mut said, &mut scribe, out)?,
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => take(config, &acceptor, &room, &says, stream, peer),
+                Ok((stream, peer)) => take(config, acceptor.clone(), &room, &says, stream, peer),
                 // The one that failed is gone; too many open files are not over at once.
                 Err(error) => {
                     let remedy = "raise the limits of the service (open files)";
@@ -136,7 +136,7 @@ fn write(first: Said, more: &mut Receiver<Said>, scribe: &mut Scribe, out: &mut 
 /// Gives a new connection a task of its own, if it may have one.
 fn take(
     config: &Arc<SyslogConfig>,
-    acceptor: &Option<TlsAcceptor>,
+    acceptor: Option<TlsAcceptor>,
     room: &Arc<Semaphore>,
     says: &Sender<Said>,
     stream: TcpStream,
@@ -156,7 +156,7 @@ fn take(
     // Without it the connection only lives longer than it should.
     let _ = sockopt::set_socket_keepalive(&stream, true);
     let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE);
-    let (acceptor, says, longest) = (acceptor.clone(), says.clone(), config.longest);
+    let (says, longest) = (says.clone(), config.longest);
     tokio::spawn(async move {
         let _place: OwnedSemaphorePermit = place;
         let ended = match acceptor {

@@ -24,11 +24,8 @@ use crate::acquisition::{Bell, Outlet, SourceError};
 /// How many datagrams are taken from the kernel at once.
 const AT_ONCE: usize = 64;
 
-/// How many bytes of datagrams wait for the datasource at most.
-const WAITING: usize = 32 << 20;
-
-/// The receive buffer that is asked for, and the one below which it is said that there was no more.
-const BUFFER: (usize, usize) = (64 << 20, 2 << 20);
+/// A receive buffer below this is worth a word.
+const SMALL: usize = 2 << 20;
 
 /// How often the kernel is asked what it dropped.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -42,6 +39,13 @@ struct Block {
     received: Timestamp,
     /// How many came from somebody who may not send, and one of them.
     uninvited: (u64, Option<IpAddr>),
+}
+
+impl Block {
+    /// How many bytes it occupies; what many small datagrams cost beside their text counts, too.
+    fn cost(&self) -> usize {
+        self.bytes.len() + self.messages.len() * size_of::<(usize, IpAddr, bool)>()
+    }
 }
 
 /// What lies between the two threads.
@@ -73,18 +77,18 @@ impl Pool {
 pub(super) fn serve(config: &Arc<SyslogConfig>, bell: &Arc<Bell>, out: &mut Outlet) -> Result<(), SourceError> {
     let failed = |error| cannot_listen(config, error);
     let socket = UdpSocket::bind(config.listen).map_err(failed)?;
-    enlarge(&socket, out);
+    enlarge(&socket, config.room, out);
     out.status().set_watching();
     let pool = Pool::default();
     let receiver = Bell::new().map_err(failed)?;
     let mut drops = Drops::of(&socket);
     thread::scope(|scope| {
-        let receives = thread::Builder::new().name("syslog udp".into()).spawn_scoped(scope, || {
+        let started = thread::Builder::new().name("syslog udp".into()).spawn_scoped(scope, || {
             let result = receive(&socket, config, &receiver, &pool);
             pool.lock().failed = result.err();
             pool.filled.notify_all();
         });
-        let ended = match receives {
+        let ended = match started {
             Ok(_) => work(config, bell, &pool, &mut drops, out),
             Err(error) => Err(failed(error)),
         };
@@ -97,12 +101,12 @@ pub(super) fn serve(config: &Arc<SyslogConfig>, bell: &Arc<Bell>, out: &mut Outl
 }
 
 /// Asks for as much room as the system gives.
-fn enlarge(socket: &UdpSocket, out: &Outlet) {
+fn enlarge(socket: &UdpSocket, room: usize, out: &Outlet) {
     // The first needs a privilege, the second is bounded by the system.
-    let asked = sockopt::set_socket_recv_buffer_size_force(socket, BUFFER.0)
-        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, BUFFER.0));
+    let asked = sockopt::set_socket_recv_buffer_size_force(socket, room)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, room));
     let got = sockopt::socket_recv_buffer_size(socket).unwrap_or(0);
-    if asked.is_err() || got < BUFFER.1 {
+    if asked.is_err() || got < SMALL.min(room) {
         warn!(
             source = out.status().name(),
             bytes = got,
@@ -139,11 +143,10 @@ fn receive(socket: &UdpSocket, config: &SyslogConfig, bell: &Bell, pool: &Pool) 
             Err(error) => return Err(error.into()),
         }
         let mut state = pool.lock();
-        while state.bytes > WAITING && !state.over {
+        while state.bytes > config.room && !state.over {
             state = pool.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        // What many small datagrams cost beside their text counts, too.
-        state.bytes += block.bytes.len() + block.messages.len() * size_of::<(usize, IpAddr, bool)>();
+        state.bytes += block.cost();
         state.blocks.push_back(block);
         drop(state);
         pool.filled.notify_all();
@@ -169,21 +172,18 @@ fn work(
     loop {
         let mut state = pool.lock();
         let block = state.blocks.pop_front();
-        match &block {
-            Some(block) => {
-                state.bytes -= block.bytes.len() + block.messages.len() * size_of::<(usize, IpAddr, bool)>();
-                out.status().lag.set(state.bytes as u64);
-                drop(state);
-                pool.drained.notify_all();
+        if let Some(block) = &block {
+            state.bytes -= block.cost();
+            out.status().lag.set(state.bytes as u64);
+            drop(state);
+            pool.drained.notify_all();
+        } else {
+            if let Some(error) = state.failed.take() {
+                return Err(cannot_listen(config, error));
             }
-            None => {
-                if let Some(error) = state.failed.take() {
-                    return Err(cannot_listen(config, error));
-                }
-                drop(state);
-                out.status().lag.set(0);
-                out.idle()?;
-            }
+            drop(state);
+            out.status().lag.set(0);
+            out.idle()?;
         }
         if asked.elapsed() >= ASK_EVERY || bell.stopped() {
             asked = Instant::now();
