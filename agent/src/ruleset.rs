@@ -135,7 +135,7 @@ impl RuleSet {
         {
             problems.push(Problem::new(Kind::Context, fault));
         }
-        let scenarios = loader.finish(context);
+        let mut scenarios = loader.finish(context);
         for scenario in scenarios.all() {
             data.extend(scenario.data.iter().map(|file| (PathBuf::from(&scenario.name), file.clone())));
         }
@@ -143,6 +143,7 @@ impl RuleSet {
         let mut stashes = parsers.stashes.clone();
         stashes.extend(postoverflows.stashes.iter().cloned());
         let loaded_files = load_data(files, &data, &mut problems);
+        scenarios.index(&loaded_files);
         let geo = load_geo(files, &mut problems);
         let in_order = !stashes.is_empty() || !scenarios.needs().stashes.is_empty();
         let parsers = parsers.finish(&mut table);

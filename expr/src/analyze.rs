@@ -2,7 +2,8 @@
 //! must hold for it to be true.
 
 use crate::library::Nature;
-use crate::program::{BoolNode, Node, TextNode};
+use crate::needles::Mention;
+use crate::program::{BoolNode, Const, Node, TextNode};
 use crate::types::{FieldId, MapId, MemberId, MethodId};
 
 /// What is known of a program without running it.
@@ -42,6 +43,8 @@ pub struct Facts {
     /// Conditions each of which must hold for the result to be `true`; only such as come before
     /// anything that can fail or write.
     pub requires: Vec<Condition>,
+    /// Lists of mentions: of each list one must be found, as far as values in ASCII are concerned, for the result to be `true`.
+    pub mentions: Vec<Vec<Mention>>,
 }
 
 impl Facts {
@@ -117,8 +120,15 @@ pub(crate) fn requires(node: &Node) -> Vec<Condition> {
         Node::Bool(test) => of_bool(test),
         Node::Logic { and: true, first, .. } => of_bool(first),
         Node::Chain(inner) => requires(inner),
+        Node::Conditional { condition, otherwise, .. } if is_false(otherwise) => of_bool(condition),
+        Node::Let { value, body, .. } if safe_node(value) => requires(body),
         _ => Vec::new(),
     }
+}
+
+/// Whether `node` is the constant `false`.
+pub(crate) fn is_false(node: &Node) -> bool {
+    matches!(node, Node::Const(Const::Bool(false)))
 }
 
 fn of_bool(test: &BoolNode) -> Vec<Condition> {
@@ -168,6 +178,7 @@ fn of_bool(test: &BoolNode) -> Vec<Condition> {
             _ => Vec::new(),
         },
         BoolNode::Memo { test, .. } => of_bool(test),
+        BoolNode::Let { value, body, .. } if safe_node(value) => of_bool(body),
         BoolNode::Dynamic(node) => requires(node),
         _ => Vec::new(),
     }
@@ -210,6 +221,30 @@ fn source(text: &TextNode) -> Option<FieldId> {
         },
         _ => None,
     }
+}
+
+/// The same where `scope` holds locals whose values are safe.
+pub(crate) fn safe_in(test: &BoolNode, scope: &[(usize, &Node)]) -> bool {
+    let subject = |text: &TextNode| match text {
+        TextNode::Dynamic(Node::Local(local)) => {
+            let value = scope.iter().rev().find(|(known, _)| known == local);
+            value.is_some_and(|(_, value)| matches!(value, Node::Text(_)))
+        }
+        text => safe_text(text),
+    };
+    match test {
+        BoolNode::EqualConst { text, .. }
+        | BoolNode::InTexts { text, .. }
+        | BoolNode::Contains { text, .. }
+        | BoolNode::StartsWith { text, .. }
+        | BoolNode::EndsWith { text, .. } => subject(text),
+        test => safe(test),
+    }
+}
+
+/// Whether evaluating `node` can neither fail nor change anything, and gives text.
+pub(crate) fn safe_node(node: &Node) -> bool {
+    matches!(node, Node::Text(text) if safe_text(text))
 }
 
 /// Whether evaluating `test` can neither fail nor change anything.

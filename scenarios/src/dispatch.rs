@@ -2,26 +2,40 @@
 //!
 //! From each filter it is known what must hold for it to be true. For every field that such conditions compare with
 //! constants there is a table from value to the scenarios that it leaves possible; an event intersects the entries of the values
-//! that it has. Scenarios come out in file order, since filters may write to the event.
+//! that it has. Of those that are left, each that looks for words is asked only if one of them is there: all the
+//! words that are looked for in a field are found in one go. Scenarios come out in file order, since filters may
+//! write to the event.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
-use expr::{Condition, FieldId};
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use expr::files::Files;
+use expr::{Condition, FieldId, Mention};
+use hashbrown::HashMap;
 use model::Event;
 
 use crate::scenario::Needs;
+
+/// Up to this many bytes of words there is a faster and larger automaton.
+const FAST: usize = 8 << 10;
 
 /// The tables of one rule set.
 #[derive(Debug, Default)]
 pub(crate) struct Dispatch {
     all: Bits,
-    fields: Vec<Index>,
+    indexes: Vec<Index>,
+    /// Scenarios that look for words.
+    looking: Bits,
+    searches: Vec<Search>,
 }
 
 /// The scenarios that a value of one field leaves possible.
 #[derive(Debug)]
 struct Index {
     field: FieldId,
+    /// Those that look at the field at all.
+    concerned: Bits,
     /// Absent or empty.
     empty: Bits,
     /// Any other value that is not listed.
@@ -29,11 +43,39 @@ struct Index {
     values: HashMap<Box<str>, Bits>,
 }
 
+/// The words that scenarios look for in one field.
+#[derive(Debug)]
+struct Search {
+    field: FieldId,
+    concerned: Bits,
+    /// Each with those who look for it.
+    words: Vec<(String, Bits)>,
+    automaton: OnceLock<Option<AhoCorasick>>,
+}
+
+/// The scenarios that could want an event, and what it takes to find them.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates {
+    bits: Bits,
+    found: Bits,
+}
+
+impl Candidates {
+    /// Their numbers, in file order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.bits.iter()
+    }
+}
+
 /// A set of scenarios.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Bits(Vec<u64>);
+struct Bits(Vec<u64>);
 
 impl Bits {
+    fn empty(len: usize) -> Self {
+        Self(vec![0; len.div_ceil(64)])
+    }
+
     fn full(len: usize) -> Self {
         let mut bits = Self(vec![u64::MAX; len.div_ceil(64)]);
         if let Some(last) = bits.0.last_mut()
@@ -44,16 +86,32 @@ impl Bits {
         bits
     }
 
+    fn add(&mut self, index: usize) {
+        self.0[index / 64] |= 1 << (index % 64);
+    }
+
     fn remove(&mut self, index: usize) {
         self.0[index / 64] &= !(1 << (index % 64));
+    }
+
+    fn len(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
+    fn meets(&self, other: &Bits) -> bool {
+        self.0.iter().zip(&other.0).any(|(mine, theirs)| mine & theirs != 0)
     }
 
     fn intersect(&mut self, other: &Bits) {
         self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine &= theirs);
     }
 
+    fn unite(&mut self, other: &Bits) {
+        self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine |= theirs);
+    }
+
     /// Members in ascending order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+    fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().enumerate().flat_map(|(word, bits)| {
             let mut left = *bits;
             std::iter::from_fn(move || {
@@ -66,46 +124,122 @@ impl Bits {
 }
 
 impl Dispatch {
-    /// Tables over what the scenarios require.
-    pub(crate) fn new(needs: &[&Needs]) -> Self {
-        let written = |field: &FieldId| needs.iter().any(|needs| needs.writes.contains(field));
+    /// Tables over what the scenarios require. What is known of data files that are not among `files` is not used.
+    pub(crate) fn new(needs: &[&Needs], files: &Files) -> Self {
+        let (needs_len, all) = (needs.len(), Bits::full(needs.len()));
+        // A filter that writes under computed names could write any field.
+        if needs.iter().any(|needs| !needs.writes_all.is_empty()) {
+            return Self { looking: Bits::empty(needs.len()), all, ..Self::default() };
+        }
+        let written = |field: FieldId| needs.iter().any(|needs| needs.writes.contains(&field));
         let mut fields: Vec<FieldId> = Vec::new();
         for condition in needs.iter().flat_map(|needs| &needs.requires) {
-            if let Condition::In(field, _) = condition
-                && !fields.contains(field)
-                && !written(field)
-            {
-                fields.push(*field);
+            let field = condition.field();
+            if !fields.contains(&field) && !written(field) {
+                fields.push(field);
             }
         }
-        // A filter that writes under computed names could write any of them.
-        if needs.iter().any(|needs| !needs.writes_all.is_empty()) {
-            fields.clear();
+        let mut indexes: Vec<Index> = fields.into_iter().map(|field| Index::new(field, needs, &all)).collect();
+        // Who concerns many leaves few to be asked.
+        indexes.sort_by_key(|index| std::cmp::Reverse(index.concerned.len()));
+        let mut looking = Bits::empty(needs.len());
+        let mut searches: BTreeMap<FieldId, (Bits, BTreeMap<String, Bits>)> = BTreeMap::new();
+        for (scenario, needs) in needs.iter().enumerate() {
+            let indexed = |field| {
+                needs.requires.iter().any(|condition| matches!(condition, Condition::In(known, _) if *known == field))
+            };
+            let lists = needs.mentions.iter().filter(|list| {
+                !list.iter().any(|mention| written(mention.field)) && !list.iter().all(|mention| indexed(mention.field))
+            });
+            let lists =
+                lists.filter_map(|list| list.iter().map(|mention| resolve(mention, files)).collect::<Option<Vec<_>>>());
+            // The longest words are the rarest.
+            let shortest =
+                |list: &Vec<(FieldId, Vec<String>)>| list.iter().flat_map(|(_, words)| words).map(String::len).min();
+            let Some(best) = lists.max_by_key(|list| shortest(list).unwrap_or(usize::MAX)) else { continue };
+            looking.add(scenario);
+            for (field, list) in best {
+                let nobody = || Bits::empty(needs_len);
+                let (concerned, words) = searches.entry(field).or_insert_with(|| (nobody(), BTreeMap::new()));
+                concerned.add(scenario);
+                for word in list {
+                    words.entry(word).or_insert_with(nobody).add(scenario);
+                }
+            }
         }
-        let all = Bits::full(needs.len());
-        Self { fields: fields.into_iter().map(|field| Index::new(field, needs, &all)).collect(), all }
+        let searches = searches.into_iter().map(|(field, (concerned, words))| Search {
+            field,
+            concerned,
+            words: words.into_iter().collect(),
+            automaton: OnceLock::new(),
+        });
+        Self { all, indexes, looking, searches: searches.collect() }
     }
 
     /// The scenarios whose filter can be true of `event`.
-    pub(crate) fn candidates(&self, event: &Event, candidates: &mut Bits) {
-        candidates.clone_from(&self.all);
-        for index in &self.fields {
-            candidates.intersect(match event.get(index.field) {
-                None | Some("") => &index.empty,
-                Some(value) => index.values.get(value).unwrap_or(&index.other),
-            });
+    pub(crate) fn candidates(&self, event: &Event, candidates: &mut Candidates) {
+        let Candidates { bits, found } = candidates;
+        bits.clone_from(&self.all);
+        for index in &self.indexes {
+            if bits.meets(&index.concerned) {
+                bits.intersect(match event.get(index.field) {
+                    None | Some("") => &index.empty,
+                    Some(_) if index.values.is_empty() => &index.other,
+                    Some(value) => index.values.get(value).unwrap_or(&index.other),
+                });
+            }
+        }
+        if !bits.meets(&self.looking) {
+            return;
+        }
+        found.0.clear();
+        found.0.resize(bits.0.len(), 0);
+        for search in &self.searches {
+            if bits.meets(&search.concerned) {
+                search.find(event.get(search.field).unwrap_or(""), found);
+            }
+        }
+        for (bits, (found, looking)) in bits.0.iter_mut().zip(found.0.iter().zip(&self.looking.0)) {
+            *bits &= found | !looking;
         }
     }
 
     /// All scenarios.
-    pub(crate) fn all(&self, candidates: &mut Bits) {
-        candidates.clone_from(&self.all);
+    pub(crate) fn all(&self, candidates: &mut Candidates) {
+        candidates.bits.clone_from(&self.all);
+    }
+}
+
+/// The field of a mention and its words, if they are known.
+fn resolve(mention: &Mention, files: &Files) -> Option<(FieldId, Vec<String>)> {
+    let words = mention.needle.words(files)?;
+    (!words.iter().any(String::is_empty)).then_some((mention.field, words))
+}
+
+impl Search {
+    /// Adds those to `found` whose words are in `text`.
+    fn find(&self, text: &str, found: &mut Bits) {
+        let automaton = self.automaton.get_or_init(|| {
+            let words = self.words.iter().map(|(word, _)| word);
+            let fast = words.clone().map(String::len).sum::<usize>() <= FAST;
+            let kind = if fast { AhoCorasickKind::DFA } else { AhoCorasickKind::ContiguousNFA };
+            AhoCorasick::builder().ascii_case_insensitive(true).kind(Some(kind)).build(words).ok()
+        });
+        match automaton {
+            Some(automaton) if text.is_ascii() => {
+                for word in automaton.find_overlapping_iter(text) {
+                    found.unite(&self.words[word.pattern()].1);
+                }
+            }
+            _ => found.unite(&self.concerned),
+        }
     }
 }
 
 impl Index {
     fn new(field: FieldId, needs: &[&Needs], all: &Bits) -> Self {
-        let mut index = Self { field, empty: all.clone(), other: all.clone(), values: HashMap::new() };
+        let concerned = Bits::empty(needs.len());
+        let mut index = Self { field, concerned, empty: all.clone(), other: all.clone(), values: HashMap::new() };
         for condition in needs.iter().flat_map(|needs| &needs.requires) {
             if let Condition::In(of, values) = condition
                 && *of == field
@@ -116,8 +250,9 @@ impl Index {
             }
         }
         for (scenario, needs) in needs.iter().enumerate() {
-            for condition in needs.requires.iter().filter(|condition| field_of(condition) == field) {
-                let Self { empty, other, values, .. } = &mut index;
+            for condition in needs.requires.iter().filter(|condition| condition.field() == field) {
+                let Self { concerned, empty, other, values, .. } = &mut index;
+                concerned.add(scenario);
                 let keep = |bits: &mut Bits, value: Option<&str>| {
                     if !admits(condition, value) {
                         bits.remove(scenario);
@@ -131,12 +266,6 @@ impl Index {
             }
         }
         index
-    }
-}
-
-fn field_of(condition: &Condition) -> FieldId {
-    match condition {
-        Condition::In(field, _) | Condition::StartsWith(field, _) | Condition::NotEmpty(field) => *field,
     }
 }
 
@@ -187,12 +316,12 @@ mod tests {
                     event.set_text(*field, value.as_str());
                 }
             }
-            let dispatch = Dispatch::new(&needs.iter().collect::<Vec<_>>());
-            let mut candidates = Bits::default();
+            let dispatch = Dispatch::new(&needs.iter().collect::<Vec<_>>(), &Files::default());
+            let mut candidates = Candidates::default();
             dispatch.candidates(&event, &mut candidates);
             let found: Vec<usize> = candidates.iter().collect();
             for (index, needs) in needs.iter().enumerate() {
-                let holds = |condition: &Condition| admits(condition, Some(event.get(field_of(condition)).unwrap_or("")));
+                let holds = |condition: &Condition| admits(condition, Some(event.get(condition.field()).unwrap_or("")));
                 let possible = needs.requires.iter().all(holds);
                 prop_assert!(!possible || found.contains(&index));
                 let listed = needs.requires.iter().all(|condition| matches!(condition, Condition::In(..)));
@@ -207,8 +336,8 @@ mod tests {
         let requires = vec![Condition::In(fields::LOG_TYPE, vec!["a".into()])];
         let one = Needs { requires, ..Needs::default() };
         let other = Needs { writes: vec![fields::LOG_TYPE], ..Needs::default() };
-        let dispatch = Dispatch::new(&[&one, &other]);
-        let mut candidates = Bits::default();
+        let dispatch = Dispatch::new(&[&one, &other], &Files::default());
+        let mut candidates = Candidates::default();
         dispatch.candidates(&Event::new(Arc::<FieldTable>::default()), &mut candidates);
         assert_eq!(candidates.iter().collect::<Vec<_>>(), [0, 1]);
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use expr::{Compiler, Condition, Facts, FieldId, MapId, MemberId, Program, Vars};
+use expr::{Compiler, Condition, Facts, FieldId, MapId, MemberId, Mention, Program, Vars};
 use model::classes;
 use model::data::DataFile;
 use model::fields::{self, FieldTable};
@@ -110,6 +110,8 @@ pub struct Needs {
     pub volatile: bool,
     /// What must hold for the filter to be true. Of several scenarios together: nothing.
     pub requires: Vec<Condition>,
+    /// Lists of mentions, of each of which one must be found for the filter to be true. Of several scenarios together: nothing.
+    pub mentions: Vec<Vec<Mention>>,
 }
 
 impl Needs {
@@ -279,6 +281,7 @@ pub(crate) fn compile(config: ScenarioConfig, compiler: &mut Compiler<'_>) -> Re
         _ => None,
     };
     needs.requires.clone_from(&filter.facts().requires);
+    needs.mentions.clone_from(&filter.facts().mentions);
 
     let queue_size = queue_size(&config);
     let hold = usize::try_from(queue_size).map_or(config.hold.unwrap_or(UNSIZED), |size| size + 1);

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use model::{AllowSet, Event, EventTime, Part, Probe, Record, fields};
 
 use crate::bucket::{Kind, Moment};
-use crate::dispatch::Bits;
+use crate::dispatch::Candidates;
 use crate::key::{BucketKey, GroupHash, HashKey, Network};
 use crate::metrics::{ScenarioSelect, SelectMetrics};
 use crate::scenario::{Keep, Scenario};
@@ -69,7 +69,7 @@ pub struct Selector {
     key: HashKey,
     /// Counts since the worker began.
     pub metrics: SelectMetrics,
-    candidates: Bits,
+    candidates: Candidates,
     chosen: Vec<Chosen>,
     keep: Keep,
     exhaustive: bool,
@@ -90,7 +90,7 @@ impl Selector {
         Self {
             key,
             metrics: SelectMetrics::default(),
-            candidates: Bits::default(),
+            candidates: Candidates::default(),
             chosen: Vec::new(),
             keep: Keep::default(),
             exhaustive: false,

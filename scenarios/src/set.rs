@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use expr::Compiler;
+use expr::files::Files;
 use model::yaml::Fault;
 
 use crate::config;
@@ -74,7 +75,7 @@ impl Loader {
             scenario.keep.merge(&context.keep);
         }
         let needs: Vec<&Needs> = self.scenarios.iter().map(|scenario| &scenario.needs).collect();
-        let dispatch = Dispatch::new(&needs);
+        let dispatch = Dispatch::new(&needs, &Files::default());
         Scenarios { dispatch, list: self.scenarios, context }
     }
 }
@@ -91,6 +92,12 @@ impl Scenarios {
     /// The scenarios, in file order; [`crate::Pour`]s and metrics name them by index.
     pub fn all(&self) -> &[Scenario] {
         &self.list
+    }
+
+    /// Takes the content of data files into account where it is decided which scenarios could want an event.
+    pub fn index(&mut self, files: &Files) {
+        let needs: Vec<&Needs> = self.list.iter().map(|scenario| &scenario.needs).collect();
+        self.dispatch = Dispatch::new(&needs, files);
     }
 
     /// What all of them and the alert context read, write and require together.

@@ -154,6 +154,11 @@ impl Files {
         self.texts.get(name).map(|file| file.lines())
     }
 
+    /// The regexes of a `regexp` file.
+    pub(crate) fn patterns(&self, name: &str) -> Option<&[String]> {
+        self.regexes.get(name).map(|file| file.patterns())
+    }
+
     /// The rows of a `map` file, each as its keys and values.
     pub fn rows(&self, name: &str) -> Option<&[Vec<(String, String)>]> {
         self.rows.get(name).map(|file| file.rows())

@@ -29,6 +29,10 @@ impl RegexFile {
         self.id
     }
 
+    pub(super) fn patterns(&self) -> &[String] {
+        &self.patterns
+    }
+
     pub(super) fn is_match(&self, text: &str) -> bool {
         let matchers = self.matchers.get_or_init(|| {
             let mut matchers = Vec::new();

@@ -11,6 +11,7 @@ use crate::analyze::{self, Facts};
 use crate::check::{Checker, Shared};
 use crate::env::Env;
 use crate::error::{CompileError, EvalError};
+use crate::needles;
 use crate::parser;
 use crate::types::{FieldId, Fields, Type};
 use crate::value::Value;
@@ -61,6 +62,7 @@ impl<'f> Compiler<'f> {
         let locals = checker.locals;
         let mut facts = checker.facts;
         facts.requires = analyze::requires(&node);
+        facts.mentions = needles::mentions(&node);
         facts.files.sort_unstable();
         facts.files.dedup();
         Ok(Program {

@@ -337,6 +337,11 @@ impl LazyRegex {
         Ok(Self { pattern: pattern.into(), matches_empty, built: OnceLock::new() })
     }
 
+    /// The pattern, as the rule spells it.
+    pub(crate) fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
     /// Whether the empty text may match.
     pub(crate) fn matches_empty(&self) -> bool {
         self.matches_empty

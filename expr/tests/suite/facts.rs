@@ -71,6 +71,53 @@ fn necessary_conditions() {
 }
 
 #[test]
+fn necessary_mentions() {
+    let mut files = expr::files::Files::default();
+    files.add("f", expr::files::FileKind::Text, "One\ntwo\nthrée\n".as_bytes()).expect("a valid file");
+    files.add("r", expr::files::FileKind::Regex, b"(?i)ab\nx+y\n").expect("a valid file");
+    let cases = [
+        ("evt.Parsed.a contains 'Xy'", "a: xy"),
+        ("Upper(evt.Parsed.a) endsWith 'XY' && evt.Parsed.b startsWith 'z'", "a: xy, b: z"),
+        ("Upper(PathUnescape(evt.Parsed.a)) contains 'X'", "a: x %"),
+        ("evt.Parsed.a == 'x' || Lower(evt.Parsed.b) in ['y', 'z']", "a: x b: y b: z"),
+        ("evt.Parsed.a contains 'x' || evt.Parsed.b != ''", ""),
+        ("evt.Parsed.a contains ''", ""),
+        ("evt.Parsed.a matches '/ui/(x|y)z'", "a: /ui/xz a: /ui/yz"),
+        ("evt.Parsed.a matches '[^/]+/y'", "a: /y"),
+        ("evt.Parsed.a matches '.*'", ""),
+        ("Upper(evt.Parsed.a) matches '^(?:X.*)?Y(?:ABC|DEF).*Z'", "a: abc a: def"),
+        (
+            "if evt.Parsed.a contains 'x' { let b = Lower(evt.Parsed.b); b != '' ? evt.SetMeta('k', b) : false } else { false }",
+            "a: x",
+        ),
+        ("any(File('f'), {Upper(evt.Parsed.a) contains Upper(#)})", "a: one two"),
+        ("any(File('none'), {evt.Parsed.a contains #})", "?"),
+        ("RegexpInFile(evt.Parsed.a, 'r')", "a: ab xy x"),
+        ("let x = Lower(evt.Parsed.a); evt.Parsed.b == 'y' && x contains 'Z'", "b: y, a: z"),
+        ("int(evt.Parsed.n) > 1 && evt.Parsed.b == 'y'", ""),
+        ("not (evt.Parsed.a contains 'x')", ""),
+    ];
+    for (source, want) in cases {
+        let mut names = Names::default();
+        let program = compile(&mut names, source);
+        let lists = program.facts().mentions.iter().map(|list| {
+            let mut shown: Vec<String> = Vec::new();
+            for mention in list {
+                let words = mention.needle.words(&files).map_or("?".to_owned(), |words| words.join(" "));
+                let name = names.name(mention.field).map_or("?", |(_, name)| name.as_str());
+                match shown.last_mut() {
+                    _ if words == "?" => shown.push(words),
+                    Some(last) if words == "%" => last.push_str(" %"),
+                    _ => shown.push(format!("{name}: {words}")),
+                }
+            }
+            shown.join(" ")
+        });
+        assert_eq!(lists.collect::<Vec<_>>().join(", "), want, "{source}");
+    }
+}
+
+#[test]
 fn reads_and_writes() {
     let mut names = Names::default();
     let source = "evt.Meta.m == evt.Parsed[evt.Parsed.k] && evt.SetMeta('w', 'x') && GetFromStash('users', evt.Line.Raw) != '' \
