@@ -230,7 +230,7 @@ pub(crate) fn safe_in(test: &BoolNode, scope: &[(usize, &Node)]) -> bool {
             let value = scope.iter().rev().find(|(known, _)| known == local);
             value.is_some_and(|(_, value)| matches!(value, Node::Text(_)))
         }
-        text => safe_text(text),
+        other => safe_text(other),
     };
     match test {
         BoolNode::EqualConst { text, .. }

@@ -10,7 +10,7 @@ use regex_syntax::hir::{Hir, HirKind};
 use crate::analyze::{is_false, safe_in, safe_node};
 use crate::builtins::string::{lower_text, upper_text};
 use crate::files::Files;
-use crate::program::{BoolNode, Const, Fold, Node, TextNode};
+use crate::program::{BoolNode, Const, Fold, LineTest, Node, TextNode};
 use crate::regex_dialect;
 use crate::types::FieldId;
 
@@ -84,24 +84,24 @@ pub(crate) fn mentions(node: &Node) -> Vec<Vec<Mention>> {
 /// What locals stand for.
 type Scope<'s> = [(usize, &'s Node)];
 
-fn of_bool(test: &BoolNode, scope: &Scope<'_>) -> Vec<Vec<Mention>> {
+fn of_bool(node: &BoolNode, scope: &Scope<'_>) -> Vec<Vec<Mention>> {
     let one = |text: &TextNode, words: Vec<Source>| in_subject(text, words, scope).into_iter().collect();
-    match test {
-        BoolNode::And(tests) => {
+    match node {
+        BoolNode::And(parts) => {
             let mut found = Vec::new();
-            for test in tests {
-                found.extend(of_bool(test, scope));
-                if !safe_in(test, scope) {
+            for part in parts {
+                found.extend(of_bool(part, scope));
+                if !safe_in(part, scope) {
                     break;
                 }
             }
             found
         }
-        BoolNode::Or(tests) => {
+        BoolNode::Or(parts) => {
             let mut all = Vec::new();
-            for test in tests {
+            for part in parts {
                 // The first is as good as any.
-                let Some(first) = of_bool(test, scope).into_iter().next() else { return Vec::new() };
+                let Some(first) = of_bool(part, scope).into_iter().next() else { return Vec::new() };
                 all.extend(first);
             }
             vec![all]
@@ -123,7 +123,9 @@ fn of_bool(test: &BoolNode, scope: &Scope<'_>) -> Vec<Vec<Mention>> {
             let words = regex_dialect::check(regex.pattern()).ok().and_then(|hir| literals(&hir));
             words.map_or(Vec::new(), |words| one(text, words.into_iter().map(Source::Text).collect()))
         }
-        BoolNode::AnyLine { file, text, test } => one(text, vec![Source::Line(file.to_string(), test.fold)]),
+        BoolNode::AnyLine { file, text, test: LineTest { fold, .. } } => {
+            one(text, vec![Source::Line(file.to_string(), *fold)])
+        }
         BoolNode::Dynamic(Node::Call { function, args }) => match (function.name, &*args.nodes) {
             ("RegexpInFile", [Node::Text(text), Node::Const(Const::Text(file))]) => {
                 one(text, vec![Source::Regex(file.to_string())])
@@ -134,7 +136,7 @@ fn of_bool(test: &BoolNode, scope: &Scope<'_>) -> Vec<Vec<Mention>> {
             let scope: Vec<_> = scope.iter().copied().chain([(*local, value)]).collect();
             of_bool(body, &scope)
         }
-        BoolNode::Memo { test, .. } => of_bool(test, scope),
+        BoolNode::Memo { test: inner, .. } => of_bool(inner, scope),
         _ => Vec::new(),
     }
 }

@@ -311,6 +311,18 @@ impl Event {
         self.touched.borrow().clone()
     }
 
+    /// Calls `see` with each field that holds text and its text, in the order in which they were first written.
+    pub fn each_field<'e>(&'e self, mut see: impl FnMut(FieldId, &'e str)) {
+        for field in self.touched.borrow().iter() {
+            see(*field, self.get(*field).unwrap_or(""));
+        }
+    }
+
+    /// The texts under keys without a number: map, key and text.
+    pub fn unnumbered(&self) -> impl Iterator<Item = (MapId, &str, &str)> {
+        self.extra.iter().map(|extra| (extra.map, &*extra.key, self.text(extra.span.get())))
+    }
+
     /// What kind of event this is.
     pub fn kind(&self) -> EventKind {
         self.kind

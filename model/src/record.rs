@@ -7,6 +7,7 @@ use std::sync::Arc;
 use expr::{Class, EvalError, FieldId, MapId, MemberId, MethodId, Object, Stored, Value};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::alert::{EventEvidence, RuntimeAlert};
 use crate::classes;
@@ -109,24 +110,26 @@ impl Record {
     /// `evt.Unmarshaled` is kept; `parsers` names the parsers that succeeded on it.
     pub fn new(event: &Event, live: impl Fn(FieldId) -> bool, unmarshaled: bool, parsers: Arc<[Arc<str>]>) -> Self {
         let table = Arc::clone(event.table());
-        let mut text = String::new();
-        let mut slots = Vec::new();
-        for field in event.touched() {
-            let (map, _) = table.name(field);
-            if map == fields::META || live(field) {
-                let value = event.get(field).unwrap_or("");
-                slots.push((field, text.len() as u32, value.len() as u32));
-                text.push_str(value);
+        let mut kept: SmallVec<[(FieldId, &str); 32]> = SmallVec::new();
+        event.each_field(|field, text| {
+            if table.name(field).0 == fields::META || live(field) {
+                kept.push((field, text));
             }
-        }
-        slots.sort_unstable_by_key(|(field, _, _)| *field);
-        let extra = [fields::META, fields::PARSED, fields::ENRICHED].into_iter().flat_map(|map| {
-            let entries = event.entries_of(map).into_iter().filter(|(key, _)| table.number(map, key).is_none());
-            entries.map(|(key, value)| (map, key.into(), value.into())).collect::<Vec<Extra>>()
         });
-        let extra = extra.collect();
+        kept.sort_unstable_by_key(|(field, _)| *field);
+        let shown = cut(event.raw(), EVIDENCE);
+        let mut text = String::with_capacity(kept.iter().map(|(_, text)| text.len()).sum::<usize>() + shown.len());
+        let mut slots = Vec::with_capacity(kept.len());
+        for (field, value) in kept {
+            slots.push((field, text.len() as u32, value.len() as u32));
+            text.push_str(value);
+        }
+        let named =
+            event.unnumbered().filter(|(map, ..)| [fields::META, fields::PARSED, fields::ENRICHED].contains(map));
+        let mut extra: Vec<Extra> = named.map(|(map, key, text)| (map, key.into(), text.into())).collect();
+        extra.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         let raw = text.len() as u32;
-        text.push_str(cut(event.raw(), EVIDENCE));
+        text.push_str(shown);
         let keys = if unmarshaled { event.unmarshaled_keys() } else { Vec::new() };
         let unmarshaled =
             keys.into_iter().filter_map(|key| Some((key.to_owned(), event.unmarshaled(key)?.clone()))).collect();
@@ -141,7 +144,7 @@ impl Record {
             time: event.time(),
             read_at: event.read_at(),
             parsers,
-            rare: Rare { extra, unmarshaled, overflow: event.overflow().cloned().map(Box::new) }.boxed(),
+            rare: Rare { extra: extra.into(), unmarshaled, overflow: event.overflow().cloned().map(Box::new) }.boxed(),
             table,
         }
     }

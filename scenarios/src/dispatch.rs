@@ -145,11 +145,12 @@ impl Dispatch {
         let mut looking = Bits::empty(needs.len());
         let mut searches: BTreeMap<FieldId, (Bits, BTreeMap<String, Bits>)> = BTreeMap::new();
         for (scenario, needs) in needs.iter().enumerate() {
-            let indexed = |field| {
+            let compared = |field| {
                 needs.requires.iter().any(|condition| matches!(condition, Condition::In(known, _) if *known == field))
             };
             let lists = needs.mentions.iter().filter(|list| {
-                !list.iter().any(|mention| written(mention.field)) && !list.iter().all(|mention| indexed(mention.field))
+                !list.iter().any(|mention| written(mention.field))
+                    && !list.iter().all(|mention| compared(mention.field))
             });
             let lists =
                 lists.filter_map(|list| list.iter().map(|mention| resolve(mention, files)).collect::<Option<Vec<_>>>());

@@ -2,7 +2,7 @@
 
 use super::{Checked, Checker, Predicate, error, from_bool, to_bool, to_text};
 use crate::ast::{BinaryOp, ClosureFn, Expr, Kind};
-use crate::program::{Body, BoolNode, Closure, Const, Fold, LineOp, LineTest, Node};
+use crate::program::{Body, BoolNode, Closure, Const, Fold, LineOp, LineTest, Node, TextNode};
 use crate::types::{IntKind, Type};
 
 impl Checker<'_> {
@@ -97,6 +97,7 @@ impl Checker<'_> {
             index: index.unwrap_or(item),
             acc: acc.unwrap_or(item),
             uses_item,
+            enough: None,
         };
         let node = if ty == Type::Bool {
             from_bool(BoolNode::Closure(Box::new(closure)))
@@ -142,6 +143,56 @@ impl Checker<'_> {
         self.facts.files.push(file.clone());
         let test = LineTest { op, fold };
         Ok(Some(from_bool(BoolNode::AnyLine { file: file.as_str().into(), text: to_text(node), test })))
+    }
+}
+
+/// Most elements that are worth looking for from the end.
+const ENOUGH: i64 = 1024;
+
+/// How many elements at the end of the list called `name` say all that `expr` asks of it: it is compared in length with a
+/// constant (`len(name) >= 4`), or its last ones are taken (`name[-4:]`). `None` if it asks more.
+pub(super) fn enough(name: &str, expr: &Expr) -> Option<usize> {
+    let is_name = |expr: &Expr| matches!(&expr.kind, Kind::Name(known) if known == name);
+    let is_len = |expr: &Expr| matches!(&expr.kind, Kind::Call { name, args } if name == "len" && args.len() == 1 && is_name(&args[0]));
+    let found = match &expr.kind {
+        Kind::Binary { op, left, right } if is_len(left) => {
+            let Kind::Int(count) = right.kind else { return None };
+            match op {
+                BinaryOp::GreaterEqual | BinaryOp::Less => count,
+                BinaryOp::Greater | BinaryOp::LessEqual | BinaryOp::Equal | BinaryOp::NotEqual => count + 1,
+                _ => return None,
+            }
+        }
+        Kind::Slice { base, from: Some(from), to: None } if is_name(base) => match &from.kind {
+            Kind::Sign { minus: true, operand } => match operand.kind {
+                Kind::Int(count) => count,
+                _ => return None,
+            },
+            Kind::Int(count) => -count,
+            _ => return None,
+        },
+        Kind::Name(known) if known == name => return None,
+        kind => {
+            let mut children = kind.children().into_iter().map(|child| enough(name, child));
+            return children.try_fold(0, |most, found| Some(most.max(found?)));
+        }
+    };
+    usize::try_from(found).ok().filter(|_| found <= ENOUGH)
+}
+
+/// Whether `test` looks at nothing but text fields of the structure in `item` and can neither fail nor change anything.
+pub(super) fn only_reads(test: &BoolNode, item: usize) -> bool {
+    match test {
+        BoolNode::Const(_) => true,
+        BoolNode::Not(test) => only_reads(test, item),
+        BoolNode::And(tests) | BoolNode::Or(tests) => tests.iter().all(|test| only_reads(test, item)),
+        BoolNode::EqualConst { text, .. }
+        | BoolNode::InTexts { text, .. }
+        | BoolNode::StartsWith { text, .. }
+        | BoolNode::EndsWith { text, .. } => {
+            matches!(text, TextNode::Slot { base: Node::Local(local), optional: false, .. } if *local == item)
+        }
+        _ => false,
     }
 }
 

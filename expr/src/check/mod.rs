@@ -13,10 +13,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::analyze::Facts;
-use crate::ast::{Expr, Kind};
+use crate::ast::{ClosureFn, Expr, Kind};
 use crate::error::CompileError;
 use crate::library;
-use crate::program::{BoolNode, Const, Node, TextNode, Vars};
+use crate::program::{Body, BoolNode, Const, Node, TextNode, Vars};
 use crate::types::{FieldId, Fields, MapId, Type};
 
 /// A checked subtree: what to run, and what it will yield.
@@ -247,7 +247,7 @@ impl<'c> Checker<'c> {
     fn visit_let(&mut self, expr: &Expr, name: &str, value: &Expr, body: &Expr) -> Checked {
         let taken = if self.vars.names.iter().any(|(known, _)| *known == name) {
             Some("a variable of the environment")
-        } else if library::find(name).is_some() || crate::ast::ClosureFn::named(name).is_some() {
+        } else if library::find(name).is_some() || ClosureFn::named(name).is_some() {
             Some("a function")
         } else if self.bindings.iter().any(|binding| binding.name == name) {
             Some("a variable")
@@ -257,7 +257,14 @@ impl<'c> Checker<'c> {
         if let Some(taken) = taken {
             return error(&expr.span, format!("cannot redeclare `{name}`: it is {taken}"));
         }
-        let (value, ty) = self.visit(value)?;
+        let enough = closures::enough(name, body);
+        let (mut value, ty) = self.visit(value)?;
+        if let Node::Closure(closure) = &mut value
+            && closure.function == ClosureFn::Filter
+            && matches!(&closure.body, Some(Body::Test(test)) if closures::only_reads(test, closure.item))
+        {
+            closure.enough = enough;
+        }
         let local = self.local();
         self.bindings.push(Binding { name: name.to_owned(), ty, local });
         let body = self.visit(body);

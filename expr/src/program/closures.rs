@@ -34,6 +34,19 @@ pub(crate) fn eval<'a>(closure: &'a Closure, cx: &mut Cx<'a>) -> Outcome<Value<'
     let list = elements(closure, cx)?;
     match closure.function {
         ClosureFn::All | ClosureFn::Any | ClosureFn::None | ClosureFn::One => test(closure, cx).map(Value::Bool),
+        ClosureFn::Filter if closure.enough.is_some() => {
+            let mut kept = Vec::new();
+            for index in (0..list.len()).rev() {
+                if closure.enough == Some(kept.len()) {
+                    break;
+                }
+                if holds(closure, cx, &list, index)? {
+                    kept.extend(list.get(index));
+                }
+            }
+            kept.reverse();
+            Ok(Value::list(kept))
+        }
         ClosureFn::Filter => {
             let mut kept = Vec::new();
             for index in 0..list.len() {

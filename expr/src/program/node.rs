@@ -281,6 +281,8 @@ pub(crate) struct Closure {
     pub(crate) acc: usize,
     /// Whether the body looks at the element.
     pub(crate) uses_item: bool,
+    /// Of a filter: how many elements at the end of its result are enough.
+    pub(crate) enough: Option<usize>,
 }
 
 /// What is evaluated for each element.
