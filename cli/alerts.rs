@@ -4,35 +4,41 @@ use std::collections::BTreeMap;
 
 use model::Alert;
 use model::alert::{DecisionBody, Meta};
-use model::duration;
 
-use crate::args::{AlertFilter, Alerts, Format, Global};
-use crate::decisions::is_active;
+use crate::args::{AlertFilter, Alerts, DeleteAlerts, Format, Global};
+use crate::decisions::{is_active, narrowed};
 use crate::output::{self, Rows, printable};
 use crate::remote::{Query, Remote};
 
 pub(crate) fn run(global: &Global, command: &Alerts) -> anyhow::Result<()> {
     match command {
         Alerts::List(filter) => list(global, filter),
+        Alerts::Delete(which) => delete(global, which),
         Alerts::Inspect { ids, details } => inspect(global, ids, *details),
     }
 }
 
-fn list(global: &Global, filter: &AlertFilter) -> anyhow::Result<()> {
+fn delete(global: &Global, which: &DeleteAlerts) -> anyhow::Result<()> {
     let mut query = Query::new();
     query
-        .add("include_capi", filter.all)
-        .add("limit", if filter.all { 0 } else { filter.limit })
-        .maybe("ip", filter.ip.as_ref())
-        .maybe("range", filter.range.as_ref())
-        .maybe("scope", filter.scope.as_ref())
-        .maybe("value", filter.value.as_ref())
-        .maybe("scenario", filter.scenario.as_ref())
-        .maybe("decision_type", filter.remediation.as_ref())
-        .maybe("origin", filter.origin.as_ref())
-        .maybe("kind", filter.kind.as_ref())
-        .maybe("since", filter.since.map(duration::format))
-        .maybe("until", filter.until.map(duration::format));
+        .maybe("ip", which.ip.as_ref())
+        .maybe("range", which.range.as_ref())
+        .maybe("contains", which.contained.then_some(false))
+        .maybe("scope", which.scope.as_ref())
+        .maybe("value", which.value.as_ref())
+        .maybe("scenario", which.scenario.as_ref());
+    let route = which.id.map_or("v1/alerts".to_owned(), |id| format!("v1/alerts/{id}"));
+    let count = Remote::connect(global)?.delete_all(&route, &query)?;
+    match global.output {
+        Format::Human => output::line(&format!("{count} alert(s) deleted")),
+        Format::Json | Format::Raw => output::json(&serde_json::json!({ "deleted": count })),
+    }
+}
+
+fn list(global: &Global, wanted: &AlertFilter) -> anyhow::Result<()> {
+    let mut query = narrowed(&wanted.filter, wanted.limit);
+    query.maybe("kind", wanted.kind.as_ref());
+    let machine = wanted.filter.machine;
     let alerts: Vec<Alert> = Remote::connect(global)?.list("v1/alerts", &query)?;
     match global.output {
         Format::Json => output::json(&alerts),
@@ -48,10 +54,12 @@ fn list(global: &Global, filter: &AlertFilter) -> anyhow::Result<()> {
                     summary(alert),
                     alert.created_at.clone(),
                     alert.kind.clone(),
+                    alert.machine_id.clone(),
                 ]
             });
-            let columns = &["id", "scope", "value", "reason", "country", "as", "decisions", "created_at", "kind"];
-            Rows { columns, rows: rows.collect() }.raw()
+            let columns =
+                &["id", "scope", "value", "reason", "country", "as", "decisions", "created_at", "kind", "machine"];
+            Rows { columns, rows: rows.collect() }.with_last(machine).raw()
         }
         Format::Human => {
             let rows = alerts.iter().map(|alert| {
@@ -64,10 +72,11 @@ fn list(global: &Global, filter: &AlertFilter) -> anyhow::Result<()> {
                     summary(alert),
                     alert.start_at.clone(),
                     alert.kind.clone(),
+                    printable(&alert.machine_id),
                 ]
             });
-            let columns = &["ID", "Value", "Reason", "Country", "AS", "Decisions", "Began", "Kind"];
-            Rows { columns, rows: rows.collect() }.human("no alerts")
+            let columns = &["ID", "Value", "Reason", "Country", "AS", "Decisions", "Began", "Kind", "Machine"];
+            Rows { columns, rows: rows.collect() }.with_last(machine).human("no alerts")
         }
     }
 }

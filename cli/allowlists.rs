@@ -6,16 +6,17 @@ use serde_json::json;
 
 use crate::accounts::confirm;
 use crate::args::{Allowlists, Format, Global};
+use crate::import;
 use crate::output::{self, Rows, printable};
 use crate::remote::{Query, Remote, encode};
 
 /// What became of added or removed values.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Changed {
-    added: usize,
+pub(crate) struct Changed {
+    pub(crate) added: usize,
     removed: usize,
-    lifted: usize,
+    pub(crate) lifted: usize,
 }
 
 pub(crate) fn run(global: &Global, command: &Allowlists) -> anyhow::Result<()> {
@@ -35,16 +36,9 @@ pub(crate) fn run(global: &Global, command: &Allowlists) -> anyhow::Result<()> {
             let expiration = expiration.map(duration::format).unwrap_or_default();
             let body = json!({ "values": values, "comment": comment, "expiration": expiration });
             let changed: Changed = remote.post(&format!("v1/allowlists/{}/items", encode(name)), &body)?;
-            let told = match changed.added {
-                0 => "no new values for allowlist".to_owned(),
-                count => format!("added {count} values to allowlist {name}"),
-            };
-            confirm(global, &told)?;
-            match changed.lifted {
-                0 => Ok(()),
-                lifted => confirm(global, &format!("{lifted} decisions deleted by allowlists")),
-            }
+            grown(global, name, changed.added, changed.lifted)
         }
+        Allowlists::Import { name, input } => import::allowlist(global, &remote, name, input),
         Allowlists::Remove { name, values } => {
             let body = json!({ "values": values });
             let changed: Changed = remote.delete(&format!("v1/allowlists/{}/items", encode(name)), &body)?;
@@ -55,6 +49,19 @@ pub(crate) fn run(global: &Global, command: &Allowlists) -> anyhow::Result<()> {
             confirm(global, &told)
         }
         Allowlists::Check { values } => check(global, &remote, values),
+    }
+}
+
+/// Says what became of values that were put on a list.
+pub(crate) fn grown(global: &Global, name: &str, added: usize, lifted: usize) -> anyhow::Result<()> {
+    let told = match added {
+        0 => "no new values for allowlist".to_owned(),
+        count => format!("added {count} values to allowlist {name}"),
+    };
+    confirm(global, &told)?;
+    match lifted {
+        0 => Ok(()),
+        lifted => confirm(global, &format!("{lifted} decisions deleted by allowlists")),
     }
 }
 

@@ -62,6 +62,15 @@ pub(crate) enum Command {
         #[arg(value_parser = net, value_name = "IP|RANGE")]
         target: IpNet,
     },
+    /// Start afresh with somebody: end decisions, forget how often he came, and let him be for a while
+    Forgive {
+        /// Address or range
+        #[arg(value_parser = net, value_name = "IP|RANGE")]
+        target: IpNet,
+        /// How long he is not punished, whatever he does
+        #[arg(long = "for", value_parser = duration, default_value = "24h", value_name = "DURATION")]
+        duration: SignedDuration,
+    },
     /// Who is kept out, until when
     #[command(subcommand, visible_alias = "decision")]
     Decisions(Decisions),
@@ -161,11 +170,14 @@ pub(crate) enum Decisions {
     Delete(DeleteDecisions),
     /// Make many decisions from a file
     Import(Import),
+    /// Write all decisions in force, as `import` reads them
+    Export(Export),
 }
 
-#[derive(Debug, ClapArgs)]
-pub(crate) struct DecisionFilter {
-    /// Also those of lists
+/// What narrows a list of alerts, or of the decisions that alerts led to.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct Filter {
+    /// Also those of lists, and without a limit
     #[arg(short, long)]
     pub(crate) all: bool,
     /// Only about this address, and ranges around it
@@ -174,6 +186,9 @@ pub(crate) struct DecisionFilter {
     /// Only about this range, and ranges around it
     #[arg(short, long)]
     pub(crate) range: Option<String>,
+    /// Only what lies inside the range, instead of around it
+    #[arg(long)]
+    pub(crate) contained: bool,
     /// Only with this scope
     #[arg(long)]
     pub(crate) scope: Option<String>,
@@ -186,7 +201,7 @@ pub(crate) struct DecisionFilter {
     /// Only of this scenario
     #[arg(short, long)]
     pub(crate) scenario: Option<String>,
-    /// Only of this origin
+    /// Only with a decision of this origin
     #[arg(long)]
     pub(crate) origin: Option<String>,
     /// Only of alerts that began within this time
@@ -195,6 +210,18 @@ pub(crate) struct DecisionFilter {
     /// Only of alerts that began before this time ago
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub(crate) until: Option<SignedDuration>,
+    /// With the machine that sent the alert
+    #[arg(short, long)]
+    pub(crate) machine: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DecisionFilter {
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Without simulated ones
+    #[arg(long)]
+    pub(crate) no_simu: bool,
     /// How many alerts are looked at; 0 for all
     #[arg(short, long, default_value_t = 100)]
     pub(crate) limit: u32,
@@ -256,6 +283,9 @@ pub(crate) struct DeleteDecisions {
     /// Of this origin
     #[arg(long, group = "which")]
     pub(crate) origin: Option<String>,
+    /// Only what lies inside the range, instead of around it
+    #[arg(long)]
+    pub(crate) contained: bool,
     /// All of them
     #[arg(long, group = "which", conflicts_with_all = ["id", "ip", "range", "value", "remediation", "scenario", "origin"])]
     pub(crate) all: bool,
@@ -281,9 +311,40 @@ pub(crate) struct Import {
     /// What is done, where the file does not say
     #[arg(short = 't', long = "type", default_value = "ban")]
     pub(crate) remediation: String,
-    /// How many in one alert; 0 for all
-    #[arg(long, default_value_t = 0)]
+    /// How many in one alert
+    #[arg(long, default_value_t = 10_000, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=50_000))]
     pub(crate) batch: usize,
+    /// What happens when an entry makes no sense
+    #[arg(long, value_enum, default_value_t = OnError::Abort)]
+    pub(crate) on_error: OnError,
+}
+
+/// What happens when an entry of a file makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnError {
+    /// Nothing is imported
+    Abort,
+    /// It is told and left out
+    Skip,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Export {
+    /// How it is written
+    #[arg(long, value_enum, default_value_t = ImportFormat::Csv)]
+    pub(crate) format: ImportFormat,
+    /// The file, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+    /// Only of this origin
+    #[arg(long)]
+    pub(crate) origin: Option<String>,
+    /// Only with this scope
+    #[arg(long)]
+    pub(crate) scope: Option<String>,
+    /// Only with this remediation
+    #[arg(short = 't', long = "type")]
+    pub(crate) remediation: Option<String>,
 }
 
 /// How decisions are written in a file.
@@ -301,6 +362,9 @@ pub(crate) enum ImportFormat {
 pub(crate) enum Alerts {
     /// List alerts, newest first
     List(Box<AlertFilter>),
+    /// Erase alerts with their decisions and events
+    #[command(visible_alias = "remove")]
+    Delete(DeleteAlerts),
     /// Show one whole
     Inspect {
         /// Its number
@@ -314,42 +378,43 @@ pub(crate) enum Alerts {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct AlertFilter {
-    /// Also those of lists
-    #[arg(short, long)]
-    pub(crate) all: bool,
-    /// Only with a decision about this address
-    #[arg(short, long)]
-    pub(crate) ip: Option<String>,
-    /// Only with a decision about this range
-    #[arg(short, long)]
-    pub(crate) range: Option<String>,
-    /// Only with this scope
-    #[arg(long)]
-    pub(crate) scope: Option<String>,
-    /// Only with this value
-    #[arg(short, long)]
-    pub(crate) value: Option<String>,
-    /// Only of this scenario
-    #[arg(short, long)]
-    pub(crate) scenario: Option<String>,
-    /// Only with a decision of this kind
-    #[arg(long = "type")]
-    pub(crate) remediation: Option<String>,
-    /// Only with a decision of this origin
-    #[arg(long)]
-    pub(crate) origin: Option<String>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
     /// Only of this kind
     #[arg(long)]
     pub(crate) kind: Option<String>,
-    /// Only those that began within this time
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
-    pub(crate) since: Option<SignedDuration>,
-    /// Only those that began before this time ago
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
-    pub(crate) until: Option<SignedDuration>,
     /// How many; 0 for all
     #[arg(short, long, default_value_t = 50)]
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(id = "which_alerts", required = true, multiple = true)]
+pub(crate) struct DeleteAlerts {
+    /// By number
+    #[arg(long, group = "which_alerts", conflicts_with_all = ["ip", "range", "scope", "value", "scenario"])]
+    pub(crate) id: Option<i64>,
+    /// With a decision about this address, and ranges around it
+    #[arg(short, long, group = "which_alerts")]
+    pub(crate) ip: Option<String>,
+    /// With a decision about this range, and ranges around it
+    #[arg(short, long, group = "which_alerts")]
+    pub(crate) range: Option<String>,
+    /// Only decisions inside the range, instead of around it
+    #[arg(long)]
+    pub(crate) contained: bool,
+    /// With this scope
+    #[arg(long, group = "which_alerts")]
+    pub(crate) scope: Option<String>,
+    /// With this value
+    #[arg(short, long, group = "which_alerts")]
+    pub(crate) value: Option<String>,
+    /// Of this scenario
+    #[arg(short, long, group = "which_alerts")]
+    pub(crate) scenario: Option<String>,
+    /// All of them
+    #[arg(short, long, group = "which_alerts", conflicts_with_all = ["id", "ip", "range", "scope", "value", "scenario"])]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -523,6 +588,14 @@ pub(crate) enum Allowlists {
         /// What for
         #[arg(short = 'd', long, default_value = "")]
         comment: String,
+    },
+    /// Add what a file lists: a header line `value,expiration,comment`, and a line for each
+    Import {
+        /// Its name
+        name: String,
+        /// The file; `-` is standard input
+        #[arg(short, long)]
+        input: PathBuf,
     },
     /// Take addresses and ranges off
     Remove {

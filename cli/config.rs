@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use agent::{crowdsec, hub};
 use anyhow::{Context, bail};
 use api::config::ServerConfig;
+use api::ladder::Rungs;
 use bouncers::config::{Config as Enforcement, Mode, RawConfig as RawEnforcement};
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use model::yaml::Fault;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -36,8 +38,32 @@ pub(crate) struct Config {
     pub(crate) resolver: Lookups,
     /// Addresses and ranges that are never punished, beside the built-in ones.
     pub(crate) allowlist: Vec<IpNet>,
+    /// How long those are banned who come back.
+    pub(crate) ladder: Rungs,
+    /// How much of the past is kept.
+    pub(crate) retention: Retention,
     /// What is done about decisions on this host.
     pub(crate) enforcement: Enforcement,
+}
+
+/// How much of the past is kept, and how much of the present.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Retention {
+    /// How many alerts, the newest; those with a decision in force stay in any case.
+    pub(crate) alerts: u64,
+    /// How long alerts are kept.
+    pub(crate) age: SignedDuration,
+    /// How long usage metrics are kept.
+    pub(crate) metrics: SignedDuration,
+    /// How many decisions may be in force at once.
+    pub(crate) decisions: usize,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let week = SignedDuration::from_hours(7 * 24);
+        Self { alerts: 100_000, age: week, metrics: week, decisions: 4_000_000 }
+    }
 }
 
 /// Which logs are read.
@@ -125,6 +151,8 @@ impl Default for Config {
             rules: Rules { shipped: true, folders: Vec::new(), profiles: None },
             resolver: Lookups::System,
             allowlist: Vec::new(),
+            ladder: Rungs::default(),
+            retention: Retention::default(),
             // a newcomer must not lock himself out
             enforcement: Enforcement { mode: Mode::DryRun, ..Enforcement::default() },
         }
@@ -153,7 +181,26 @@ struct RawConfig {
     rules: Option<RawRules>,
     resolver: Option<Spanned<String>>,
     allowlist: Option<Vec<Spanned<String>>>,
+    ladder: Option<RawLadder>,
+    retention: Option<RawRetention>,
     enforcement: Option<RawEnforcement>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLadder {
+    enabled: Option<bool>,
+    steps: Option<Vec<Spanned<String>>>,
+    forget_after: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRetention {
+    alerts: Option<u64>,
+    age: Option<Spanned<String>>,
+    metrics: Option<Spanned<String>>,
+    decisions: Option<usize>,
 }
 
 #[derive(Default, Deserialize)]
@@ -207,6 +254,23 @@ impl RawConfig {
                 Err(error) => faults.add(&entry, format_args!("{error}")),
             }
         }
+        let ladder = self.ladder.unwrap_or_default();
+        if let Some(steps) = ladder.steps {
+            config.ladder.steps = steps.iter().filter_map(|step| faults.duration(step)).collect();
+        }
+        if !ladder.enabled.unwrap_or(true) {
+            config.ladder.steps.clear();
+        }
+        let retention = self.retention.unwrap_or_default();
+        config.retention.alerts = retention.alerts.unwrap_or(config.retention.alerts);
+        config.retention.decisions = retention.decisions.unwrap_or(config.retention.decisions);
+        for (text, long) in [
+            (&ladder.forget_after, &mut config.ladder.forget_after),
+            (&retention.age, &mut config.retention.age),
+            (&retention.metrics, &mut config.retention.metrics),
+        ] {
+            *long = text.as_ref().and_then(|text| faults.duration(text)).unwrap_or(*long);
+        }
         match self.enforcement.unwrap_or_default().check(config.enforcement.clone()) {
             Ok(checked) => config.enforcement = checked,
             Err(found) => found.iter().for_each(|fault| faults.at(fault.line, format_args!("{}", fault.message))),
@@ -234,6 +298,16 @@ struct Faults<'a> {
 impl Faults<'_> {
     fn add<T>(&mut self, at: &Spanned<T>, what: std::fmt::Arguments<'_>) {
         self.at(at.referenced.line(), what);
+    }
+
+    /// The duration that a text says, which must be more than nothing.
+    fn duration(&mut self, text: &Spanned<String>) -> Option<SignedDuration> {
+        match model::duration::parse_with_days(&text.value) {
+            Ok(long) if long.is_positive() => return Some(long),
+            Ok(_) => self.add(text, format_args!("`{}` is nothing, expected a form like `16h` or `3d`", text.value)),
+            Err(error) => self.add(text, format_args!("{error}, expected a form like `16h` or `3d`")),
+        }
+        None
     }
 
     fn at(&mut self, line: u64, what: std::fmt::Arguments<'_>) {
@@ -317,6 +391,8 @@ mod tests {
              rules:\n  shipped: false\n  folders: [/etc/cordon/rules]\n  profiles: /etc/cordon/profiles.yaml\n\
              resolver: off\n\
              allowlist:\n  - 192.0.2.7\n  - 2001:db8::/32\n\
+             ladder:\n  steps: [1d, 2d]\n  forget_after: 30d\n\
+             retention:\n  alerts: 5\n  age: 1d\n  decisions: 7\n\
              enforcement:\n  mode: enforce\n  table: guard\n",
         )
         .expect("a valid file");
@@ -329,6 +405,11 @@ mod tests {
         );
         assert_eq!((config.enforcement.mode, config.enforcement.table.as_str()), (Mode::Enforce, "guard"));
         assert!(!config.rules.shipped && !config.acquisition.discover);
+        let hours = |hours| SignedDuration::from_hours(hours);
+        assert_eq!(config.ladder, Rungs { steps: vec![hours(24), hours(48)], forget_after: hours(30 * 24) });
+        let retention = Retention { alerts: 5, age: hours(24), decisions: 7, ..Retention::default() };
+        assert_eq!(config.retention, retention);
+        assert!(parse("ladder: { enabled: false }\n").expect("a valid file").ladder.steps.is_empty());
     }
 
     #[test]
@@ -338,7 +419,7 @@ mod tests {
             ("api:\n  lisen: off\n", "cordon.yaml:2: unknown key in `api`: `lisen`\nhint: did you mean `listen`?"),
             (
                 "zzz: 1\n",
-                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `resolver`, `allowlist`, `enforcement`",
+                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `resolver`, `allowlist`, `ladder`, `retention`, `enforcement`",
             ),
             (
                 "api:\n  listen: 8080\n",
@@ -352,6 +433,11 @@ mod tests {
             (
                 "enforcement:\n  table: a b\n",
                 "cordon.yaml:2: `a b` is no table name, expected up to 32 letters, digits and `_`, a letter first",
+            ),
+            (
+                "ladder:\n  steps: [16h, soon]\nretention: { age: 0s }\n",
+                "cordon.yaml:2: time: invalid duration \"soon\", expected a form like `16h` or `3d`\n\
+                 cordon.yaml:3: `0s` is nothing, expected a form like `16h` or `3d`",
             ),
             ("acquisition: 3\n", "cordon.yaml:1: expected mapping start"),
             ("acquisition:\n  discover: maybe\n", "cordon.yaml:2: invalid boolean"),

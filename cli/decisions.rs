@@ -5,27 +5,27 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::alert::{Alert, DecisionBody, Source};
 use model::allowlist::display_net;
 use model::{Scope, duration};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::args::{AddDecision, Ban, DecisionFilter, Decisions, DeleteDecisions, Format, Global, Import, ImportFormat};
+use crate::args::{AddDecision, Ban, DecisionFilter, Decisions, DeleteDecisions, Filter, Format, Global};
+use crate::import;
 use crate::output::{self, Rows, printable};
 use crate::remote::{Query, Remote};
 
 /// Origin of what is decided by hand, as the field's tools know it.
 const BY_HAND: &str = "cscli";
-/// Origin of what is imported.
-const IMPORTED: &str = "cscli-import";
 
 pub(crate) fn run(global: &Global, command: &Decisions) -> anyhow::Result<()> {
     match command {
         Decisions::List(filter) => list(global, filter),
         Decisions::Add(new) => add(global, new),
         Decisions::Delete(which) => delete(global, which),
-        Decisions::Import(what) => import(global, what),
+        Decisions::Import(what) => import::decisions(global, what),
+        Decisions::Export(what) => import::export(global, what),
     }
 }
 
@@ -75,14 +75,15 @@ pub(crate) fn lift(global: &Global, target: IpNet) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn list(global: &Global, filter: &DecisionFilter) -> anyhow::Result<()> {
+/// What a list of alerts is narrowed by. `limit` is how many are looked at unless all are wanted.
+pub(crate) fn narrowed(filter: &Filter, limit: u32) -> Query {
     let mut query = Query::new();
     query
-        .add("has_active_decision", "true")
         .add("include_capi", filter.all)
-        .add("limit", if filter.all { 0 } else { filter.limit })
+        .add("limit", if filter.all { 0 } else { limit })
         .maybe("ip", filter.ip.as_ref())
         .maybe("range", filter.range.as_ref())
+        .maybe("contains", filter.contained.then_some(false))
         .maybe("scope", filter.scope.as_ref())
         .maybe("value", filter.value.as_ref())
         .maybe("decision_type", filter.remediation.as_ref())
@@ -90,13 +91,44 @@ fn list(global: &Global, filter: &DecisionFilter) -> anyhow::Result<()> {
         .maybe("origin", filter.origin.as_ref())
         .maybe("since", filter.since.map(duration::format))
         .maybe("until", filter.until.map(duration::format));
+    query
+}
+
+/// `cordon forgive`: as if he had never come.
+pub(crate) fn forgive(global: &Global, target: IpNet, lasts: SignedDuration) -> anyhow::Result<()> {
+    #[derive(Deserialize, Serialize)]
+    struct Forgiven {
+        lifted: usize,
+        strikes: usize,
+        until: Timestamp,
+    }
+    let shown = display_net(target);
+    let body = serde_json::json!({ "value": shown, "duration": duration::format(lasts) });
+    let forgiven: Forgiven = Remote::connect(global)?.post("v1/forgive", &body)?;
+    if global.output != Format::Human {
+        return output::json(&forgiven);
+    }
+    let decisions = if forgiven.lifted == 1 { "decision" } else { "decisions" };
+    output::line(&format!(
+        "{shown}: {} {decisions} lifted; what was counted against it is forgotten",
+        forgiven.lifted
+    ))?;
+    let until = forgiven.until.strftime("%Y-%m-%d %H:%M UTC");
+    output::line(&format!("{shown} is not punished before {until}, whatever it does"))?;
+    output::line(&format!("to end that now: `cordon allowlists remove forgiven {shown}`"))
+}
+
+fn list(global: &Global, wanted: &DecisionFilter) -> anyhow::Result<()> {
+    let mut query = narrowed(&wanted.filter, wanted.limit);
+    query.add("has_active_decision", "true").maybe("simulated", wanted.no_simu.then_some(false));
     let mut alerts: Vec<Alert> = Remote::connect(global)?.list("v1/alerts", &query)?;
     let skipped = deduplicate(&mut alerts);
+    let machine = wanted.filter.machine;
     match global.output {
         Format::Json => output::json(&alerts),
-        Format::Raw => raw_rows(&alerts).raw(),
+        Format::Raw => raw_rows(&alerts, machine).raw(),
         Format::Human => {
-            human_rows(&alerts).human("no decisions in force")?;
+            human_rows(&alerts, machine).human("no decisions in force")?;
             if skipped > 0 {
                 output::line(&format!("{skipped} further decisions on the same targets are not shown"))?;
             }
@@ -130,7 +162,7 @@ fn with_decisions(alerts: &[Alert]) -> impl Iterator<Item = (&Alert, &DecisionBo
     alerts.iter().flat_map(|alert| alert.decisions.iter().flatten().map(move |body| (alert, body)))
 }
 
-fn human_rows(alerts: &[Alert]) -> Rows {
+fn human_rows(alerts: &[Alert], machine: bool) -> Rows {
     let rows = with_decisions(alerts).map(|(alert, body)| {
         vec![
             body.id.to_string(),
@@ -143,26 +175,26 @@ fn human_rows(alerts: &[Alert]) -> Rows {
             alert.events_count.to_string(),
             body.duration.clone(),
             alert.id.to_string(),
+            printable(&alert.machine_id),
         ]
     });
-    Rows {
-        columns: &[
-            "ID",
-            "Source",
-            "Scope:Value",
-            "Reason",
-            "Action",
-            "Country",
-            "AS",
-            "Events",
-            "Expiration",
-            "Alert ID",
-        ],
-        rows: rows.collect(),
-    }
+    let columns = &[
+        "ID",
+        "Source",
+        "Scope:Value",
+        "Reason",
+        "Action",
+        "Country",
+        "AS",
+        "Events",
+        "Expiration",
+        "Alert ID",
+        "Machine",
+    ];
+    Rows { columns, rows: rows.collect() }.with_last(machine)
 }
 
-fn raw_rows(alerts: &[Alert]) -> Rows {
+fn raw_rows(alerts: &[Alert], machine: bool) -> Rows {
     let rows = with_decisions(alerts).map(|(alert, body)| {
         vec![
             body.id.to_string(),
@@ -176,24 +208,24 @@ fn raw_rows(alerts: &[Alert]) -> Rows {
             body.duration.clone(),
             alert.simulated.to_string(),
             alert.id.to_string(),
+            alert.machine_id.clone(),
         ]
     });
-    Rows {
-        columns: &[
-            "id",
-            "source",
-            "ip",
-            "reason",
-            "action",
-            "country",
-            "as",
-            "events_count",
-            "expiration",
-            "simulated",
-            "alert_id",
-        ],
-        rows: rows.collect(),
-    }
+    let columns = &[
+        "id",
+        "source",
+        "ip",
+        "reason",
+        "action",
+        "country",
+        "as",
+        "events_count",
+        "expiration",
+        "simulated",
+        "alert_id",
+        "machine",
+    ];
+    Rows { columns, rows: rows.collect() }.with_last(machine)
 }
 
 fn add(global: &Global, new: &AddDecision) -> anyhow::Result<()> {
@@ -248,7 +280,7 @@ fn decide(global: &Global, body: DecisionBody) -> anyhow::Result<()> {
 }
 
 /// An alert that carries decisions of a person.
-fn alert_of(reason: &str, count: usize, decisions: Vec<DecisionBody>) -> Alert {
+pub(crate) fn alert_of(reason: &str, count: usize, decisions: Vec<DecisionBody>) -> Alert {
     let now = Timestamp::now().to_string();
     Alert {
         kind: BY_HAND.to_owned(),
@@ -269,6 +301,7 @@ fn delete(global: &Global, which: &DeleteDecisions) -> anyhow::Result<()> {
     query
         .maybe("ip", which.ip.as_ref())
         .maybe("range", which.range.as_ref())
+        .maybe("contains", which.contained.then_some(false))
         .maybe("value", which.value.as_ref())
         .maybe("type", which.remediation.as_ref())
         .maybe("scenario", which.scenario.as_ref())
@@ -284,82 +317,6 @@ fn delete(global: &Global, which: &DeleteDecisions) -> anyhow::Result<()> {
     }
 }
 
-/// One decision as a file says it.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-struct Imported {
-    value: Option<String>,
-    duration: Option<String>,
-    scope: Option<String>,
-    reason: Option<String>,
-    #[serde(rename = "type")]
-    remediation: Option<String>,
-}
-
-fn import(global: &Global, what: &Import) -> anyhow::Result<()> {
-    let extension = what.input.extension().and_then(|extension| extension.to_str());
-    let format = match (what.format, extension) {
-        (Some(format), _) => format,
-        (None, Some("json")) => ImportFormat::Json,
-        (None, Some("csv")) => ImportFormat::Csv,
-        (None, _) => bail!("the file name does not say how it is written\nhint: --format csv, json or values"),
-    };
-    let text = read(&what.input)?;
-    let items = parse_import(&text, format)?;
-    let bodies = items.into_iter().enumerate().map(|(number, item)| {
-        let value = item.value.filter(|value| !value.is_empty());
-        let value = value.with_context(|| format!("item {number}: missing `value`"))?;
-        let or = |given: Option<String>, default: &String| {
-            given.filter(|text| !text.is_empty()).unwrap_or_else(|| default.clone())
-        };
-        let scope = Scope::new(&or(item.scope, &what.scope));
-        if matches!(scope, Scope::Ip | Scope::Range) {
-            model::scope::parse_net(&value).with_context(|| format!("item {number}"))?;
-        }
-        let lasts = or(item.duration, &what.duration);
-        duration::parse_with_days(&lasts).with_context(|| format!("item {number}"))?;
-        Ok(DecisionBody {
-            origin: IMPORTED.to_owned(),
-            remediation: or(item.remediation, &what.remediation),
-            scope: scope.to_string(),
-            value,
-            duration: lasts,
-            scenario: or(item.reason, &what.reason),
-            ..DecisionBody::default()
-        })
-    });
-    let bodies = bodies.collect::<anyhow::Result<Vec<_>>>()?;
-    if bodies.is_empty() {
-        bail!("no decisions found");
-    }
-
-    let remote = Remote::connect(global)?;
-    let name = what.input.file_name().filter(|name| *name != "-");
-    let name = name.map_or("stdin".into(), |name| name.to_string_lossy());
-    let size = if what.batch == 0 { bodies.len() } else { what.batch };
-    let mut batches = Vec::new();
-    for batch in bodies.chunks(size) {
-        let targets: Vec<String> = batch.iter().map(|body| body.value.clone()).collect();
-        let allowed = check(&remote, &targets)?;
-        for result in &allowed {
-            tracing::warn!(value = %result.target, by = %result.allowlists.join(", "), "is on an allowlist, skipped");
-        }
-        let wanted: Vec<DecisionBody> =
-            batch.iter().filter(|body| !allowed.iter().any(|result| result.target == body.value)).cloned().collect();
-        batches.push(wanted);
-    }
-    let mut count = 0;
-    for batch in batches.into_iter().filter(|batch| !batch.is_empty()) {
-        let alert = alert_of(&format!("import {name}: {} IPs", batch.len()), batch.len(), batch);
-        let number = alert.decisions.as_ref().map_or(0, Vec::len);
-        let _: Vec<String> = remote.post("v1/alerts", &[alert])?;
-        count += number;
-    }
-    match global.output {
-        Format::Human => output::line(&format!("Imported {count} decisions")),
-        Format::Json | Format::Raw => output::json(&serde_json::json!({ "imported": count })),
-    }
-}
-
 /// The text of a file, or of standard input for `-`.
 pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
     if path == Path::new("-") {
@@ -370,89 +327,9 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
-fn parse_import(text: &str, format: ImportFormat) -> anyhow::Result<Vec<Imported>> {
-    match format {
-        ImportFormat::Json => serde_json::from_str(text).context("expected a list of objects with `value`"),
-        ImportFormat::Values => Ok(text
-            .lines()
-            .map(|line| Imported { value: Some(line.trim().to_owned()), ..Imported::default() })
-            .collect()),
-        ImportFormat::Csv => {
-            let mut lines = text.lines();
-            let header: Vec<String> = lines.next().map(split_csv).unwrap_or_default();
-            if !header.iter().any(|name| name == "value") {
-                bail!("the first line must name the columns, `value` among them");
-            }
-            let row = |line: &str| {
-                let cells = split_csv(line);
-                let cell =
-                    |name: &str| header.iter().position(|known| known == name).and_then(|at| cells.get(at)).cloned();
-                Imported {
-                    value: cell("value"),
-                    duration: cell("duration"),
-                    scope: cell("scope"),
-                    reason: cell("reason"),
-                    remediation: cell("type"),
-                }
-            };
-            Ok(lines.filter(|line| !line.trim().is_empty()).map(row).collect())
-        }
-    }
-}
-
-/// The cells of a line; a cell in quotes may hold commas and doubled quotes.
-fn split_csv(line: &str) -> Vec<String> {
-    let (mut cells, mut cell, mut quoted) = (Vec::new(), String::new(), false);
-    let mut chars = line.trim_end_matches('\r').chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                cell.push('"');
-            }
-            '"' => quoted = !quoted,
-            ',' if !quoted => cells.push(std::mem::take(&mut cell).trim().to_owned()),
-            other => cell.push(other),
-        }
-    }
-    cells.push(cell.trim().to_owned());
-    cells
-}
-
 /// Which of the targets are allowed, and by what.
-fn check(remote: &Remote, targets: &[String]) -> anyhow::Result<Vec<api::wire::CheckResult>> {
+pub(crate) fn check(remote: &Remote, targets: &[String]) -> anyhow::Result<Vec<api::wire::CheckResult>> {
     let results: api::wire::CheckResults =
         remote.post("v1/allowlists/check", &api::wire::Targets { targets: targets.to_vec() })?;
     Ok(results.results)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_are_read_in_three_formats() {
-        let item = |value: &str, duration: &str, reason: &str| {
-            let some = |text: &str| Some(text.to_owned());
-            Imported { value: some(value), duration: some(duration), reason: some(reason), ..Imported::default() }
-        };
-        let csv = "value,duration,reason,note\n192.0.2.1,2h,\"a, \"\"b\"\"\",x\r\n\n192.0.2.2,,,\n";
-        assert_eq!(
-            parse_import(csv, ImportFormat::Csv).expect("valid"),
-            [item("192.0.2.1", "2h", "a, \"b\""), item("192.0.2.2", "", "")]
-        );
-        let json = r#"[{"value": "192.0.2.0/24", "scope": "range", "note": 1}]"#;
-        let items = parse_import(json, ImportFormat::Json).expect("valid");
-        assert_eq!((items[0].value.as_deref(), items[0].scope.as_deref()), (Some("192.0.2.0/24"), Some("range")));
-        let values = parse_import(" 192.0.2.1 \n192.0.2.2\n", ImportFormat::Values).expect("valid");
-        assert_eq!(
-            values.iter().filter_map(|item| item.value.as_deref()).collect::<Vec<_>>(),
-            ["192.0.2.1", "192.0.2.2"]
-        );
-        for (text, format) in
-            [("{}", ImportFormat::Json), ("ip,duration\n192.0.2.1,1h\n", ImportFormat::Csv), ("", ImportFormat::Csv)]
-        {
-            assert!(parse_import(text, format).is_err(), "{text}");
-        }
-    }
 }

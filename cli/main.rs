@@ -16,6 +16,7 @@ mod decisions;
 mod demo;
 mod explain;
 mod hub;
+mod import;
 mod lab;
 mod output;
 mod pki;
@@ -56,6 +57,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Demo => demo::run(global),
         Command::Ban(ban) => decisions::ban(global, &ban),
         Command::Lift { target } => decisions::lift(global, target),
+        Command::Forgive { target, duration } => decisions::forgive(global, target, duration),
         Command::Decisions(command) => decisions::run(global, &command),
         Command::Alerts(command) => alerts::run(global, &command),
         Command::Why { ip } => why::run(global, ip),

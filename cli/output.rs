@@ -91,6 +91,17 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
+    /// The same, with the last column or without it.
+    pub(crate) fn with_last(mut self, with: bool) -> Self {
+        if !with && let Some((_, columns)) = self.columns.split_last() {
+            self.columns = columns;
+            for row in &mut self.rows {
+                row.truncate(columns.len());
+            }
+        }
+        self
+    }
+
     /// Prints a table, or `empty` when there is no row.
     pub(crate) fn human(&self, empty: &str) -> anyhow::Result<()> {
         if self.rows.is_empty() { line(empty) } else { line(&self.table()) }
@@ -125,7 +136,7 @@ pub(crate) fn table(columns: &[impl ToString], rows: &[Vec<String>], terminal: b
 }
 
 /// A cell as comma-separated values want it: quoted only when it must be.
-fn csv(cell: &str) -> String {
+pub(crate) fn csv(cell: &str) -> String {
     if cell.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
 }
 

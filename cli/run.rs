@@ -287,7 +287,16 @@ fn open_service(config: &Config) -> anyhow::Result<Service> {
     let store = Arc::new(Sqlite::open(&config.state.join("cordon.db"))?);
     let mut allow: Vec<AllowEntry> = configured_entries(config).collect();
     allow.extend(agent::own_addresses::own_addresses(Path::new("/proc")));
-    let options = Options { allow, ..Options::default() };
+    let retention = &config.retention;
+    let options = Options {
+        allow,
+        max_decisions: retention.decisions,
+        max_alerts: Some(retention.alerts),
+        max_age: Some(retention.age),
+        metrics_max_age: retention.metrics,
+        rungs: config.ladder.clone(),
+        ..Options::default()
+    };
     Ok(Service::open(store, profiles(config)?, options, Timestamp::now())?)
 }
 

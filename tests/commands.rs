@@ -21,9 +21,14 @@ fn watching(folder: &Path) -> Cordon {
 
 /// Seven wrong passwords from `ip`.
 fn attack(folder: &Path, ip: &str) {
+    guess(folder, ip, 7);
+}
+
+/// So many wrong passwords from `ip`.
+fn guess(folder: &Path, ip: &str, times: u16) {
     let mut log = OpenOptions::new().append(true).open(folder.join("auth.log")).expect("the log is there");
     let time = jiff::Zoned::now().strftime("%b %e %H:%M:%S").to_string();
-    for port in 40_001..40_008 {
+    for port in 40_001..=40_000 + times {
         let line = format!("{time} victim sshd[7]: Failed password for root from {ip} port {port} ssh2\n");
         log.write_all(line.as_bytes()).expect("room on the disk");
     }
@@ -102,11 +107,71 @@ fn decisions_by_hand_are_made_listed_and_ended() {
     std::fs::write(&file, "value,duration,scope\n198.51.100.1,2h,\n198.51.100.0/28,1d,range\n192.0.2.9,,\n")
         .expect("a writable folder");
     let path = file.to_string_lossy();
-    assert_eq!(cordon.ask(&["decisions", "import", "-i", &path]), "Imported 2 decisions\n");
+    assert_eq!(
+        cordon.ask(&["decisions", "import", "-i", &path]),
+        "Imported 2 decisions\n1 left out: on an allowlist\n"
+    );
     let mut banned = cordon.banned();
     banned.sort();
     assert_eq!(banned, ["Ip:198.51.100.1", "Range:198.51.100.0/28", "username:bob"]);
-    assert_eq!(cordon.ask(&["decisions", "delete", "--all"]), "3 decision(s) deleted\n");
+    let copy = folder.path().join("copy");
+    for (format, count, restored) in [("json", 3, 3), ("csv", 3, 3), ("values", 3, 2)] {
+        let path = copy.with_extension(format);
+        let path = path.to_string_lossy();
+        cordon.ask(&["decisions", "export", "--format", format, "--to", &path]);
+        assert_eq!(cordon.ask(&["decisions", "delete", "--all"]), format!("{count} decision(s) deleted\n"));
+        let told = cordon.ask(&["decisions", "import", "-i", &path, "--format", format, "--batch", "2"]);
+        assert_eq!(told, format!("Imported {restored} decisions\n"), "{format}");
+        let mut again = cordon.banned();
+        again.sort();
+        assert_eq!(again, banned.iter().take(restored).cloned().collect::<Vec<_>>(), "{format}");
+    }
+    assert_eq!(cordon.ask(&["decisions", "delete", "--range", "198.51.100.0/24"]), "0 decision(s) deleted\n");
+    assert_eq!(
+        cordon.ask(&["decisions", "delete", "--range", "198.51.100.0/24", "--contained"]),
+        "2 decision(s) deleted\n"
+    );
+
+    std::fs::write(&file, "value\n198.51.100.1\n198.51.100.256\n198.51.100.3\n").expect("a writable folder");
+    let path = file.to_string_lossy();
+    let refused = cordon.run(&["decisions", "import", "-i", &path, "--batch", "1"]);
+    assert!(!refused.status.success());
+    insta::assert_snapshot!(String::from_utf8_lossy(&refused.stderr), @r"
+    error: line 3: `198.51.100.256` is not an IP address or a range, expected a form like `192.0.2.4` or `192.0.2.0/24`
+    hint: nothing was imported; correct it, or leave such entries out with --on-error skip
+    ");
+    assert_eq!(cordon.banned(), Vec::<String>::new());
+    assert_eq!(
+        cordon.ask(&["decisions", "import", "-i", &path, "--on-error", "skip"]),
+        "Imported 2 decisions\n1 left out: wrong\n"
+    );
+}
+
+#[test]
+fn who_is_forgiven_starts_afresh() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cordon = watching(folder.path());
+    let is_banned = |ip: &str| cordon.banned().contains(&format!("Ip:{ip}"));
+    let attack_until_banned = |ip: &str| {
+        attack(folder.path(), ip);
+        eventually("the attack is recognised", || is_banned(ip));
+    };
+    guess(folder.path(), "203.0.113.66", 6);
+    attack_until_banned("203.0.113.1");
+    assert!(!is_banned("203.0.113.66"), "one more would be too many");
+    let told = cordon.ask(&["forgive", "203.0.113.66", "--for", "1h"]);
+    assert!(told.starts_with("203.0.113.66: 0 decisions lifted; what was counted against it is forgotten\n"), "{told}");
+    attack(folder.path(), "203.0.113.66");
+    attack_until_banned("203.0.113.2");
+    assert!(!is_banned("203.0.113.66"), "it is not punished for a while");
+    cordon.ask(&["allowlists", "remove", "forgiven", "203.0.113.66"]);
+    guess(folder.path(), "203.0.113.66", 6);
+    attack_until_banned("203.0.113.3");
+    assert!(!is_banned("203.0.113.66"), "what it did before does not count");
+    attack_until_banned("203.0.113.66");
+    let told = cordon.ask(&["forgive", "203.0.113.66"]);
+    assert!(told.starts_with("203.0.113.66: 1 decision lifted"), "{told}");
+    assert!(!is_banned("203.0.113.66"));
 }
 
 #[test]
@@ -120,6 +185,15 @@ fn allowlists_and_accounts_are_kept() {
         "added 2 values to allowlist office\n1 decisions deleted by allowlists\n"
     );
     assert_eq!(cordon.banned(), Vec::<String>::new());
+    let file = folder.path().join("visitors.csv");
+    std::fs::write(&file, "value,expiration,comment\n203.0.113.8,7d,\"audit, yearly\"\n203.0.113.9,,\n")
+        .expect("written");
+    let path = file.to_string_lossy();
+    assert_eq!(cordon.ask(&["allowlists", "import", "office", "-i", &path]), "added 2 values to allowlist office\n");
+    assert_eq!(
+        cordon.ask(&["allowlists", "remove", "office", "203.0.113.9"]),
+        "removed 1 values from allowlist office\n"
+    );
     let key = cordon.ask(&["bouncers", "add", "gate", "-o", "raw"]);
     assert!(key.len() >= 32 && !key.ends_with('\n'), "`{key}` is no key");
     cordon.ask(&["machines", "add", "web1"]);
@@ -127,7 +201,11 @@ fn allowlists_and_accounts_are_kept() {
     cordon.stop();
     cordon.start();
     let office = cordon.ask(&["allowlists", "inspect", "office", "-o", "raw"]);
-    for row in ["office,our own,198.51.100.0/24,desk,never,", "office,our own,2001:db8::1,desk,never,"] {
+    for row in [
+        "office,our own,198.51.100.0/24,desk,never,",
+        "office,our own,2001:db8::1,desk,never,",
+        "office,our own,203.0.113.8,\"audit, yearly\",",
+    ] {
         assert!(office.lines().any(|line| line.starts_with(row)), "`{row}` is missing in:\n{office}");
     }
     assert_eq!(

@@ -175,8 +175,16 @@ impl Engine {
         self.partitions.deadline().filter(|_| self.live)
     }
 
-    /// Asks this set from now on who is never punished.
-    pub fn set_allow(&mut self, allow: Arc<AllowSet>) {
+    /// Asks this set from now on who is never punished. What those did who are in it is forgotten: it must not count when
+    /// they are in it no longer.
+    pub fn set_allow(&mut self, allow: Arc<AllowSet>, now: Timestamp) {
+        if Arc::ptr_eq(&allow, &self.scene.allow) {
+            return;
+        }
+        let forgotten = self.partitions.pardon(&|address| allow.covers_ip(address, now).is_some());
+        if forgotten > 0 {
+            info!(buckets = forgotten, "forgot what allowed addresses did");
+        }
         self.scene.allow = allow;
     }
 

@@ -5,6 +5,7 @@
 //! threads there are.
 
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -134,6 +135,11 @@ impl Partitions {
     /// What pouring cost so far, if that is measured.
     pub fn spent(&self) -> &Sample {
         &self.spent
+    }
+
+    /// Forgets the buckets that hold only what somebody did to whom nothing may happen any more; answers how many.
+    pub fn pardon(&mut self, pardoned: &dyn Fn(IpAddr) -> bool) -> usize {
+        self.groups.iter_mut().flatten().map(|buckets| buckets.pardon(pardoned)).sum()
     }
 
     /// What happened so far, over all partitions.

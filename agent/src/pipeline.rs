@@ -207,7 +207,7 @@ impl EngineStage {
             if !Arc::ptr_eq(&rules, engine.rules()) {
                 engine.adopt(rules, now)?;
             }
-            engine.set_allow(self.allow.load_full());
+            engine.set_allow(self.allow.load_full(), now);
             if !self.round(&mut engine, taken, now) {
                 break;
             }

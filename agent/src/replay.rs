@@ -74,7 +74,8 @@ pub fn replay(
     let started = meter::process_time();
     let options = EngineOptions { threads, memory, key, year, live: false, measure };
     let mut engine = Engine::new(rules, options)?;
-    engine.set_allow(allow);
+    // Nothing is poured yet: the time does not matter.
+    engine.set_allow(allow, Timestamp::UNIX_EPOCH);
     let status = Arc::new(SourceStatus::new("replay", "file"));
     let (sender, batches) = queue::single(2 * ROUND);
     let running = Running::start(Box::new(input), Outlet::new(0, sender, Arc::clone(&status)))?;

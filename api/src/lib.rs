@@ -16,6 +16,8 @@ mod files;
 #[cfg(feature = "server")]
 pub mod history;
 #[cfg(feature = "server")]
+pub mod ladder;
+#[cfg(feature = "server")]
 pub mod metrics;
 #[cfg(feature = "server")]
 pub mod pki;

@@ -48,6 +48,7 @@ struct Profile {
     breaks: bool,
     on_error: OnError,
     notifications: Vec<String>,
+    ladder: bool,
 }
 
 /// What a profile decides.
@@ -79,6 +80,9 @@ pub struct Verdict {
     pub decisions: Vec<DecisionBody>,
     /// Who is told, by name, each once for each profile that matched.
     pub notifications: Vec<String>,
+    /// Whether bans get longer for those who come back: unless the profile computes their duration, or says `ladder:
+    /// false`.
+    pub ladder: bool,
 }
 
 /// A profile that failed while it was evaluated.
@@ -150,6 +154,7 @@ impl Profiles {
             }
             if verdict.decisions.is_empty() && !supplied {
                 verdict.decisions = decisions;
+                verdict.ladder = profile.ladder && profile.duration.is_none();
             }
             verdict.notifications.extend(profile.notifications.iter().cloned());
             if profile.breaks || last {
@@ -197,6 +202,7 @@ impl Profile {
             breaks,
             on_error,
             notifications: keys.texts("notifications")?.into_iter().map(|name| name.text).collect(),
+            ladder: keys.flag("ladder")?.unwrap_or(true),
         };
         keys.finish()?;
         Ok(profile)

@@ -46,29 +46,6 @@ pub struct LiveDecision {
     pub value: String,
 }
 
-/// The same, borrowed, to be written.
-#[derive(Debug, Serialize)]
-pub struct LiveRef<'a> {
-    /// Time left in whole seconds.
-    pub duration: &'a str,
-    /// Number.
-    pub id: i64,
-    /// Who decided.
-    pub origin: &'a str,
-    /// The scenario or reason.
-    pub scenario: &'a str,
-    /// What kind of thing `value` names.
-    pub scope: &'a str,
-    /// What is done.
-    #[serde(rename = "type")]
-    pub remediation: &'a str,
-    /// Identity across servers; only in the stream.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uuid: Option<&'a str>,
-    /// The address, prefix, name.
-    pub value: &'a str,
-}
-
 impl LiveDecision {
     /// `decision` as it is seen at `now`.
     pub fn new(decision: &Decision, now: Timestamp) -> Self {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
-use prefix_trie::PrefixMap;
+use prefix_trie::{Prefix, PrefixMap};
 
 /// One entry: an address or prefix, and why it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,8 +102,11 @@ impl AllowSet {
 
     /// All live entries that share any address with `net`, sorted by list name.
     pub fn all_touching(&self, net: IpNet, now: Timestamp) -> Vec<&AllowEntry> {
-        let mut found: Vec<&AllowEntry> =
-            self.iter(now).filter(|entry| entry.net.contains(&net) || net.contains(&entry.net)).collect();
+        let mut found = match net {
+            IpNet::V4(net) => touching(&self.v4, &net),
+            IpNet::V6(net) => touching(&self.v6, &net),
+        };
+        found.retain(|entry| live(entry, now));
         found.sort_by(|a, b| a.list.cmp(&b.list));
         found
     }
@@ -114,6 +117,12 @@ impl AllowSet {
         let v6 = self.v6.iter().flat_map(|(_, entries)| entries);
         v4.chain(v6).filter(move |entry| live(entry, now))
     }
+}
+
+/// What covers `net`, and what lies inside; an entry for `net` itself once.
+fn touching<'a, P: Prefix + PartialEq>(trie: &'a PrefixMap<P, Vec<AllowEntry>>, net: &P) -> Vec<&'a AllowEntry> {
+    let around = trie.cover(net).filter(|(prefix, _)| prefix != net);
+    around.chain(trie.children(net)).flat_map(|(_, entries)| entries).collect()
 }
 
 fn live(entry: &AllowEntry, now: Timestamp) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! One record serves all scenarios that an event is poured into: its text is copied once, into one buffer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use expr::{Class, EvalError, FieldId, MapId, MemberId, MethodId, Object, Stored, Value};
@@ -198,6 +199,11 @@ impl Record {
 
     fn raw(&self) -> &str {
         self.text.get(self.raw as usize..).unwrap_or("")
+    }
+
+    /// The address it is about, if `Meta.source_ip` is one.
+    pub fn source_ip(&self) -> Option<IpAddr> {
+        self.meta("source_ip").parse().ok()
     }
 
     /// `evt.GetMeta`.

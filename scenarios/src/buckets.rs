@@ -5,6 +5,7 @@
 //! when it is found too old; a replayed one only by what its own log says, since logs go backwards.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use expr::{Env, Host, Program, Value};
@@ -484,6 +485,20 @@ impl Buckets {
         {
             self.wheel.set(index, lifetime.deadline(&bucket.tally));
         }
+    }
+
+    /// Forgets the buckets that hold only what somebody did to whom nothing may happen any more; answers how many.
+    pub fn pardon(&mut self, pardoned: &dyn Fn(IpAddr) -> bool) -> usize {
+        let his = |record: &Arc<Record>| record.source_ip().is_some_and(pardoned);
+        let found = self.slots.iter().filter(|(_, bucket)| {
+            let mut records = self.slab.iter(&bucket.queue).peekable();
+            records.peek().is_some() && records.all(his)
+        });
+        let found: Vec<u32> = found.map(|(index, _)| index).collect();
+        for index in &found {
+            self.remove(*index);
+        }
+        found.len()
     }
 
     fn remove(&mut self, index: u32) {

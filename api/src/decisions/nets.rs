@@ -18,6 +18,18 @@ pub(super) struct Nets {
 }
 
 impl Nets {
+    /// Those of `all`, put together at once, which is several times faster than one by one.
+    pub(super) fn new(all: impl Iterator<Item = (IpNet, i64)>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (net, id) in all {
+            match net {
+                IpNet::V4(net) => v4.push((net.network().into(), net.prefix_len(), id)),
+                IpNet::V6(net) => v6.push((net.network().into(), net.prefix_len(), id)),
+            }
+        }
+        Self { v4: Prefixes::new(v4), v6: Prefixes::new(v6) }
+    }
+
     /// Notes that decision `id` is about `net`.
     pub(super) fn insert(&mut self, net: IpNet, id: i64) {
         match net {
@@ -95,6 +107,17 @@ impl<B> Default for Prefixes<B> {
 }
 
 impl<B: Bits> Prefixes<B> {
+    fn new(all: Vec<(B, u8, i64)>) -> Self {
+        let mut prefixes = Self::default();
+        for &(_, len, _) in &all {
+            if let Some(count) = prefixes.lengths.get_mut(usize::from(len)) {
+                *count += 1;
+            }
+        }
+        prefixes.set = all.into_iter().collect();
+        prefixes
+    }
+
     fn insert(&mut self, first: B, len: u8, id: i64) {
         if self.set.insert((first, len, id))
             && let Some(count) = self.lengths.get_mut(usize::from(len))
@@ -156,9 +179,10 @@ mod tests {
 
         #[test]
         fn it_finds_what_a_search_through_all_finds(all in prop::collection::vec(net(), 0..40), asked in net(), gone in 0..40_usize) {
-            let mut nets = Nets::default();
             let all: Vec<(i64, IpNet)> = (1..).zip(all).collect();
-            for &(id, net) in &all {
+            let (at_once, later) = all.split_at(all.len() / 2);
+            let mut nets = Nets::new(at_once.iter().map(|&(id, net)| (net, id)));
+            for &(id, net) in later {
                 nets.insert(net, id);
             }
             let all: Vec<(i64, IpNet)> = all.into_iter().filter(|&(id, net)| {

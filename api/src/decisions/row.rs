@@ -28,6 +28,26 @@ struct Kind {
     simulated: bool,
 }
 
+impl Kind {
+    fn of(decision: &Decision) -> Self {
+        Self {
+            scope: decision.scope.clone(),
+            origin: decision.origin.clone(),
+            remediation: decision.remediation.clone(),
+            scenario: decision.scenario.clone(),
+            simulated: decision.simulated,
+        }
+    }
+
+    fn is_of(&self, decision: &Decision) -> bool {
+        self.scope == decision.scope
+            && self.origin == decision.origin
+            && self.remediation == decision.remediation
+            && self.scenario == decision.scenario
+            && self.simulated == decision.simulated
+    }
+}
+
 /// One live decision. It never changes.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -74,6 +94,11 @@ impl Row {
     /// The prefix it covers, if it is about addresses.
     pub fn net(&self) -> Option<IpNet> {
         net_of(&self.kind.scope, &self.value)
+    }
+
+    /// Whether what is shared with few others is the very same as that of `other`.
+    pub fn is_kin(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.kind, &other.kind)
     }
 
     /// What kind of thing its value names.
@@ -129,18 +154,16 @@ impl Row {
 pub(super) struct Kinds {
     all: HashSet<Arc<Kind>>,
     limit: usize,
+    /// The last that was asked for: decisions of one kind mostly come together.
+    last: Option<Arc<Kind>>,
 }
 
 impl Kinds {
     /// `decision` as a row.
     pub(super) fn row(&mut self, decision: &Decision) -> Row {
-        let kind = Kind {
-            scope: decision.scope.clone(),
-            origin: decision.origin.clone(),
-            remediation: decision.remediation.clone(),
-            scenario: decision.scenario.clone(),
-            simulated: decision.simulated,
-        };
+        let last = self.last.as_ref().filter(|kind| kind.is_of(decision)).cloned();
+        let kind = last.unwrap_or_else(|| self.share(Kind::of(decision)));
+        self.last = Some(Arc::clone(&kind));
         Row {
             id: decision.id,
             alert_id: decision.alert_id,
@@ -148,7 +171,7 @@ impl Kinds {
             created: to_micros(decision.created_at),
             until: to_micros(decision.until),
             value: decision.value.clone(),
-            kind: self.share(kind),
+            kind,
         }
     }
 

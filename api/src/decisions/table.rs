@@ -125,9 +125,20 @@ impl Table {
         }
     }
 
-    /// Continues the sequence of a store whose decisions were restored. `last` is the last number given by it,
+    /// Makes the restored decisions ready, and continues the sequence of their store. `last` is the last number given by it,
     /// `floor` the last one of which the store may know nothing.
     pub fn resume(&mut self, epochs: Epochs, floor: u64, last: u64) {
+        let (mut nets, mut named, mut ends) = (Vec::new(), Vec::new(), Vec::with_capacity(self.rows.len()));
+        for row in self.rows.after(i64::MIN) {
+            ends.push((row.end(), row.id()));
+            match row.net() {
+                Some(net) => nets.push((net, row.id())),
+                None => named.push((self.hasher.hash_one(row.value()), row.id())),
+            }
+        }
+        self.nets = Nets::new(nets.into_iter());
+        self.named = named.into_iter().collect();
+        self.expiry = ends.into_iter().collect();
         self.epochs = epochs;
         self.last = last;
         let remembered = last.saturating_sub(self.log_len as u64);
@@ -157,10 +168,11 @@ impl Table {
         self.record(What::Added(decision.id))
     }
 
-    /// Adds a decision that a store remembers. `change` is the number under which it was added. Decisions come in any
-    /// order before [`Table::resume`].
+    /// Adds a decision that a store remembers, to be found after [`Table::resume`]. `change` is the number under which it
+    /// was added. Each decision comes once, in any order.
     pub fn restore(&mut self, decision: &Decision, change: u64) {
-        self.insert(decision);
+        let row = self.kinds.row(decision);
+        self.rows.insert(row);
         self.log.push_back(Change { number: change, what: What::Added(decision.id) });
         // Half of what may wait here is surely too old.
         if self.log.len() >= 2 * self.log_len.max(1) {

@@ -13,7 +13,7 @@ use super::alerts::{durable, read_net};
 use super::auth::MachineId;
 use super::error::ApiError;
 use super::limits::LARGE_BODY;
-use super::service::Listed;
+use super::service::{Listed, NewItem};
 use super::{App, json, parameters};
 use crate::wire::{self, AllowItemBody, AllowlistBody, CheckBody, CheckResult, CheckResults, Targets};
 
@@ -101,11 +101,24 @@ pub(crate) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>
 
 /// Values to be put on a list, or taken off it.
 #[derive(Deserialize)]
-pub(crate) struct Items {
+pub(crate) struct Entries {
+    #[serde(default)]
     values: Vec<String>,
     #[serde(default)]
     comment: String,
     /// How long, as a duration; empty is for ever.
+    #[serde(default)]
+    expiration: String,
+    /// Values, each with its own comment and expiration.
+    #[serde(default)]
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Item {
+    value: String,
+    #[serde(default)]
+    comment: String,
     #[serde(default)]
     expiration: String,
 }
@@ -116,16 +129,14 @@ pub(crate) async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let items: Items = read_body(&app, &headers, body).await?;
-    let expires = match items.expiration.as_str() {
-        "" => None,
-        text => {
-            let long = model::duration::parse_with_days(text).map_err(|e| ApiError::bad_request(e.to_string()))?;
-            Some(Timestamp::now().saturating_add(long).unwrap_or(Timestamp::MAX))
-        }
+    let Entries { values, comment, expiration, items } = read_body(&app, &headers, body).await?;
+    let same = |value| Item { value, comment: comment.clone(), expiration: expiration.clone() };
+    let read = |item: Item| {
+        let expires = if item.expiration.is_empty() { None } else { Some(ends(&item.expiration)?) };
+        Ok(NewItem { value: item.value, comment: item.comment, expires })
     };
-    let answer = app.service.allow_values(&name, &items.values, &items.comment, expires).await?;
-    let ((added, lifted), receipt) = answer;
+    let new = values.into_iter().map(same).chain(items).map(read).collect::<Result<Vec<_>, ApiError>>()?;
+    let ((added, lifted), receipt) = app.service.allow_items(&name, &new).await?;
     durable(receipt).await?;
     Ok(json(&serde_json::json!({ "added": added, "lifted": lifted })))
 }
@@ -136,10 +147,31 @@ pub(crate) async fn take(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let items: Items = read_body(&app, &headers, body).await?;
-    let (removed, receipt) = app.service.disallow_values(&name, &items.values).await?;
+    let entries: Entries = read_body(&app, &headers, body).await?;
+    let (removed, receipt) = app.service.disallow_values(&name, &entries.values).await?;
     durable(receipt).await?;
     Ok(json(&serde_json::json!({ "removed": removed })))
+}
+
+/// Who is forgiven, and for how long.
+#[derive(Deserialize)]
+pub(crate) struct Forgive {
+    value: String,
+    duration: String,
+}
+
+pub(crate) async fn forgive(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let Forgive { value, duration } = read_body(&app, &headers, body).await?;
+    let net = read_net(&value).map_err(ApiError::bad_request)?;
+    let (forgiven, receipt) = app.service.forgive(net, ends(&duration)?).await?;
+    durable(receipt).await?;
+    Ok(json(&forgiven))
+}
+
+/// When something that begins now and lasts as long as `text` says is over.
+fn ends(text: &str) -> Result<Timestamp, ApiError> {
+    let long = model::duration::parse_with_days(text).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    Ok(Timestamp::now().saturating_add(long).unwrap_or(Timestamp::MAX))
 }
 
 /// A JSON body of a request that is allowed to send one.

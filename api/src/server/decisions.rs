@@ -1,6 +1,7 @@
 //! Decisions over HTTP: live queries, the polling stream, lifting (spec: local-api 11, 12, 14).
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -22,7 +23,7 @@ use super::stream::Pull;
 use super::{App, json, json_text, parameters};
 use crate::decisions::{Query, Reach, Row};
 use crate::metrics::BouncerLabels;
-use crate::wire::{Deleted, LiveRef};
+use crate::wire::Deleted;
 
 /// How much text is sent at a time, in bytes.
 const PIECE: usize = 64 << 10;
@@ -60,7 +61,7 @@ pub(crate) async fn query(
     let now = live.walk.now;
     let text = move |rows: &[Row], before| {
         let mut text = Vec::new();
-        let mut writer = List { text: &mut text, before, now, with_uuid: false };
+        let mut writer = List::new(&mut text, before, now, false);
         for row in rows {
             writer.row(row);
         }
@@ -141,7 +142,7 @@ pub(crate) async fn stream(
             let Some(rows) = pulled.step() else {
                 // Of an empty list the bracket is still to be written.
                 text.extend_from_slice(if before == "," { b"" } else { before.as_bytes() });
-                let mut writer = List { text: &mut text, before: r#"], "deleted": ["#, now, with_uuid: true };
+                let mut writer = List::new(&mut text, r#"], "deleted": ["#, now, true);
                 for decision in &pulled.deleted {
                     writer.decision(decision);
                 }
@@ -151,7 +152,7 @@ pub(crate) async fn stream(
                 done(pulled.reached);
                 return Some((Ok::<_, Infallible>(Bytes::from(text)), None));
             };
-            let mut writer = List { text: &mut text, before, now, with_uuid: true };
+            let mut writer = List::new(&mut text, before, now, true);
             for row in &rows {
                 writer.row(row);
             }
@@ -235,7 +236,8 @@ fn bounds(value: &str) -> Result<IpNet, ApiError> {
     })
 }
 
-/// Writes decisions one after the other; a million of them need not exist as text at once.
+/// Writes decisions one after the other; a million of them need not exist as text at once. What neighbours have in common
+/// is made into text once.
 struct List<'a> {
     text: &'a mut Vec<u8>,
     /// What comes before the next one.
@@ -243,43 +245,136 @@ struct List<'a> {
     now: Timestamp,
     /// Live queries leave the identity out.
     with_uuid: bool,
+    /// When the last one ends, and how long that is.
+    lasts: Option<(Timestamp, String)>,
+    /// The last one, and the part of its text between number and identity.
+    kin: Option<(Row, String)>,
 }
 
-impl List<'_> {
+impl<'a> List<'a> {
+    fn new(text: &'a mut Vec<u8>, before: &'static str, now: Timestamp, with_uuid: bool) -> Self {
+        Self { text, before, now, with_uuid, lasts: None, kin: None }
+    }
+
     fn row(&mut self, row: &Row) {
         let mut uuid = Uuid::encode_buffer();
-        let uuid =
-            (self.with_uuid && !row.uuid().is_nil()).then(|| &*row.uuid().as_hyphenated().encode_lower(&mut uuid));
-        self.write(&LiveRef {
-            duration: &duration::time_left(row.until(), self.now),
-            id: row.id(),
-            origin: row.origin(),
-            scenario: row.scenario(),
-            scope: row.scope().as_str(),
-            remediation: row.remediation(),
-            uuid,
-            value: row.value(),
-        });
+        let uuid = (!row.uuid().is_nil()).then(|| &*row.uuid().as_hyphenated().encode_lower(&mut uuid));
+        if self.kin.as_ref().is_none_or(|(kin, _)| !kin.is_kin(row)) {
+            let middle = middle(row.origin(), row.scenario(), row.scope(), row.remediation());
+            self.kin = Some((row.clone(), middle));
+        }
+        let kin = self.kin.take();
+        let middle = kin.as_ref().map_or("", |(_, middle)| middle);
+        self.write(row.until(), row.id(), middle, uuid, row.value());
+        self.kin = kin;
     }
 
     fn decision(&mut self, decision: &Decision) {
-        let uuid = (self.with_uuid && !decision.uuid.is_empty()).then_some(decision.uuid.as_str());
-        self.write(&LiveRef {
-            duration: &duration::time_left(decision.until, self.now),
-            id: decision.id,
-            origin: &decision.origin,
-            scenario: &decision.scenario,
-            scope: decision.scope.as_str(),
-            remediation: &decision.remediation,
-            uuid,
-            value: &decision.value,
-        });
+        let Decision { origin, scenario, scope, remediation, .. } = decision;
+        let middle = middle(origin, scenario, scope, remediation);
+        let uuid = (!decision.uuid.is_empty()).then_some(decision.uuid.as_str());
+        self.write(decision.until, decision.id, &middle, uuid, &decision.value);
     }
 
-    fn write(&mut self, decision: &LiveRef<'_>) {
-        self.text.extend_from_slice(self.before.as_bytes());
+    /// Writes one as [`crate::wire::LiveDecision`] would be.
+    fn write(&mut self, until: Timestamp, id: i64, middle: &str, uuid: Option<&str>, value: &str) {
+        if self.lasts.as_ref().is_none_or(|(end, _)| *end != until) {
+            self.lasts = Some((until, duration::time_left(until, self.now)));
+        }
+        let lasts = self.lasts.as_ref().map_or("", |(_, text)| text);
+        // Writing to memory cannot fail.
+        let _ = write!(self.text, "{}{{\"duration\":\"{lasts}\",\"id\":{id},{middle}", self.before);
+        if let Some(uuid) = uuid.filter(|_| self.with_uuid) {
+            self.text.extend_from_slice(b",\"uuid\":\"");
+            self.text.extend_from_slice(uuid.as_bytes());
+            self.text.push(b'"');
+        }
+        self.text.extend_from_slice(b",\"value\":");
+        quote(value, self.text);
+        self.text.push(b'}');
         self.before = ",";
-        // A decision consists of texts and numbers, which always can be written.
-        let _ = serde_json::to_writer(&mut *self.text, decision);
+    }
+}
+
+/// The members of a decision between its number and its identity.
+fn middle(origin: &str, scenario: &str, scope: &Scope, remediation: &str) -> String {
+    let mut text = Vec::new();
+    for (name, value) in
+        [("origin", origin), (",\"scenario", scenario), (",\"scope", scope.as_str()), (",\"type", remediation)]
+    {
+        if text.is_empty() {
+            text.push(b'"');
+        }
+        text.extend_from_slice(name.as_bytes());
+        text.extend_from_slice(b"\":");
+        quote(value, &mut text);
+    }
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Writes a text as JSON has it.
+fn quote(value: &str, text: &mut Vec<u8>) {
+    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        text.push(b'"');
+        text.extend_from_slice(value.as_bytes());
+        text.push(b'"');
+    } else {
+        // A text can always be written.
+        let _ = serde_json::to_writer(text, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decisions::Table;
+    use crate::wire::LiveDecision;
+
+    #[test]
+    fn decisions_are_written_as_anybody_would_write_them() {
+        let at = |second| Timestamp::from_second(second).expect("a small number of seconds");
+        let decision = |id, value: &str, scenario: &str, until| Decision {
+            id,
+            uuid: if id % 2 == 0 { Uuid::from_u128(id as u128).to_string() } else { String::new() },
+            origin: "cscli".into(),
+            remediation: "ban".into(),
+            scope: Scope::new(if value.contains('.') { "ip" } else { "user\"name" }),
+            value: value.into(),
+            scenario: scenario.into(),
+            created_at: at(0),
+            until: at(until),
+            simulated: false,
+            alert_id: 1,
+        };
+        let all = [
+            decision(1, "192.0.2.1", "acme/ssh", 60),
+            decision(2, "192.0.2.2", "acme/ssh", 60),
+            decision(3, "eve \"the\\\n\u{1f}\" \u{e9}", "say \"hi\"", 4000),
+            decision(4, "192.0.2.2", "acme/ssh", 61),
+        ];
+        let mut table = Table::default();
+        for one in &all {
+            table.add(one);
+        }
+        for with_uuid in [true, false] {
+            let expected = all.iter().map(|one| {
+                let mut live = LiveDecision::new(one, at(1));
+                live.uuid = live.uuid.filter(|_| with_uuid);
+                serde_json::to_string(&live).expect("it can be written")
+            });
+            let expected = format!("[{}", expected.collect::<Vec<_>>().join(","));
+            let (mut from_rows, mut from_decisions) = (Vec::new(), Vec::new());
+            let mut list = List::new(&mut from_rows, "[", at(1), with_uuid);
+            for row in table.iter() {
+                list.row(row);
+            }
+            let mut list = List::new(&mut from_decisions, "[", at(1), with_uuid);
+            for one in &all {
+                list.decision(one);
+            }
+            for text in [from_rows, from_decisions] {
+                assert_eq!(String::from_utf8(text).expect("text"), expected);
+            }
+        }
     }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use model::{Alert, Decision};
 
 use crate::decisions::{Epochs, Reach};
+use crate::ladder::Strikes;
 
 pub use sqlite::Sqlite;
 
@@ -99,6 +100,10 @@ pub enum Write {
         /// JSON.
         body: String,
     },
+    /// A visitor as it is remembered from now on.
+    PutStrikes(IpNet, Strikes),
+    /// A visitor that is forgiven.
+    DeleteStrikes(IpNet),
     /// Erases what is too old or too much.
     Retain(Retention),
 }
@@ -132,6 +137,8 @@ pub struct Retention {
     pub metrics_before: Option<Timestamp>,
     /// Identities of alerts taken before are forgotten.
     pub seen_before: Option<Timestamp>,
+    /// Visitors whose last ban ended then or before are forgotten.
+    pub strikes_until: Option<Timestamp>,
     /// Alerts that own a decision that holds at this time stay in any case.
     pub now: Timestamp,
 }
@@ -168,6 +175,8 @@ pub struct Restored {
     pub allowlists: Vec<(Allowlist, Vec<AllowItem>)>,
     /// Alerts that came with an identity of their own: key, number and when.
     pub seen: Vec<(SeenKey, i64, Timestamp)>,
+    /// Visitors, and how often they came.
+    pub strikes: Vec<(IpNet, Strikes)>,
 }
 
 /// An agent's account.

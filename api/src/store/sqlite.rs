@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params, params_from_iter};
@@ -18,13 +19,14 @@ use model::{Alert, Decision, Scope};
 
 use super::{AlertQuery, NewAlert, Order, Remembered, Restored, Retention, Store, StoreError, Write, Writer, bounds};
 use crate::decisions::{Epochs, LOG_LEN, Reach, from_micros, net_of, to_micros};
+use crate::ladder::Strikes;
 use crate::wire;
 
 /// `Cord`: tells our files from those of others.
 const APPLICATION_ID: u32 = 0x436f_7264;
 
 /// The schema, one step per file. A step that was ever released never changes.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
 
 /// To how many bytes the write-ahead log shrinks again after a large import.
 const MAX_LOG: i64 = 64 << 20;
@@ -57,6 +59,7 @@ impl Sqlite {
         OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(file)?;
         let mut connection = connect(path)?;
         migrate(&mut connection, path, migrations)?;
+        can_shrink(&connection)?;
         let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         if mode != "wal" {
             return Err(StoreError::Database(format!("cannot use a write-ahead log on {}", path.display())));
@@ -99,6 +102,7 @@ impl Store for Sqlite {
                     .prepare("SELECT key, alert_id, at FROM seen ORDER BY at")?
                     .query_map([], |row| Ok((row.get(0)?, row.get(1)?, from_micros(row.get(2)?))))?
                     .collect::<rusqlite::Result<_>>()?,
+                strikes: strikes(connection)?,
             })
         })?;
         restored.floor = restored.floor.max(restored.last_change.saturating_sub(LOG_LEN as u64));
@@ -196,10 +200,10 @@ impl Store for Sqlite {
         })
     }
 
-    fn count_covering(&self, net: ipnet::IpNet, since: Option<Timestamp>) -> Result<i64, StoreError> {
+    fn count_covering(&self, net: IpNet, since: Option<Timestamp>) -> Result<i64, StoreError> {
         // A prefix covers another exactly if it starts where the other does after cutting it to its own length:
         // asking for the few possible starts uses the index, comparing ranges would read half of it.
-        let starts = (0..=net.prefix_len()).filter_map(|len| ipnet::IpNet::new(net.addr(), len).ok());
+        let starts = (0..=net.prefix_len()).filter_map(|len| IpNet::new(net.addr(), len).ok());
         let mut starts: Vec<[u8; 17]> = starts.map(|net| bounds(net.trunc()).0).collect();
         starts.dedup();
         self.read(|connection| {
@@ -327,8 +331,27 @@ fn apply(connection: &Connection, write: &Write, last_change: &mut u64) -> rusql
             "INSERT INTO usage_metrics (kind, sender, at, body) VALUES (?1, ?2, ?3, ?4)",
             &[kind, sender, &to_micros(*at), body],
         ),
+        Write::PutStrikes(net, strikes) => run(
+            "INSERT OR REPLACE INTO strikes (net, count, until) VALUES (?1, ?2, ?3)",
+            &[&net.to_string(), &strikes.count, &to_micros(strikes.until)],
+        ),
+        Write::DeleteStrikes(net) => run("DELETE FROM strikes WHERE net = ?1", &[&net.to_string()]),
         Write::Retain(retention) => retain(connection, retention),
     }
+}
+
+fn strikes(connection: &Connection) -> rusqlite::Result<Vec<(IpNet, Strikes)>> {
+    let mut statement = connection.prepare("SELECT net, count, until FROM strikes")?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let net = row.get_ref(0)?.as_str()?.parse();
+        let net = net.map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+        })?;
+        found.push((net, Strikes { count: row.get(1)?, until: from_micros(row.get(2)?) }));
+    }
+    Ok(found)
 }
 
 fn put_alert(connection: &Connection, new: &NewAlert, last_change: &mut u64) -> rusqlite::Result<()> {
@@ -386,6 +409,9 @@ fn put_alert(connection: &Connection, new: &NewAlert, last_change: &mut u64) -> 
     Ok(())
 }
 
+/// How many pages one retention run gives back at most: 8 MiB.
+const COMPACT_STEP: u32 = 2048;
+
 /// How many alerts one retention run erases at most, so that nobody waits long for the writer.
 const RETAIN_STEP: usize = 2000;
 
@@ -395,6 +421,9 @@ fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()
     }
     if let Some(before) = retention.seen_before {
         connection.execute("DELETE FROM seen WHERE at < ?1", [to_micros(before)])?;
+    }
+    if let Some(until) = retention.strikes_until {
+        connection.execute("DELETE FROM strikes WHERE until <= ?1", [to_micros(until)])?;
     }
     let newest: i64 = connection.query_row("SELECT coalesce(max(id), 0) FROM alerts", [], |row| row.get(0))?;
     let below = retention.max_alerts.map_or(i64::MIN, |max| newest.saturating_sub_unsigned(max));
@@ -406,6 +435,7 @@ fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()
         ))?
         .query_map([below, before, to_micros(retention.now)], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    compact(connection)?;
     for id in doomed {
         let lifted: Option<i64> = connection
             .prepare_cached("SELECT max(change) FROM decisions WHERE alert_id = ?1 AND lifted = 1")?
@@ -414,6 +444,17 @@ fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()
             raise_meta(connection, "floor", change.cast_unsigned())?;
         }
         connection.prepare_cached("DELETE FROM alerts WHERE id = ?1")?.execute([id])?;
+    }
+    Ok(())
+}
+
+/// Gives pages that nothing uses any more back to the file system, some at a time, once they are a quarter of the file.
+fn compact(connection: &Connection) -> rusqlite::Result<()> {
+    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    if number("freelist_count")? * 4 > number("page_count")? {
+        let mut statement = connection.prepare_cached(&format!("PRAGMA incremental_vacuum({COMPACT_STEP})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
     }
     Ok(())
 }
@@ -571,6 +612,18 @@ fn migrate(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Res
         step.commit()?;
     }
     Ok(())
+}
+
+/// Lets the file give back pages. One that was made before it could is written anew, once.
+fn can_shrink(connection: &Connection) -> rusqlite::Result<()> {
+    const INCREMENTAL: i64 = 2;
+    if connection.pragma_query_value(None, "auto_vacuum", |row| row.get::<_, i64>(0))? == INCREMENTAL {
+        return Ok(());
+    }
+    // The mode of the journal must be the old one while the layout changes.
+    connection.pragma_update(None, "journal_mode", "DELETE")?;
+    connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+    connection.execute_batch("VACUUM")
 }
 
 fn finish_step(step: &Transaction<'_>, version: u32) -> rusqlite::Result<()> {

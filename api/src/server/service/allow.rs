@@ -9,11 +9,26 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use model::allowlist::display_net;
 use model::{AllowEntry, AllowSet};
+use serde::Serialize;
 use tracing::info;
 
 use super::{Receipt, Service, State, Write, present};
 use crate::decisions::{Query, Reach, Row};
 use crate::store::{AllowItem, Allowlist, StoreError};
+
+/// The allowlist of those who are forgiven for a while.
+pub const FORGIVEN: &str = "forgiven";
+
+/// What was forgiven.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Forgiven {
+    /// How many decisions were lifted.
+    pub lifted: usize,
+    /// How many visitors are no longer remembered as having come before.
+    pub strikes: usize,
+    /// Until when nobody there is punished.
+    pub until: Timestamp,
+}
 
 /// An allowlist with its items.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +37,17 @@ pub struct Listed {
     pub list: Allowlist,
     /// Its items by value.
     pub items: Vec<AllowItem>,
+}
+
+/// An item to be put on an allowlist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewItem {
+    /// Address or prefix.
+    pub value: String,
+    /// What it is for.
+    pub comment: String,
+    /// When it stops counting; `None` is never.
+    pub expires: Option<Timestamp>,
 }
 
 /// Why an allowlist cannot be changed.
@@ -81,17 +107,12 @@ impl Service {
         answer.map(|()| receipt)
     }
 
-    /// Adds addresses and prefixes to a list, and lifts every decision that shares an address with them. Answers
-    /// how many were new, and how many decisions were lifted. Nothing is added if any of them is no address.
-    pub async fn allow_values(
-        &self,
-        name: &str,
-        values: &[String],
-        comment: &str,
-        expires: Option<Timestamp>,
-    ) -> Result<((usize, usize), Receipt), AllowError> {
-        let nets = values.iter().map(|value| model::scope::parse_net(value)).collect::<Result<Vec<_>, _>>()?;
-        if comment.len() > 255 {
+    /// Adds items to a list, and lifts every decision that shares an address with them. Answers how many were new, and
+    /// how many decisions were lifted. Nothing is added if any of them is no address; one that is on the list already
+    /// stays as it is.
+    pub async fn allow_items(&self, name: &str, new: &[NewItem]) -> Result<((usize, usize), Receipt), AllowError> {
+        let nets = new.iter().map(|item| model::scope::parse_net(&item.value)).collect::<Result<Vec<_>, _>>()?;
+        if new.iter().any(|item| item.comment.len() > 255) {
             return Err(AllowError::Unusable("comment"));
         }
         let (answer, receipt) = self
@@ -100,12 +121,13 @@ impl Service {
                     return (Err(AllowError::Missing(name.into())), Vec::new());
                 };
                 let mut writes = Vec::new();
-                for net in &nets {
+                for (net, new) in nets.iter().zip(new) {
                     let value = display_net(*net);
                     if items.get(&value).is_some_and(|item| item.expires.is_none_or(|end| end > now)) {
                         continue;
                     }
-                    let item = AllowItem { value: value.clone(), comment: comment.into(), created_at: now, expires };
+                    let (comment, expires) = (new.comment.clone(), new.expires);
+                    let item = AllowItem { value: value.clone(), comment, created_at: now, expires };
                     items.insert(value, item.clone());
                     writes.push(Write::PutAllowItem(name.into(), item));
                 }
@@ -123,6 +145,37 @@ impl Service {
         let counts = answer?;
         info!(list = name, added = counts.0, lifted = counts.1, "allowlist grew");
         Ok((counts, receipt))
+    }
+
+    /// Starts afresh with `net`: lifts every decision that shares an address with it, forgets how often it came, and
+    /// lets it be until `until`. That is an entry of the allowlist [`FORGIVEN`], so that everything that asks the allow
+    /// set knows it, the engine's buckets included; an entry that holds longer stays.
+    pub async fn forgive(&self, net: IpNet, until: Timestamp) -> Result<(Forgiven, Receipt), AllowError> {
+        let (answer, receipt) = self
+            .change(|state, now| {
+                let strikes = state.ladder.forgive(net);
+                let mut writes: Vec<Write> = strikes.iter().map(|visitor| Write::DeleteStrikes(*visitor)).collect();
+                let (list, items) = state.lists.entry(FORGIVEN.into()).or_insert_with(|| {
+                    let description = "who was forgiven with `cordon forgive`".into();
+                    let list = Allowlist { name: FORGIVEN.into(), description, created_at: now, updated_at: now };
+                    (list, std::collections::BTreeMap::new())
+                });
+                list.updated_at = now;
+                writes.push(Write::PutAllowlist(list.clone()));
+                let value = display_net(net);
+                let held = items.get(&value).map_or(Some(until), |item| item.expires.map(|end| end.max(until)));
+                let item = AllowItem { value: value.clone(), comment: String::new(), created_at: now, expires: held };
+                items.insert(value, item.clone());
+                writes.push(Write::PutAllowItem(FORGIVEN.into(), item));
+                self.publish_allow(state);
+                let before = state.table.len();
+                writes.extend(state.lift_touching(&[net], now));
+                let lifted = before - state.table.len();
+                (Forgiven { lifted, strikes: strikes.len(), until: held.unwrap_or(Timestamp::MAX) }, writes)
+            })
+            .await?;
+        info!(value = %display_net(net), lifted = answer.lifted, strikes = answer.strikes, until = %answer.until, "forgiven");
+        Ok((answer, receipt))
     }
 
     /// Takes values off a list; answers how many were on it.

@@ -26,8 +26,9 @@ use expr::{DecisionQuery, EvalError};
 use model::alert::DecisionBody;
 use model::{Alert, AllowEntry, AllowSet, Decision, Scope};
 
-use crate::decisions::{LOG_LEN, Query, Row, Scan, Table, from_micros, net_of, to_micros};
+use crate::decisions::{LOG_LEN, Query, Reach, Row, Scan, Table, from_micros, net_of, to_micros};
 use crate::history::{History, Past};
+use crate::ladder::{self, Ladder, Rungs};
 use crate::metrics::{DecisionLabels, Metrics, Snapshot};
 use crate::profiles::{self, Lookup, ProfileError, Profiles};
 use crate::server::stream::{self, Last, Pull};
@@ -36,7 +37,7 @@ use crate::store::{AllowItem, Allowlist, Bouncer, Machine, NewAlert, Retention, 
 use crate::wire;
 
 pub use accounts::{AccountError, Caller, KeyHash, KeyOwner, Login, NewBouncer, NewMachine};
-pub use allow::{AllowError, Listed};
+pub use allow::{AllowError, FORGIVEN, Forgiven, Listed, NewItem};
 pub use follow::{Batch, Follow, Shared, Subscription};
 
 /// How long the identity of an alert is remembered: longer than an agent holds it back.
@@ -70,6 +71,8 @@ pub struct Options {
     pub metrics_max_age: SignedDuration,
     /// How many changes are remembered for readers that fall behind.
     pub log_len: usize,
+    /// How long those are banned who come back.
+    pub rungs: Rungs,
     /// Work factor of password hashes.
     pub bcrypt_cost: u32,
 }
@@ -83,6 +86,7 @@ impl Default for Options {
             max_age: Some(SignedDuration::from_hours(7 * 24)),
             metrics_max_age: SignedDuration::from_hours(7 * 24),
             log_len: LOG_LEN,
+            rungs: Rungs::default(),
             bcrypt_cost: 10,
         }
     }
@@ -128,6 +132,7 @@ struct State {
     retained: Timestamp,
     /// Past decisions, if rules ask for them.
     history: Option<History>,
+    ladder: Ladder,
     /// What is allowed by configuration.
     configured: Vec<AllowEntry>,
 }
@@ -230,7 +235,7 @@ pub enum SubmitError {
     #[error(transparent)]
     Profile(#[from] ProfileError),
     /// There are too many decisions.
-    #[error("{max} decisions hold already\nhint: `max_decisions` sets how many may")]
+    #[error("{max} decisions hold already\nhint: `retention: {{ decisions: N }}` sets how many may")]
     Full {
         /// How many may hold.
         max: usize,
@@ -264,6 +269,8 @@ struct Prepared {
     decisions: Vec<DecisionBody>,
     /// The decisions came with it.
     supplied: bool,
+    /// Bans get longer if their target comes back.
+    ladder: bool,
     seen: Option<SeenKey>,
 }
 
@@ -293,8 +300,12 @@ impl Service {
             bouncers: restored.bouncers.into_iter().map(|bouncer| (bouncer.name.clone(), bouncer)).collect(),
             retained: now,
             configured: options.allow.clone(),
+            ladder: Ladder::new(options.rungs.clone()),
             ..State::default()
         };
+        for (visitor, strikes) in restored.strikes {
+            state.ladder.restore(visitor, strikes);
+        }
         for (list, items) in restored.allowlists {
             let items = items.into_iter().map(|item| (item.value.clone(), item)).collect();
             state.lists.insert(list.name.clone(), (list, items));
@@ -345,9 +356,9 @@ impl Service {
                 let (mut ids, mut refused, mut dropped) = (Vec::new(), Vec::new(), 0);
                 for one in prepared {
                     match state.accept(one, &allow, now, &mut refused) {
-                        Ok((id, write)) => {
+                        Ok((id, more)) => {
                             ids.push(id);
-                            writes.extend(write.map(|new| Write::Alert(Box::new(new))));
+                            writes.extend(more);
                         }
                         Err(Unaccepted::Allowed) => dropped += 1,
                         Err(Unaccepted::Empty) => {}
@@ -637,6 +648,7 @@ impl Service {
                         alerts_before: options.max_age.and_then(before),
                         metrics_before: before(options.metrics_max_age),
                         seen_before: before(SEEN_FOR),
+                        strikes_until: state.ladder.forget(now),
                         now,
                     }));
                 }
@@ -701,11 +713,12 @@ impl Service {
         machine.clone_into(&mut alert.machine_id);
         let supplied = alert.decisions.take().unwrap_or_default();
         let is_supplied = !supplied.is_empty();
-        let decisions = if is_supplied {
-            supplied
+        let (decisions, ladder) = if is_supplied {
+            (supplied, false)
         } else {
             let lookup = Knowledge { service: self, now, may_block: true };
-            self.0.profiles.load().judge(&alert, &lookup)?.decisions
+            let verdict = self.0.profiles.load().judge(&alert, &lookup)?;
+            (verdict.decisions, verdict.ladder)
         };
         for decision in &decisions {
             let fields = [
@@ -722,13 +735,37 @@ impl Service {
                 return Err(SubmitError::Duration(decision.duration.clone()));
             }
         }
-        Ok(Prepared { alert, started, stopped, decisions, supplied: is_supplied, seen })
+        Ok(Prepared { alert, started, stopped, decisions, supplied: is_supplied, ladder, seen })
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.closed.send_replace(true);
+    }
+}
+
+/// The bans of one alert, and how long they last.
+struct Climb<'a> {
+    ladder: &'a mut Ladder,
+    table: &'a Table,
+    /// Visitors of this alert: how long they are banned, and what is to be written. An alert is one visit.
+    done: Vec<(ipnet::IpNet, SignedDuration, Option<Write>)>,
+    now: Timestamp,
+}
+
+impl Climb<'_> {
+    /// How long a ban of `net` lasts that would last `own`.
+    fn ban(&mut self, net: ipnet::IpNet, own: SignedDuration) -> SignedDuration {
+        let visitor = ladder::visitor(net);
+        if let Some((_, lasts, _)) = self.done.iter().find(|(known, ..)| *known == visitor) {
+            return own.max(*lasts);
+        }
+        let query = Query { net: Some((visitor, Reach::Touches)), remediation: Some("ban".into()), ..Query::default() };
+        let visiting = !self.table.select(&query, self.now).is_empty();
+        let (lasts, strikes) = self.ladder.strike(net, own, visiting, self.now);
+        self.done.push((visitor, lasts, strikes.map(|(visitor, strikes)| Write::PutStrikes(visitor, strikes))));
+        lasts
     }
 }
 
@@ -748,10 +785,10 @@ impl State {
         allow: &AllowSet,
         now: Timestamp,
         refused: &mut Vec<Refusal>,
-    ) -> Result<(i64, Option<NewAlert>), Unaccepted> {
-        let Prepared { mut alert, started, stopped, decisions: bodies, supplied, seen } = prepared;
+    ) -> Result<(i64, Vec<Write>), Unaccepted> {
+        let Prepared { mut alert, started, stopped, decisions: bodies, supplied, ladder, seen } = prepared;
         if let Some(&id) = seen.as_ref().and_then(|key| self.seen.get(key)) {
-            return Ok((id, None));
+            return Ok((id, Vec::new()));
         }
         if !supplied
             && let Some(net) = net_of(&Scope::new(&alert.source.scope), &alert.source.value)
@@ -767,8 +804,10 @@ impl State {
         }
         let asked = bodies.len();
         let mut decisions: Vec<Decision> = Vec::with_capacity(asked);
+        let mut climb = Climb { ladder: &mut self.ladder, table: &self.table, done: Vec::new(), now };
         for body in bodies {
             let scope = Scope::new(&body.scope);
+            let mut target = None;
             if matches!(scope, Scope::Ip | Scope::Range) {
                 let Some(net) = net_of(&scope, &body.value) else {
                     warn!(value = body.value, scope = %scope, "dropped a decision: not an address");
@@ -778,9 +817,17 @@ impl State {
                     refused.push(Refusal { value: body.value, reason: entry.reason() });
                     continue;
                 }
+                target = Some(net);
             }
-            let Ok(duration) = model::duration::parse_with_days(&body.duration) else { continue };
-            let until = stopped.saturating_add(duration).unwrap_or(Timestamp::MAX);
+            let Ok(own) = model::duration::parse_with_days(&body.duration) else { continue };
+            let simulated = alert.simulated || (!supplied && body.simulated == Some(true));
+            let ends = |lasts| stopped.saturating_add(lasts).unwrap_or(Timestamp::MAX);
+            let until = match target {
+                Some(net) if ladder && !simulated && body.remediation == "ban" && ends(own) > now => {
+                    ends(climb.ban(net, own))
+                }
+                _ => ends(own),
+            };
             decisions.push(Decision {
                 id: 0,
                 uuid: Uuid::new_v4().to_string(),
@@ -791,10 +838,11 @@ impl State {
                 scenario: body.scenario.into(),
                 created_at: now,
                 until: from_micros(to_micros(until)),
-                simulated: alert.simulated || (!supplied && body.simulated == Some(true)),
+                simulated,
                 alert_id: self.last_alert + 1,
             });
         }
+        let strikes: Vec<Write> = climb.done.into_iter().filter_map(|(_, _, write)| write).collect();
         if decisions.is_empty() && asked > 0 {
             return Err(Unaccepted::Empty);
         }
@@ -833,7 +881,8 @@ impl State {
             .collect();
         let id = alert.id;
         wire::limit(&mut alert);
-        Ok((id, Some(NewAlert { alert, created_at: now, started_at: started, decisions, seen })))
+        let new = NewAlert { alert, created_at: now, started_at: started, decisions, seen };
+        Ok((id, std::iter::once(Write::Alert(Box::new(new))).chain(strikes).collect()))
     }
 
     fn lift(&mut self, ids: impl IntoIterator<Item = i64>, now: Timestamp) -> Vec<Write> {
@@ -915,7 +964,7 @@ impl Lookup for Knowledge<'_> {
     }
 
     fn active(&self, net: ipnet::IpNet) -> (i64, Option<Timestamp>) {
-        let query = Query { net: Some((net, crate::decisions::Reach::Covers)), simulated: true, ..Query::default() };
+        let query = Query { net: Some((net, Reach::Covers)), simulated: true, ..Query::default() };
         let rows = self.service.lock().table.select(&query, self.now);
         (rows.len() as i64, rows.iter().map(Row::until).max())
     }

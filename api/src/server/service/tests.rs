@@ -1,5 +1,6 @@
 //! The service over a real store.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,7 +10,7 @@ use model::Delta;
 use proptest::prelude::*;
 
 use super::*;
-use crate::decisions::{Cursor, Reach};
+use crate::decisions::Cursor;
 use crate::feed::{Feed, Update};
 use crate::store::{AlertQuery, Remembered, Restored, Sqlite, Writer};
 
@@ -47,6 +48,10 @@ fn ban_for(value: &str, duration: &str) -> Alert {
         decisions: Some(vec![decision]),
         ..Alert::default()
     }
+}
+
+fn item(value: &str, comment: &str) -> NewItem {
+    NewItem { value: value.into(), comment: comment.into(), expires: None }
 }
 
 fn live(service: &Service) -> Vec<String> {
@@ -247,8 +252,8 @@ async fn allowed_addresses_are_never_banned() {
     let service = open(&folder.path().join("cordon.db"));
     service.submit("edge", vec![ban("192.0.2.7"), ban("198.51.100.0/24")]).await.expect("accepted");
     let _ = service.create_allowlist("office", "where we sit").await.expect("a list");
-    let values = ["192.0.2.0/24".to_owned(), "198.51.100.9".to_owned()];
-    let (counts, _) = service.allow_values("office", &values, "third floor", None).await.expect("values");
+    let values = ["192.0.2.0/24", "198.51.100.9"].map(|value| item(value, "third floor"));
+    let (counts, _) = service.allow_items("office", &values).await.expect("values");
     assert_eq!((counts, live(&service)), ((2, 2), vec![]), "what is allowed is lifted");
     // (what is banned, reason)
     let cases = [
@@ -341,6 +346,109 @@ async fn keys_belong_to_addresses() {
     assert!(service.bouncers().is_empty());
 }
 
+/// An agent's alert, about which the profiles decide.
+fn offence(value: &str) -> Alert {
+    Alert { decisions: None, remediation: true, ..ban(value) }
+}
+
+/// Sends one alert, and says how long the longest decision on its target lasts, in whole hours.
+async fn hours(service: &Service, value: &str) -> i64 {
+    let submission = service.submit("edge", vec![offence(value)]).await.expect("it is accepted");
+    submission.receipt.durable().await.expect("it becomes durable");
+    let left = service.recall(DecisionQuery::TimeLeft, value, Timestamp::now()).expect("it is an address");
+    (left + 1_800_000_000_000) / 3_600_000_000_000
+}
+
+async fn lift_all(service: &Service) {
+    let (_, receipt) = service.lift(&Query::default()).await.expect("it is accepted");
+    receipt.durable().await.expect("it becomes durable");
+}
+
+fn with_profiles(path: &Path, profiles: &str) -> Service {
+    let service = open(path);
+    service.set_profiles(Profiles::parse(&[(Path::new("profiles.yaml"), profiles)]).expect("they are right"));
+    service
+}
+
+#[tokio::test]
+async fn who_comes_back_is_banned_for_longer_also_after_a_restart() {
+    let folder = folder();
+    let path = folder.path().join("cordon.db");
+    let shipped = profiles::DEFAULT;
+    {
+        let service = with_profiles(&path, shipped);
+        assert_eq!(hours(&service, "192.0.2.1").await, 4);
+        assert_eq!(hours(&service, "192.0.2.1").await, 4, "it has not been away");
+        lift_all(&service).await;
+        assert_eq!(hours(&service, "192.0.2.1").await, 16);
+        assert_eq!(hours(&service, "192.0.2.2").await, 4, "a neighbour is somebody else");
+        assert_eq!(hours(&service, "2001:db8::1").await, 4);
+        lift_all(&service).await;
+        assert_eq!(hours(&service, "2001:db8::2").await, 16, "the owner of a network has many addresses");
+        let everything = AlertQuery::default();
+        let (erased, receipt) = service.erase_alerts(everything).await.expect("it is accepted");
+        receipt.durable().await.expect("it becomes durable");
+        assert!(erased > 0);
+        service.lock().retained = Timestamp::UNIX_EPOCH;
+        service.tidy().await.expect("retention works");
+        service.close().await.expect("everything is durable");
+    }
+    let service = with_profiles(&path, shipped);
+    assert_eq!(hours(&service, "192.0.2.1").await, 72, "it is remembered");
+    lift_all(&service).await;
+    let twice = "filters: ['true']\ndecisions: [{type: ban, duration: 1h}, {type: ban, duration: 2h}]\n";
+    service.set_profiles(Profiles::parse(&[(Path::new("p"), twice)]).expect("they are right"));
+    assert_eq!(hours(&service, "192.0.2.1").await, 14 * 24, "two bans of one alert are one visit");
+    for (what, profile) in [
+        ("a profile that says no", "filters: ['true']\ndecisions: [{type: ban, duration: 1h}]\nladder: false\n"),
+        ("a duration that is computed", "filters: ['true']\ndecisions: [{type: ban}]\nduration_expr: \"'1h'\"\n"),
+        ("what is no ban", "filters: ['true']\ndecisions: [{type: captcha, duration: 1h}]\n"),
+    ] {
+        service.set_profiles(Profiles::parse(&[(Path::new("p"), profile)]).expect("they are right"));
+        lift_all(&service).await;
+        assert_eq!(hours(&service, "192.0.2.1").await, 1, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_forgiven_starts_afresh() {
+    let folder = folder();
+    let path = folder.path().join("cordon.db");
+    let service = with_profiles(&path, profiles::DEFAULT);
+    let soon = Timestamp::now() + SignedDuration::from_secs(3600);
+    for value in ["192.0.2.1", "2001:db8::1"] {
+        hours(&service, value).await;
+        lift_all(&service).await;
+        assert_eq!(hours(&service, value).await, 16);
+    }
+    service
+        .submit("edge", vec![ban("192.0.2.0/24")])
+        .await
+        .expect("accepted")
+        .receipt
+        .durable()
+        .await
+        .expect("durable");
+    let forgive = async |value: &str, until| {
+        let net = value.parse::<std::net::IpAddr>().expect("an address").into();
+        let (forgiven, receipt) = service.forgive(net, until).await.expect("it is accepted");
+        receipt.durable().await.expect("it becomes durable");
+        (forgiven.lifted, forgiven.strikes)
+    };
+    assert_eq!(forgive("192.0.2.1", soon).await, (1, 1), "the range around it, too");
+    assert_eq!(forgive("2001:db8::2", soon).await, (0, 1), "the address is another, its owner is not");
+    let error = service.submit("edge", vec![ban("192.0.2.1")]).await.expect_err("it is let be for a while");
+    assert_eq!(error.to_string(), "192.0.2.1 is allowlisted by item 192.0.2.1 from forgiven");
+    assert_eq!(service.submit("edge", vec![offence("192.0.2.1")]).await.expect("accepted").dropped, 1);
+    service.close().await.expect("everything is durable");
+    drop(service);
+    let service = with_profiles(&path, profiles::DEFAULT);
+    assert!(!service.allowed_by("192.0.2.1/32".parse().expect("a net")).is_empty(), "after a restart too");
+    let (_, receipt) = service.disallow_values(FORGIVEN, &["192.0.2.1".into()]).await.expect("it is accepted");
+    receipt.durable().await.expect("durable");
+    assert_eq!(hours(&service, "192.0.2.1").await, 4);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Ban(u8, u8),
@@ -381,7 +489,7 @@ proptest! {
                         assert_eq!(allowed, refused);
                     }
                     Step::Allow(host, len) => {
-                        let _ = service.allow_values("list", &[net(host, len)], "", None).await.expect("allowed");
+                        let _ = service.allow_items("list", &[item(&net(host, len), "")]).await.expect("allowed");
                     }
                     Step::Disallow(host, len) => {
                         let _ = service.disallow_values("list", &[net(host, len)]).await.expect("disallowed");
@@ -413,46 +521,87 @@ proptest! {
 
 /// The name under which the test below starts itself again as the process to be killed.
 const VICTIM: &str = "CORDON_TEST_VICTIM";
+/// How often it is killed; more often if the environment says so.
+const KILLS: &str = "CORDON_TEST_KILLS";
 
 #[test]
-fn what_was_acknowledged_survives_a_kill() {
+fn what_was_acknowledged_survives_kills() {
     if let Some(path) = std::env::var_os(VICTIM) {
-        return ban_until_killed(Path::new(&path));
+        return change_until_killed(Path::new(&path));
     }
     let folder = folder();
     let path = folder.path().join("cordon.db");
-    let mut victim = Command::new(std::env::current_exe().expect("the test's own program"))
-        .args(["--exact", "--nocapture", "server::service::tests::what_was_acknowledged_survives_a_kill"])
-        .env(VICTIM, &path)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it starts itself");
-    let lines = BufReader::new(victim.stdout.take().expect("it is piped")).lines();
-    let acknowledged: Vec<String> = lines
-        .map_while(Result::ok)
-        .filter_map(|line| line.strip_prefix("banned ").map(str::to_owned))
-        .take(40)
-        .collect();
-    victim.kill().expect("it runs");
-    victim.wait().expect("it was killed");
-    assert_eq!(acknowledged.len(), 40);
-    let service = open(&path);
-    let live = live(&service);
-    for value in acknowledged {
-        assert!(live.contains(&value), "{value} was acknowledged and lost");
+    let kills = std::env::var(KILLS).ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let (mut banned, mut lifted, mut alerts) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for round in 0..kills {
+        let mut victim = Command::new(std::env::current_exe().expect("the test's own program"))
+            .args(["--exact", "--nocapture", "server::service::tests::what_was_acknowledged_survives_kills"])
+            .env(VICTIM, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts itself");
+        let lines = BufReader::new(victim.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+        // Killed after another number of acknowledgements each time, in the midst of the next.
+        let mut heard = 0;
+        // What was being lifted when it was killed may be lifted, or not.
+        let mut doubtful = BTreeSet::new();
+        for line in lines {
+            let Some((what, value)) = line.split_once(' ') else { continue };
+            let known = match what {
+                "banned" => banned.insert(value.to_owned()),
+                "lifting" => doubtful.insert(value.to_owned()),
+                "lifted" => banned.remove(value) && lifted.insert(value.to_owned()),
+                "alert" => alerts.insert(value.parse::<i64>().expect("a number")),
+                _ => continue,
+            };
+            assert!(known, "round {round}: {line} was acknowledged twice");
+            heard += 1;
+            if heard == 20 + 7 * round {
+                victim.kill().expect("it runs");
+            }
+        }
+        victim.wait().expect("it was killed");
+        assert!(heard >= 20 + 7 * round, "round {round}: it ended by itself");
+        let service = open(&path);
+        let live: BTreeSet<String> = live(&service).into_iter().collect();
+        let lost: Vec<&String> = banned.difference(&live).filter(|value| !doubtful.contains(*value)).collect();
+        assert!(lost.is_empty(), "round {round}: acknowledged and lost: {lost:?}");
+        banned.retain(|value| live.contains(value));
+        assert_eq!(lifted.intersection(&live).next(), None, "round {round}: lifted, and back");
+        let query = AlertQuery { limit: None, ..AlertQuery::default() };
+        let stored: BTreeSet<i64> =
+            service.0.store.alert_ids(&query, Timestamp::now()).expect("it answers").into_iter().collect();
+        assert_eq!(alerts.difference(&stored).next(), None, "round {round}: an alert was acknowledged and lost");
     }
 }
 
 #[expect(clippy::print_stdout, reason = "it speaks to the test that started it")]
-fn ban_until_killed(path: &Path) {
+fn change_until_killed(path: &Path) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let service = open(path);
-        for index in 0_u32.. {
-            let value = std::net::Ipv4Addr::from(0x0a00_0000 + index).to_string();
-            let submission = service.submit("edge", vec![ban(&value)]).await.expect("accepted");
-            submission.receipt.durable().await.expect("durable");
-            println!("banned {value}");
+        let first = service.lock().last_decision as u32;
+        // Four agents at once: each bans, and lifts every third of its own.
+        let agents = (0..4_u32).map(|agent| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                for index in 0_u32.. {
+                    let value = std::net::Ipv4Addr::from(0x0a00_0000 + (first + index) * 4 + agent).to_string();
+                    let submission = service.submit("edge", vec![ban(&value)]).await.expect("accepted");
+                    submission.receipt.durable().await.expect("durable");
+                    println!("banned {value}\nalert {}", submission.ids[0]);
+                    if index % 3 == 2 {
+                        println!("lifting {value}");
+                        let query = Query { value: Some(value.clone()), ..Query::default() };
+                        let (_, receipt) = service.lift(&query).await.expect("accepted");
+                        receipt.durable().await.expect("durable");
+                        println!("lifted {value}");
+                    }
+                }
+            })
+        });
+        for agent in agents.collect::<Vec<_>>() {
+            agent.await.expect("it goes on until it is killed");
         }
     });
 }
