@@ -36,6 +36,7 @@ use bouncers::metrics::Metrics;
 use bouncers::nftables::Nftables;
 use jiff::Timestamp;
 use model::AllowEntry;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scenarios::HashKey;
 use sd_notify::NotifyState;
 use tokio::runtime::Handle;
@@ -63,8 +64,17 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<()> {
     if let Some(address) = args.listen {
         config.api.listen = Some(address);
     }
+    allow_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(serve(config))
+}
+
+/// Lets this process open as many files as it ever may: each bouncer that follows is one.
+fn allow_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!(%error, "cannot raise the number of open files");
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -170,7 +170,7 @@ fn who_is_forgiven_starts_afresh() {
     assert!(!is_banned("203.0.113.66"), "what it did before does not count");
     attack_until_banned("203.0.113.66");
     let told = cordon.ask(&["forgive", "203.0.113.66"]);
-    assert!(told.starts_with("203.0.113.66: 1 decision lifted"), "{told}");
+    assert!(told.contains(" lifted; ") && !told.contains(" 0 decisions"), "{told}");
     assert!(!is_banned("203.0.113.66"));
 }
 

@@ -779,6 +779,56 @@ async fn followers_are_told_what_they_ask_for() {
 }
 
 #[tokio::test]
+async fn an_allow_entry_wins_over_every_input_and_is_told_to_every_reader() {
+    let server = Running::start().await;
+    // What holds before: from an agent, by hand, from a list, a range around, a range inside, an address of IPv6 around.
+    let inputs = [
+        alert("Ip", "192.0.2.1"),
+        decided("Ip", "192.0.2.1", "1h", "cscli"),
+        decided("Ip", "192.0.2.2", "1h", "cscli-import"),
+        decided("Range", "192.0.0.0/16", "1h", "lists"),
+        decided("Range", "192.0.2.128/25", "1h", "cscli"),
+        decided("Ip", "::ffff:192.0.2.3", "1h", "cscli"),
+    ];
+    for input in &inputs {
+        server.push(input).await;
+    }
+    server.push(&decided("Ip", "198.51.100.1", "1h", "cscli")).await;
+    let mut feed = server.feed(Some("k1"));
+    assert_eq!(snapshot(&mut feed).await.len(), 7);
+    server.as_bouncer("/v1/decisions/stream?startup=true").await;
+
+    let add = json!({"items": [{"value": "192.0.2.0/24", "comment": "us", "expiration": "1d"}]}).to_string();
+    let socket = Endpoint::Socket(server.socket.clone());
+    let admin = Client::new(socket, Credentials::Local).expect("a client");
+    let made: Value = admin
+        .send(Method::POST, "v1/allowlists", &[], Some(&json!({"name": "office"})))
+        .await
+        .expect("a list");
+    assert!(made.is_null());
+    let add: Value = serde_json::from_str(&add).expect("JSON");
+    let grown: Value = admin.send(Method::POST, "v1/allowlists/office/items", &[], Some(&add)).await.expect("items");
+    assert_eq!(grown, json!({"added": 1, "lifted": 6}));
+
+    assert_eq!(delta(&mut feed).await.remove.len(), 6, "who follows is told at once");
+    let (_, body) = server.as_bouncer("/v1/decisions/stream").await;
+    assert_eq!(lists(&body).1.len(), 5, "who polls is told with the next pull, each target once");
+    assert_eq!(server.as_bouncer("/v1/decisions?ip=192.0.2.1").await.1, "null");
+    for input in &inputs {
+        let (status, body) = server.as_machine(Method::POST, "/v1/alerts", &json!([input]).to_string()).await;
+        match input.get("decisions") {
+            None => assert_eq!((status, body.as_str()), (201, "[]"), "an agent's alert is dropped"),
+            Some(_) => assert!(status == 403 && body.contains("192.0.2.0/24 from office (us)"), "{status} {body}"),
+        }
+    }
+    let mut mixed = decided("Ip", "192.0.2.9", "1h", "cscli-import");
+    let other = decided("Ip", "203.0.113.9", "1h", "cscli-import")["decisions"][0].clone();
+    mixed["decisions"].as_array_mut().expect("a list").push(other);
+    server.push(&mixed).await;
+    assert_eq!(values(&delta(&mut feed).await.add), ["203.0.113.9"], "of an import the rest stays");
+}
+
+#[tokio::test]
 async fn a_feed_resumes_where_it_was() {
     let server = Running::start().await;
     let address = server.base.trim_start_matches("http://").parse().expect("an address");

@@ -774,6 +774,40 @@ mod tests {
     }
 
     #[test]
+    fn the_file_shrinks_when_much_is_erased() {
+        let folder = folder();
+        let path = folder.path().join("cordon.db");
+        // One made before files could shrink is made able to.
+        let old = Connection::open(&path).expect("a database");
+        old.pragma_update(None, "journal_mode", "WAL").expect("it is its own");
+        old.execute_batch(MIGRATIONS[0]).expect("the first schema");
+        old.pragma_update(None, "user_version", 1).expect("it is its own");
+        old.pragma_update(None, "application_id", APPLICATION_ID).expect("it is its own");
+        drop(old);
+        let store = Sqlite::open(&path).expect("it is brought up to date");
+        let mut writer = store.writer().expect("a writer");
+        let pages = || {
+            let pages = |connection: &Connection| connection.pragma_query_value(None, "page_count", |row| row.get(0));
+            store.read(pages).expect("it answers")
+        };
+        let empty: i64 = pages();
+        let large = |id| {
+            let Write::Alert(mut new) = new_alert(id, "192.0.2.1", id, 20) else { panic!("it is an alert") };
+            new.alert.message = "x".repeat(20_000);
+            Write::Alert(new)
+        };
+        let alerts: Vec<Write> = (1..=200).map(large).collect();
+        writer.commit(&[&alerts]).expect("the store works");
+        let full = pages();
+        let retention = Retention { max_alerts: Some(0), now: from_micros(100), ..Retention::default() };
+        let retain = [Write::Retain(retention)];
+        for _ in 0..2 {
+            writer.commit(&[&retain]).expect("the store works");
+        }
+        assert!(full > empty + 900 && pages() < empty + 50, "{empty} pages, then {full}, then {}", pages());
+    }
+
+    #[test]
     fn one_bad_job_does_not_harm_its_neighbours() {
         let folder = folder();
         let store = Sqlite::open(&folder.path().join("cordon.db")).expect("it is made");
