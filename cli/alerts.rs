@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use model::Alert;
+use api::wire::Deleted;
+use jiff::SignedDuration;
 use model::alert::{DecisionBody, Meta};
+use model::{Alert, duration};
 
 use crate::args::{AlertFilter, Alerts, DeleteAlerts, Format, Global};
 use crate::decisions::{is_active, narrowed};
@@ -14,6 +16,7 @@ pub(crate) fn run(global: &Global, command: &Alerts) -> anyhow::Result<()> {
     match command {
         Alerts::List(filter) => list(global, filter),
         Alerts::Delete(which) => delete(global, which),
+        Alerts::Flush { max_items, max_age } => flush(global, *max_items, *max_age),
         Alerts::Inspect { ids, details } => inspect(global, ids, *details),
     }
 }
@@ -29,6 +32,15 @@ fn delete(global: &Global, which: &DeleteAlerts) -> anyhow::Result<()> {
         .maybe("scenario", which.scenario.as_ref());
     let route = which.id.map_or("v1/alerts".to_owned(), |id| format!("v1/alerts/{id}"));
     let count = Remote::connect(global)?.delete_all(&route, &query)?;
+    match global.output {
+        Format::Human => output::line(&format!("{count} alert(s) deleted")),
+        Format::Json | Format::Raw => output::json(&serde_json::json!({ "deleted": count })),
+    }
+}
+
+fn flush(global: &Global, max_items: u64, max_age: SignedDuration) -> anyhow::Result<()> {
+    let body = serde_json::json!({ "max_items": max_items, "max_age": duration::format(max_age) });
+    let Deleted { count } = Remote::connect(global)?.post("v1/alerts/flush", &body)?;
     match global.output {
         Format::Human => output::line(&format!("{count} alert(s) deleted")),
         Format::Json | Format::Raw => output::json(&serde_json::json!({ "deleted": count })),

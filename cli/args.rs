@@ -365,6 +365,15 @@ pub(crate) enum Alerts {
     /// Erase alerts with their decisions and events
     #[command(visible_alias = "remove")]
     Delete(DeleteAlerts),
+    /// Erase old alerts now; those with a decision in force stay
+    Flush {
+        /// How many stay, the newest
+        #[arg(long, default_value_t = 5000)]
+        max_items: u64,
+        /// How old one may be
+        #[arg(long, value_parser = duration, default_value = "7d", value_name = "DURATION")]
+        max_age: SignedDuration,
+    },
     /// Show one whole
     Inspect {
         /// Its number

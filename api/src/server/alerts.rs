@@ -9,13 +9,15 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use model::{Alert, Scope, duration};
 
+use super::allowlists::read_body;
 use super::auth::{Client, MachineId};
 use super::error::ApiError;
 use super::limits::LARGE_BODY;
-use super::service::Receipt;
+use super::service::{Author, Receipt, Service};
 use super::{App, json, parameters};
 use crate::decisions::Reach;
 use crate::store::{AlertQuery, Order};
@@ -29,13 +31,14 @@ const DEFAULT_LIMIT: usize = 100;
 pub(crate) async fn push(
     State(app): State<Arc<App>>,
     MachineId(machine): MachineId,
+    client: Client,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let body = app.limits.body(&headers, body, LARGE_BODY).await?;
     let alerts = tokio::task::spawn_blocking(move || read_alerts(&body)).await;
     let alerts = alerts.map_err(|_| ApiError::Empty(StatusCode::INTERNAL_SERVER_ERROR))??;
-    let submission = app.service.submit(&machine, alerts).await?;
+    let submission = acting(&app, &machine, &client).submit(&machine, alerts).await?;
     durable(submission.receipt).await?;
     let ids: Vec<String> = submission.ids.iter().map(ToString::to_string).collect();
     Ok((StatusCode::CREATED, json(&ids)).into_response())
@@ -66,31 +69,53 @@ pub(crate) async fn one(
 
 pub(crate) async fn erase(
     State(app): State<Arc<App>>,
-    _: MachineId,
+    MachineId(machine): MachineId,
     client: Client,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     trusted(&app, &client)?;
     let query = read_query(&parameters(query.as_deref()), Timestamp::now(), false)?;
-    let (count, receipt) = app.service.erase_alerts(query).await?;
+    let (count, receipt) = acting(&app, &machine, &client).erase_alerts(query).await?;
     durable(receipt).await?;
     Ok(json(&Deleted { count: count.to_string() }))
 }
 
 pub(crate) async fn erase_one(
     State(app): State<Arc<App>>,
-    _: MachineId,
+    MachineId(machine): MachineId,
     client: Client,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     trusted(&app, &client)?;
     let query = AlertQuery { id: Some(number(&id)?), ..AlertQuery::default() };
-    let (count, receipt) = app.service.erase_alerts(query).await?;
+    let (count, receipt) = acting(&app, &machine, &client).erase_alerts(query).await?;
     durable(receipt).await?;
     match count {
         0 => Err(ApiError::internal("ent: alert not found")),
         _ => Ok(json(&Deleted { count: count.to_string() })),
     }
+}
+
+/// What is left when old alerts are erased.
+#[derive(Deserialize)]
+pub(crate) struct Flush {
+    max_items: Option<u64>,
+    /// As a duration.
+    max_age: Option<String>,
+}
+
+pub(crate) async fn flush(
+    State(app): State<Arc<App>>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Flush { max_items, max_age } = read_body(&app, &headers, body).await?;
+    let age = max_age.map(|text| duration::parse_with_days(&text)).transpose();
+    let age = age.map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let name = client.admin.clone().unwrap_or_default();
+    let count = acting(&app, &name, &client).flush(max_items, age).await?;
+    Ok(json(&Deleted { count: count.to_string() }))
 }
 
 /// Waits until a change is durable, but not for ever: whoever asked has long since given up.
@@ -99,6 +124,11 @@ pub(crate) async fn durable(receipt: Receipt) -> Result<(), ApiError> {
         Ok(result) => Ok(result?),
         Err(_) => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer")),
     }
+}
+
+/// The service as `name` changes it.
+pub(crate) fn acting(app: &App, name: &str, client: &Client) -> Service {
+    app.service.by(Author { name: name.to_owned(), from: Some(client.ip) })
 }
 
 /// Lets pass who is on this host, or listed.

@@ -9,11 +9,11 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::alerts::{durable, read_net};
-use super::auth::MachineId;
+use super::alerts::{acting, durable, read_net};
+use super::auth::{Client, MachineId};
 use super::error::ApiError;
 use super::limits::LARGE_BODY;
-use super::service::{Listed, NewItem};
+use super::service::{Listed, NewItem, Service};
 use super::{App, json, parameters};
 use crate::wire::{self, AllowItemBody, AllowlistBody, CheckBody, CheckResult, CheckResults, Targets};
 
@@ -88,14 +88,23 @@ pub(crate) struct NewList {
     description: String,
 }
 
-pub(crate) async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let new: NewList = read_body(&app, &headers, body).await?;
-    durable(app.service.create_allowlist(&new.name, &new.description).await?).await?;
+    durable(administered(&app, &client).create_allowlist(&new.name, &new.description).await?).await?;
     Ok(StatusCode::CREATED.into_response())
 }
 
-pub(crate) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
-    durable(app.service.delete_allowlist(&name).await?).await?;
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    client: Client,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    durable(administered(&app, &client).delete_allowlist(&name).await?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -125,6 +134,7 @@ pub(crate) struct Item {
 
 pub(crate) async fn add(
     State(app): State<Arc<App>>,
+    client: Client,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -136,21 +146,27 @@ pub(crate) async fn add(
         Ok(NewItem { value: item.value, comment: item.comment, expires })
     };
     let new = values.into_iter().map(same).chain(items).map(read).collect::<Result<Vec<_>, ApiError>>()?;
-    let ((added, lifted), receipt) = app.service.allow_items(&name, &new).await?;
+    let ((added, lifted), receipt) = administered(&app, &client).allow_items(&name, &new).await?;
     durable(receipt).await?;
     Ok(json(&serde_json::json!({ "added": added, "lifted": lifted })))
 }
 
 pub(crate) async fn take(
     State(app): State<Arc<App>>,
+    client: Client,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let entries: Entries = read_body(&app, &headers, body).await?;
-    let (removed, receipt) = app.service.disallow_values(&name, &entries.values).await?;
+    let (removed, receipt) = administered(&app, &client).disallow_values(&name, &entries.values).await?;
     durable(receipt).await?;
     Ok(json(&serde_json::json!({ "removed": removed })))
+}
+
+/// The service as an administrator changes it.
+fn administered(app: &App, client: &Client) -> Service {
+    acting(app, client.admin.as_deref().unwrap_or_default(), client)
 }
 
 /// Who is forgiven, and for how long.
@@ -160,10 +176,15 @@ pub(crate) struct Forgive {
     duration: String,
 }
 
-pub(crate) async fn forgive(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(crate) async fn forgive(
+    State(app): State<Arc<App>>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let Forgive { value, duration } = read_body(&app, &headers, body).await?;
     let net = read_net(&value).map_err(ApiError::bad_request)?;
-    let (forgiven, receipt) = app.service.forgive(net, ends(&duration)?).await?;
+    let (forgiven, receipt) = administered(&app, &client).forgive(net, ends(&duration)?).await?;
     durable(receipt).await?;
     Ok(json(&forgiven))
 }

@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use model::{Decision, Scope, duration};
 
-use super::alerts::{durable, read_contains, read_net};
-use super::auth::{BouncerId, MachineId};
+use super::alerts::{acting, durable, read_contains, read_net};
+use super::auth::{BouncerId, Client, MachineId};
 use super::error::ApiError;
 use super::service::Walk;
 use super::stream::Pull;
@@ -165,7 +165,8 @@ pub(crate) async fn stream(
 
 pub(crate) async fn lift(
     State(app): State<Arc<App>>,
-    _: MachineId,
+    MachineId(machine): MachineId,
+    client: Client,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let mut wanted = Query { simulated: true, ..Query::default() };
@@ -184,18 +185,19 @@ pub(crate) async fn lift(
         }
     }
     wanted.net = net.map(|net| (net, reach));
-    let (count, receipt) = app.service.lift(&wanted).await?;
+    let (count, receipt) = acting(&app, &machine, &client).lift(&wanted).await?;
     durable(receipt).await?;
     Ok(json(&Deleted { count: count.to_string() }))
 }
 
 pub(crate) async fn lift_one(
     State(app): State<Arc<App>>,
-    _: MachineId,
+    MachineId(machine): MachineId,
+    client: Client,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let number = id.parse().map_err(|_| ApiError::bad_request("decision_id must be valid integer"))?;
-    let (known, receipt) = app.service.lift_one(number).await?;
+    let (known, receipt) = acting(&app, &machine, &client).lift_one(number).await?;
     durable(receipt).await?;
     if !known {
         return Err(ApiError::internal(format!("decision with id '{id}' doesn't exist: unable to delete")));

@@ -453,6 +453,7 @@ fn routes(app: Arc<App>) -> Router {
         .route("/v1/allowlists/{name}", delete(allowlists::remove))
         .route("/v1/allowlists/{name}/items", post(allowlists::add).delete(allowlists::take))
         .route("/v1/forgive", post(allowlists::forgive))
+        .route("/v1/alerts/flush", post(alerts::flush))
         .route("/v1/status", get(status))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), auth::admin_only));
     Router::new()

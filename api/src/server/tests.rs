@@ -801,10 +801,8 @@ async fn an_allow_entry_wins_over_every_input_and_is_told_to_every_reader() {
     let add = json!({"items": [{"value": "192.0.2.0/24", "comment": "us", "expiration": "1d"}]}).to_string();
     let socket = Endpoint::Socket(server.socket.clone());
     let admin = Client::new(socket, Credentials::Local).expect("a client");
-    let made: Value = admin
-        .send(Method::POST, "v1/allowlists", &[], Some(&json!({"name": "office"})))
-        .await
-        .expect("a list");
+    let made: Value =
+        admin.send(Method::POST, "v1/allowlists", &[], Some(&json!({"name": "office"}))).await.expect("a list");
     assert!(made.is_null());
     let add: Value = serde_json::from_str(&add).expect("JSON");
     let grown: Value = admin.send(Method::POST, "v1/allowlists/office/items", &[], Some(&add)).await.expect("items");

@@ -143,7 +143,7 @@ impl Service {
             })
             .await?;
         let counts = answer?;
-        info!(list = name, added = counts.0, lifted = counts.1, "allowlist grew");
+        info!(by = %self.1, list = name, added = counts.0, lifted = counts.1, "allowlist grew");
         Ok((counts, receipt))
     }
 
@@ -174,7 +174,7 @@ impl Service {
                 (Forgiven { lifted, strikes: strikes.len(), until: held.unwrap_or(Timestamp::MAX) }, writes)
             })
             .await?;
-        info!(value = %display_net(net), lifted = answer.lifted, strikes = answer.strikes, until = %answer.until, "forgiven");
+        info!(by = %self.1, value = %display_net(net), lifted = answer.lifted, strikes = answer.strikes, until = %answer.until, "forgiven");
         Ok((answer, receipt))
     }
 

@@ -11,6 +11,8 @@ mod follow;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, oneshot, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use expr::{DecisionQuery, EvalError};
@@ -94,7 +96,31 @@ impl Default for Options {
 
 /// The accepted state of the world and its store. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
-pub struct Service(Arc<Inner>);
+pub struct Service(Arc<Inner>, Arc<Author>);
+
+/// Who makes a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Author {
+    /// A machine, an administrator, or this program itself.
+    pub name: String,
+    /// Where from, if not from inside.
+    pub from: Option<IpAddr>,
+}
+
+impl Default for Author {
+    fn default() -> Self {
+        Self { name: "cordon".into(), from: None }
+    }
+}
+
+impl fmt::Display for Author {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.from {
+            Some(ip) => write!(f, "{} from {ip}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -275,6 +301,11 @@ struct Prepared {
 }
 
 impl Service {
+    /// The same, changed by `author`: every change goes through one place, which knows whose it is.
+    pub fn by(&self, author: Author) -> Self {
+        Self(Arc::clone(&self.0), Arc::new(author))
+    }
+
     /// Restores everything from `store`. `now` is the time of the start.
     pub fn open(
         store: Arc<dyn Store>,
@@ -315,20 +346,23 @@ impl Service {
         }
         let allow = Arc::new(ArcSwap::from_pointee(state.allow_set()));
         let queue = Queue::start(store.writer()?, Durable { job: 0, change })?;
-        let service = Self(Arc::new(Inner {
-            state: Mutex::new(state),
-            queue,
-            store,
-            profiles: ArcSwap::from_pointee(profiles),
-            allow_changed: watch::channel(allow.load_full()).0,
-            allow,
-            applied: watch::channel(change).0,
-            closed: watch::channel(false).0,
-            recent: Mutex::default(),
-            wake: Notify::new(),
-            options,
-            metrics: Arc::default(),
-        }));
+        let service = Self(
+            Arc::new(Inner {
+                state: Mutex::new(state),
+                queue,
+                store,
+                profiles: ArcSwap::from_pointee(profiles),
+                allow_changed: watch::channel(allow.load_full()).0,
+                allow,
+                applied: watch::channel(change).0,
+                closed: watch::channel(false).0,
+                recent: Mutex::default(),
+                wake: Notify::new(),
+                options,
+                metrics: Arc::default(),
+            }),
+            Arc::default(),
+        );
         let mut state = service.lock();
         let writes = state.lift_allowed(&service.0.allow.load(), now);
         service.queue_writes(&mut state, writes)?;
@@ -481,6 +515,36 @@ impl Service {
             (ids.len(), vec![Write::EraseAlerts { ids, change }])
         })
         .await
+    }
+
+    /// Erases all but the newest `newest` alerts, and those older than `age`, now and not when their time comes. Those with
+    /// a decision that holds stay. Answers how many were erased.
+    pub async fn flush(&self, newest: Option<u64>, age: Option<SignedDuration>) -> Result<usize, StoreError> {
+        let count = async || {
+            let query = crate::store::AlertQuery::default();
+            Ok::<_, StoreError>(self.read(move |store| store.alert_ids(&query, Timestamp::now())).await?.len())
+        };
+        let before = count().await?;
+        let mut left = before;
+        loop {
+            let ((), receipt) = self
+                .change(|state, now| {
+                    let alerts_before = age.and_then(|age| now.checked_sub(age).ok());
+                    let below = newest.map(|newest| state.last_alert.saturating_sub_unsigned(newest));
+                    if let Some(history) = &mut state.history {
+                        history.forget(alerts_before, below, now);
+                    }
+                    let retention = Retention { max_alerts: newest, alerts_before, now, ..Retention::default() };
+                    ((), vec![Write::Retain(retention)])
+                })
+                .await?;
+            receipt.durable().await?;
+            let now_left = count().await?;
+            if now_left == left {
+                return Ok(before - left);
+            }
+            left = now_left;
+        }
     }
 
     /// A feed for a bouncer in this process. It sees changes before they are durable.
@@ -681,6 +745,7 @@ impl Service {
         } else {
             state.job += 1;
             let (done, receiver) = oneshot::channel();
+            debug!(by = %self.1, job = state.job, writes = writes.len(), "change");
             permit.send(Job { writes, reached: Durable { job: state.job, change }, done: Some(done) });
             Receipt(Pending::Job(receiver))
         };

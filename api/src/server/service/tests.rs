@@ -430,7 +430,7 @@ async fn who_is_forgiven_starts_afresh() {
         .await
         .expect("durable");
     let forgive = async |value: &str, until| {
-        let net = value.parse::<std::net::IpAddr>().expect("an address").into();
+        let net = value.parse::<IpAddr>().expect("an address").into();
         let (forgiven, receipt) = service.forgive(net, until).await.expect("it is accepted");
         receipt.durable().await.expect("it becomes durable");
         (forgiven.lifted, forgiven.strikes)
@@ -604,6 +604,28 @@ fn change_until_killed(path: &Path) {
             agent.await.expect("it goes on until it is killed");
         }
     });
+}
+
+#[tokio::test]
+async fn old_alerts_are_flushed_but_not_those_that_still_hold() {
+    let folder = folder();
+    let service = open(&folder.path().join("cordon.db"));
+    let many: Vec<Alert> = (0..2500)
+        .map(|n| ban_for(&format!("10.0.{}.{}", n / 250, n % 250), if n < 5 { "1h" } else { "-1s" }))
+        .collect();
+    service.submit("edge", many).await.expect("accepted").receipt.durable().await.expect("durable");
+    // (newest that stay, oldest that stay, how many go)
+    let cases = [
+        (None, None, 0),
+        (None, Some(SignedDuration::from_hours(1)), 0),
+        (Some(100), None, 2395),
+        (Some(50), Some(SignedDuration::from_hours(1)), 50),
+        (None, Some(SignedDuration::ZERO), 50),
+    ];
+    for (newest, age, gone) in cases {
+        assert_eq!(service.flush(newest, age).await.expect("it works"), gone, "{newest:?} {age:?}");
+    }
+    assert_eq!(live(&service).len(), 5);
 }
 
 #[tokio::test]
