@@ -322,7 +322,7 @@ impl Buckets {
         }
         let Some(bucket) = self.slots.get(index) else { return false };
         let counts = self.counts.entry(bucket.scenario.into()).or_default();
-        let queue = QueueView::new(self.slab.iter(&bucket.queue).map(|record| &**record), scenario.queue_size);
+        let queue = QueueView::of_values(self.slab.values(&bucket.queue), scenario.queue_size);
         let leaky = LeakyView {
             scenario,
             group: &pour.group,
@@ -645,7 +645,7 @@ impl Hooks<'_> {
         host: &dyn Host,
     ) -> bool {
         let none = RuntimeAlert::default();
-        let queue = QueueView::new(overflow.events.iter().copied(), overflow.scenario.queue_size);
+        let queue = QueueView::new(overflow.events, overflow.scenario.queue_size);
         let leaky = LeakyView {
             scenario: overflow.scenario,
             group: overflow.group,

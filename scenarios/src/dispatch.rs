@@ -7,22 +7,30 @@
 //! write to the event.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use expr::files::Files;
 use expr::{Condition, FieldId, Mention};
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashMap};
 use model::Event;
 
 use crate::scenario::Needs;
 
 /// Up to this many bytes of words there is a faster and larger automaton.
 const FAST: usize = 8 << 10;
+/// Texts of one field that are remembered with what was found in them: paths and user agents come again and again.
+const RECENT: usize = 1024;
+/// Longest text that is remembered, in bytes.
+const RECENT_TEXT: usize = 512;
 
 /// The tables of one rule set.
 #[derive(Debug, Default)]
 pub(crate) struct Dispatch {
+    /// A number that no other of this process has.
+    id: u64,
     all: Bits,
     indexes: Vec<Index>,
     /// Scenarios that look for words.
@@ -58,7 +66,16 @@ struct Search {
 pub(crate) struct Candidates {
     bits: Bits,
     found: Bits,
+    /// Whose words the recent texts were searched for.
+    of: u64,
+    /// Of each search.
+    recent: Vec<Recent>,
+    hasher: DefaultHashBuilder,
 }
+
+/// Texts that were searched lately, each in the one place that its hash allows.
+#[derive(Debug, Default)]
+struct Recent(Vec<(String, Bits)>);
 
 impl Candidates {
     /// Their numbers, in file order.
@@ -129,7 +146,7 @@ impl Dispatch {
         let (needs_len, all) = (needs.len(), Bits::full(needs.len()));
         // A filter that writes under computed names could write any field.
         if needs.iter().any(|needs| !needs.writes_all.is_empty()) {
-            return Self { looking: Bits::empty(needs.len()), all, ..Self::default() };
+            return Self { id: next_id(), looking: Bits::empty(needs.len()), all, ..Self::default() };
         }
         let written = |field: FieldId| needs.iter().any(|needs| needs.writes.contains(&field));
         let mut fields: Vec<FieldId> = Vec::new();
@@ -174,12 +191,16 @@ impl Dispatch {
             words: words.into_iter().collect(),
             automaton: OnceLock::new(),
         });
-        Self { all, indexes, looking, searches: searches.collect() }
+        Self { id: next_id(), all, indexes, looking, searches: searches.collect() }
     }
 
     /// The scenarios whose filter can be true of `event`.
     pub(crate) fn candidates(&self, event: &Event, candidates: &mut Candidates) {
-        let Candidates { bits, found } = candidates;
+        let Candidates { bits, found, of, recent, hasher } = candidates;
+        if *of != self.id {
+            *of = self.id;
+            *recent = self.searches.iter().map(|_| Recent::default()).collect();
+        }
         bits.clone_from(&self.all);
         for index in &self.indexes {
             if bits.meets(&index.concerned) {
@@ -195,9 +216,10 @@ impl Dispatch {
         }
         found.0.clear();
         found.0.resize(bits.0.len(), 0);
-        for search in &self.searches {
+        for (search, recent) in self.searches.iter().zip(recent) {
             if bits.meets(&search.concerned) {
-                search.find(event.get(search.field).unwrap_or(""), found);
+                let text = event.get(search.field).unwrap_or("");
+                recent.find(search, text, hasher, found);
             }
         }
         for (bits, (found, looking)) in bits.0.iter_mut().zip(found.0.iter().zip(&self.looking.0)) {
@@ -211,10 +233,39 @@ impl Dispatch {
     }
 }
 
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// The field of a mention and its words, if they are known.
 fn resolve(mention: &Mention, files: &Files) -> Option<(FieldId, Vec<String>)> {
     let words = mention.needle.words(files)?;
     (!words.iter().any(String::is_empty)).then_some((mention.field, words))
+}
+
+impl Recent {
+    /// Adds those to `found` whose words are in `text`.
+    fn find(&mut self, search: &Search, text: &str, hasher: &DefaultHashBuilder, found: &mut Bits) {
+        if text.is_empty() {
+            return;
+        }
+        if text.len() > RECENT_TEXT {
+            search.find(text, found);
+            return;
+        }
+        if self.0.is_empty() {
+            self.0.resize(RECENT, (String::new(), Bits::default()));
+        }
+        let (known, bits) = &mut self.0[hasher.hash_one(text) as usize % RECENT];
+        if known != text {
+            text.clone_into(known);
+            bits.0.clear();
+            bits.0.resize(found.0.len(), 0);
+            search.find(text, bits);
+        }
+        found.unite(bits);
+    }
 }
 
 impl Search {
@@ -228,6 +279,10 @@ impl Search {
         });
         match automaton {
             Some(automaton) if text.is_ascii() => {
+                // Most texts hold none, which is seen faster than which they hold.
+                if !automaton.is_match(text) {
+                    return;
+                }
                 for word in automaton.find_overlapping_iter(text) {
                     found.unite(&self.words[word.pattern()].1);
                 }

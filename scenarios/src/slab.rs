@@ -3,8 +3,10 @@
 //! A record is stored once however many buckets hold it; a queue is a chain of small links. Bytes are counted as they
 //! come and go, so that [`crate::Buckets`] can keep to its budget.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
+use expr::Value;
 use model::Record;
 
 /// The records of one partition.
@@ -113,6 +115,17 @@ impl Slab {
     /// The records of `queue`, oldest first.
     pub(crate) fn iter<'a>(&'a self, queue: &Queue) -> impl Iterator<Item = &'a Arc<Record>> {
         self.links_of(queue).filter_map(|link| self.records[link.record as usize].record.as_ref())
+    }
+
+    /// The same as expressions see them: asked for at each pour, so it is made in one piece.
+    pub(crate) fn values<'a>(&'a self, queue: &Queue) -> Rc<[Value<'a>]> {
+        let mut at = queue.newest as usize;
+        let values = (0..queue.len).map(|_| {
+            at = self.links[at].next as usize;
+            let record = self.records[self.links[at].record as usize].record.as_ref();
+            record.map_or(Value::Nil, |record| Value::Object(&**record))
+        });
+        values.collect()
     }
 
     fn links_of(&self, queue: &Queue) -> impl Iterator<Item = Link> {

@@ -121,8 +121,13 @@ pub(crate) struct QueueView<'a> {
 }
 
 impl<'a> QueueView<'a> {
-    pub(crate) fn new(events: impl IntoIterator<Item = &'a Record>, size: i32) -> Self {
-        Self { events: events.into_iter().map(|record| Value::Object(record)).collect(), size }
+    pub(crate) fn new(events: &[&'a Record], size: i32) -> Self {
+        Self { events: events.iter().map(|record| Value::Object(*record)).collect(), size }
+    }
+
+    /// The same of events that are values already.
+    pub(crate) fn of_values(events: Rc<[Value<'a>]>, size: i32) -> Self {
+        Self { events, size }
     }
 }
 
