@@ -6,6 +6,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use compact_str::CompactString;
 use ipnet::IpNet;
@@ -47,6 +48,7 @@ const FILE_KEYS: &[&str] = &[
     "discovery_poll_enable",
     "discovery_poll_interval",
     "max_buffer_size",
+    "catch_up",
 ];
 const JOURNAL_KEYS: &[&str] = &["journalctl_filter"];
 const SYSLOG_KEYS: &[&str] = &[
@@ -61,6 +63,9 @@ const SYSLOG_KEYS: &[&str] = &[
     "key_file",
     "client_ca_file",
 ];
+
+/// What was last written longer ago than this is not caught up after a restart.
+const CATCH_UP: Duration = Duration::from_hours(24);
 
 /// Longest messages that may be asked for, in bytes; the least is what every receiver must take by RFC 5424.
 const MESSAGE_LENGTHS: std::ops::RangeInclusive<i64> = 480..=65_536;
@@ -351,20 +356,31 @@ fn file(keys: &Keys<'_>, common: Common) -> Result<Input, Fault> {
     keys.flag("force_inotify")?;
     keys.integer("max_buffer_size")?;
     let discover = keys.flag("discovery_poll_enable")?.unwrap_or(false);
-    let interval = match keys.text("discovery_poll_interval")? {
-        None => None,
-        Some(text) => {
-            let duration = model::duration::parse(&text).ok().and_then(|duration| duration.try_into().ok());
-            Some(duration.ok_or_else(|| {
-                Fault::new(text.line, format!("`{}` is not a duration", &*text)).hint("write it like `30s` or `5m`")
-            })?)
-        }
-    };
+    let interval = duration(keys, "discovery_poll_interval")?;
     let files = Files { patterns, exclude, labels: common.labels, time_machine: common.time_machine };
     if !common.follow {
         return Ok(Input::Cat(files));
     }
-    Ok(Input::Follow(files, Follow { poll, rescan: interval.filter(|_| discover) }))
+    Ok(Input::Follow(
+        files,
+        Follow {
+            poll,
+            rescan: interval.filter(|_| discover),
+            catch_up: duration(keys, "catch_up")?.or(Some(CATCH_UP)),
+        },
+    ))
+}
+
+/// A duration that is longer than nothing.
+fn duration(keys: &Keys<'_>, key: &'static str) -> Result<Option<Duration>, Fault> {
+    let Some(text) = keys.text(key)? else { return Ok(None) };
+    let duration = model::duration::parse(&text).ok().and_then(|duration| Duration::try_from(duration).ok());
+    match duration.filter(|duration| !duration.is_zero()) {
+        Some(duration) => Ok(Some(duration)),
+        None => {
+            Err(Fault::new(text.line, format!("`{}` is not a duration", &*text)).hint("write it like `30s` or `5m`"))
+        }
+    }
 }
 
 fn journal(keys: &Keys<'_>, common: Common) -> Result<Input, Fault> {
@@ -570,7 +586,7 @@ mod tests {
         let Input::Follow(files, follow) = &sources[0].input else { panic!("a file that is followed") };
         assert_eq!(files.name(), format!("/srv/logs/*.log,/srv/logs/x,{},/z", absolute("$NONE/y")));
         assert!(files.time_machine);
-        assert_eq!((follow.poll, follow.rescan), (Some(true), Some(std::time::Duration::from_secs(5))));
+        assert_eq!((follow.poll, follow.rescan), (Some(true), Some(Duration::from_secs(5))));
         assert_eq!((sources[1].id.as_str(), sources[1].line), ("journalctl:journalctl--b._COMM=sshd", 18));
         let syslog: Vec<&SyslogConfig> = sources[2..]
             .iter()

@@ -176,6 +176,8 @@ mod tests {
             seen: offset,
             head: Print::of(b"head"),
             recent: Print::of(b"recent"),
+            born: None,
+            since: None,
         }
     }
 

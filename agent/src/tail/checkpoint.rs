@@ -1,13 +1,14 @@
 //! Where reading stands in one file, in a form that survives a restart.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::rotate::{ENOUGH, FileId, Print};
+use super::rotate::{ENOUGH, FileId, Print, first_generation};
 
 /// A place in a file, and how to recognise the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,9 +28,35 @@ pub struct FilePlace {
     pub head: Print,
     /// The bytes before `seen`.
     pub recent: Print,
+    /// When the file was made, where the file system knows: numbers of files are used again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born: Option<Timestamp>,
+    /// When this content began, where that is later than the birth of the file: it was emptied meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 impl FilePlace {
+    /// The beginning of a file that is not read yet.
+    pub fn beginning(path: &Path, metadata: &Metadata) -> Self {
+        Self {
+            path: path.into(),
+            id: FileId::of(metadata),
+            generation: first_generation(metadata),
+            offset: 0,
+            seen: 0,
+            head: Print::of(&[]),
+            recent: Print::of(&[]),
+            born: born(metadata),
+            since: None,
+        }
+    }
+
+    /// Whether `metadata` describes the file of this place.
+    pub fn is_file(&self, metadata: &Metadata) -> bool {
+        FileId::of(metadata) == self.id && self.born.is_none_or(|known| born(metadata).is_none_or(|born| born == known))
+    }
+
     /// Whether `file` is a copy with the content that this place speaks of; false where too little was read to tell.
     pub fn is_in_copy(&self, file: &File) -> bool {
         self.seen >= ENOUGH && self.matches(file).unwrap_or(false)
@@ -39,4 +66,9 @@ impl FilePlace {
     pub fn matches(&self, file: &File) -> io::Result<bool> {
         Ok(self.head.matches(file, u64::from(self.head.len))? && self.recent.matches(file, self.seen)?)
     }
+}
+
+/// When a file was made.
+pub(super) fn born(metadata: &Metadata) -> Option<Timestamp> {
+    Timestamp::try_from(metadata.created().ok()?).ok()
 }

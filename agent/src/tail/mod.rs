@@ -5,23 +5,24 @@
 //! here waits: whoever calls knows when.
 
 pub mod checkpoint;
+pub mod packed;
 pub mod rotate;
 pub mod split;
 pub mod watch;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use model::line::MAX_LINE;
 use model::{Line, Origin};
 
 use self::checkpoint::FilePlace;
-use self::rotate::{FileId, PRINT_LEN, Print};
+use self::rotate::{Age, FileId, PRINT_LEN, Print};
 use self::split::{Piece, Splitter, text};
 use crate::acquisition::{Outlet, Place, SourceError, Step};
 
@@ -35,12 +36,21 @@ pub const BUFFER: usize = PRINT_LEN + CHUNK;
 /// so that the last words of a program that writes the line feed first, or died, are heard.
 pub const PARTIAL_LIMIT: Duration = Duration::from_secs(5);
 
+/// A file that was written so long ago is as its length and time say.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// A file and where reading stands in it.
 #[derive(Debug)]
 pub struct Tail {
     path: Arc<Path>,
-    file: File,
+    /// `None` while it rests: there are more files than may be open.
+    file: Option<File>,
     id: FileId,
+    born: Option<Timestamp>,
+    /// When this content began, if the file is older.
+    since: Option<Timestamp>,
+    /// When the file was written as it was last looked at.
+    written: Option<SystemTime>,
     origin: Arc<Origin>,
     /// The same for lines that were written while nobody read: read at once, they must not count as written at once.
     backlog_origin: Arc<Origin>,
@@ -92,7 +102,8 @@ impl Tail {
     pub fn resume(path: &Path, file: File, origin: Origin, place: &FilePlace, backlog: bool) -> io::Result<Self> {
         let end = if backlog { file.metadata()?.len() } else { 0 };
         let origin = Origin { generation: place.generation, ..origin };
-        Self::new(path, file, origin, place.offset.min(place.seen), place.seen, end)
+        let tail = Self::new(path, file, origin, place.offset.min(place.seen), place.seen, end)?;
+        Ok(Self { since: place.since, ..tail })
     }
 
     fn new(path: &Path, file: File, origin: Origin, offset: u64, checked: u64, backlog_end: u64) -> io::Result<Self> {
@@ -105,7 +116,10 @@ impl Tail {
         Ok(Self {
             path: path.into(),
             id: FileId::of(&metadata),
-            file,
+            file: Some(file),
+            born: checkpoint::born(&metadata),
+            since: None,
+            written: None,
             backlog_origin: Arc::new(Origin { time_machine: true, ..origin.clone() }),
             origin: Arc::new(origin),
             splitter: Splitter::default(),
@@ -139,9 +153,53 @@ impl Tail {
         self.id
     }
 
-    /// The open file.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// The file, opened anew if it rested. Fails when it is nowhere to be found any more.
+    pub fn file(&mut self) -> io::Result<&File> {
+        if self.file.is_none() {
+            let same = |file: &File| file.metadata().is_ok_and(|metadata| FileId::of(&metadata) == self.id);
+            let file = match rotate::open(&self.path) {
+                Ok(file) if same(&file) => file,
+                _ => rotate::find(&self.place())
+                    .filter(|found| found.age.id == self.id && found.packing.is_none())
+                    .map(|found| found.file)
+                    .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it went away while it was not open"))?,
+            };
+            self.file = Some(file);
+        }
+        self.file.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Closes the file until it is needed again.
+    pub fn rest(&mut self) {
+        self.file = None;
+    }
+
+    /// What the system knows of the file.
+    pub fn metadata(&mut self) -> io::Result<Metadata> {
+        self.file()?.metadata()
+    }
+
+    /// Its age, with that of the content.
+    pub fn age(&mut self) -> io::Result<Age> {
+        Ok(Age::of(&self.metadata()?, false).since(self.since))
+    }
+
+    /// Says when the present content began.
+    pub fn began(&mut self, since: Option<Timestamp>) {
+        self.since = since.or(self.since);
+    }
+
+    /// Whether the file that `metadata` describes is this one, and was read as it is. What was written within the last
+    /// moments is not believed: a clock of a file system is coarse.
+    pub fn is_unchanged(&self, metadata: &Metadata) -> bool {
+        let settled = |written: SystemTime| written.elapsed().is_ok_and(|since| since > SETTLED);
+        metadata.len() == self.seen
+            && metadata.modified().is_ok_and(|written| Some(written) == self.written && settled(written))
+    }
+
+    /// Remembers how the file was just before it is read to its end.
+    pub fn looked_at(&mut self, metadata: &Metadata) {
+        self.written = metadata.modified().ok();
     }
 
     /// How many bytes were read.
@@ -151,7 +209,8 @@ impl Tail {
 
     /// How many bytes were written but not read.
     pub fn lag(&self) -> u64 {
-        self.file.metadata().map_or(0, |metadata| metadata.len().saturating_sub(self.seen))
+        let len = |file: &File| file.metadata().ok().map(|metadata| metadata.len());
+        self.file.as_ref().and_then(len).map_or(0, |len| len.saturating_sub(self.seen))
     }
 
     /// For how long it has not grown.
@@ -160,8 +219,11 @@ impl Tail {
     }
 
     /// Whether the file has no name any more.
-    pub fn is_deleted(&self) -> bool {
-        self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    pub fn is_deleted(&mut self) -> bool {
+        match self.metadata() {
+            Ok(metadata) => metadata.nlink() == 0,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// When the line that has not ended is handed out; `None` when there is none.
@@ -179,6 +241,8 @@ impl Tail {
             seen: self.seen,
             head: Print::of(&self.head),
             recent: Print::of(&self.recent),
+            born: self.born,
+            since: self.since,
         }
     }
 
@@ -189,11 +253,16 @@ impl Tail {
         if self.seen < self.backlog_end {
             room = room.min(known + usize::try_from(self.backlog_end - self.seen).unwrap_or(CHUNK));
         }
+        let from = self.seen - known as u64;
         let window = loop {
-            match self.file.read_at(&mut buffer[..room], self.seen - known as u64) {
+            match self.file().and_then(|file| file.read_at(&mut buffer[..room], from)) {
                 Ok(count) => break &buffer[..count],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(SourceError::Read { path: self.path.to_path_buf(), error }),
+                Err(error) => {
+                    // What a network file system has lost is found again by its name.
+                    self.file = None;
+                    return Err(SourceError::Read { path: self.path.to_path_buf(), error });
+                }
             }
         };
         let Some(chunk) = window.strip_prefix(&*self.recent) else { return Ok(Read::Truncated) };

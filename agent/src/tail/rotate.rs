@@ -3,17 +3,19 @@
 //! A file is known by device and inode, and by what its bytes looked like ([`Print`]): inodes are used again,
 //! `copytruncate` keeps the inode and changes the content, and a copy has the content under another inode.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::hash::Hasher;
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{self, Read, Seek as _};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use super::checkpoint::FilePlace;
+use super::packed::{self, Packing};
 
 /// How many bytes a print covers at most.
 pub const PRINT_LEN: usize = 256;
@@ -82,52 +84,257 @@ pub fn first_generation(metadata: &Metadata) -> u64 {
     hasher.finish()
 }
 
-/// Finds where the content that `place` speaks of lives now: under its path, under another name in the same
-/// folder (rotation by rename), or as a copy there (`copytruncate`).
-pub fn find(place: &FilePlace) -> Option<(PathBuf, File)> {
-    if let Some(file) = open_if(&place.path, |metadata| FileId::of(metadata) == place.id, place) {
-        return Some((place.path.to_path_buf(), file));
+/// Opens a regular file for reading. A pipe in its place neither blocks nor counts.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    match kind(&file.metadata()?) {
+        None => Ok(file),
+        Some(kind) => Err(io::Error::other(format!("it is {kind}, not a file"))),
     }
-    let mut folders: Vec<PathBuf> = place.path.parent().map(Path::to_path_buf).into_iter().collect();
+}
+
+/// What something that is not a regular file is.
+pub fn kind(metadata: &Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    Some(match () {
+        () if kind.is_file() => return None,
+        () if kind.is_dir() => "a folder",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    })
+}
+
+/// A file with a content that was followed once.
+#[derive(Debug)]
+pub struct Found {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The file.
+    pub file: File,
+    /// How it is compressed, if it is.
+    pub packing: Option<Packing>,
+    /// What tells it from those before and after it.
+    pub age: Age,
+}
+
+impl Found {
+    fn new(path: &Path, file: File, packing: Option<Packing>) -> Option<Self> {
+        let age = Age::of(&file.metadata().ok()?, packing.is_some());
+        Some(Self { path: path.to_path_buf(), file, packing, age })
+    }
+
+    /// Its content from the beginning. One at a time: they share the place in the file.
+    pub fn content(&self) -> io::Result<Box<dyn Read + Send>> {
+        let mut file = self.file.try_clone()?;
+        file.rewind()?;
+        match self.packing {
+            None => Ok(Box::new(file)),
+            Some(packing) => packing.unpack(file),
+        }
+    }
+}
+
+/// When a file was made and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// The file.
+    pub id: FileId,
+    /// When it was last written. Packing keeps that.
+    written: SystemTime,
+    /// When it was made, where the file system knows and it was not made by packing.
+    born: Option<SystemTime>,
+}
+
+impl Age {
+    /// The age of the file that `metadata` describes.
+    pub fn of(metadata: &Metadata, packed: bool) -> Self {
+        let born = if packed { None } else { metadata.created().ok() };
+        Self { id: FileId::of(metadata), written: metadata.modified().unwrap_or(UNIX_EPOCH), born }
+    }
+
+    /// The same for a content that began at `since`, later than the file.
+    pub fn since(self, since: Option<Timestamp>) -> Self {
+        let since = since.map(SystemTime::from);
+        Self { born: self.born.map(|born| since.map_or(born, |since| born.max(since))), ..self }
+    }
+
+    /// A file of which only that is known.
+    pub fn written(at: SystemTime) -> Self {
+        Self { id: FileId { device: 0, inode: 0 }, written: at, born: None }
+    }
+
+    /// A file of which `place` is all that is left.
+    pub fn of_place(place: &FilePlace) -> Option<Self> {
+        let born = SystemTime::from(place.born?);
+        Some(Self { id: place.id, written: born, born: Some(born) }.since(place.since))
+    }
+
+    /// When it was last written.
+    pub fn last_write(&self) -> SystemTime {
+        self.written
+    }
+
+    /// Sorts the oldest to the front.
+    pub fn order(&self) -> (SystemTime, SystemTime) {
+        (self.born.unwrap_or(self.written), self.written)
+    }
+
+    /// Whether its content was written after that of `last`. A file is born after its predecessor has gone; where that is
+    /// not known, the last word counts.
+    fn follows(&self, last: &Self) -> bool {
+        match (self.born, last.born) {
+            (Some(born), Some(before)) => born > before && self.written >= before,
+            _ => self.written > last.written,
+        }
+    }
+}
+
+/// Finds where the content that `place` speaks of lives now: under its path, under another name nearby (rotation by
+/// rename), as a copy there (`copytruncate`), or compressed.
+pub fn find(place: &FilePlace) -> Option<Found> {
+    if let Some(found) = open_same(&place.path, place) {
+        return Some(found);
+    }
+    let names = nearby(&place.path);
+    let renamed = names.iter().find_map(|path| open_same(path, place));
+    if renamed.is_some() || place.seen == 0 {
+        return renamed;
+    }
+    // Of several copies the largest was made last.
+    let telling = |path: &&PathBuf| place.seen >= ENOUGH || is_rotated(path, &place.path);
+    let copies = names.iter().filter(telling).filter_map(|path| open_copy(path, place));
+    if let Some((_, found)) = copies.max_by_key(|(len, _)| *len) {
+        return Some(found);
+    }
+    names.iter().filter(|path| is_rotated(path, &place.path)).find_map(|path| {
+        let file = open(path).ok()?;
+        let packing = Packing::of(&file).ok()??;
+        let found = Found::new(path, file, Some(packing))?;
+        (holds(&found, place) == Some(true)).then_some(found)
+    })
+}
+
+/// Finds the files that had the name `path` for a while after the one of age `last`, oldest first, without those that are
+/// `known` and without copies of what `places` speak of.
+pub fn between(path: &Path, last: &Age, known: impl Fn(&FileId) -> bool, places: &[FilePlace]) -> Vec<Found> {
+    let mut all: Vec<Found> = nearby(path)
+        .iter()
+        .filter(|name| is_rotated(name, path))
+        .filter_map(|name| {
+            let file = open(name).ok()?;
+            let packing = Packing::of(&file).ok()?;
+            let found = Found::new(name, file, packing)?;
+            // A file of which a copy was made, and which was emptied then, has another content since.
+            let is_emptied = places.iter().any(|place| place.id == found.age.id);
+            let is_news = (is_emptied || found.age.follows(last)) && !known(&found.age.id);
+            // What is still being packed lies beside it as it was.
+            (is_news && places.iter().all(|place| holds(&found, place) == Some(false))).then_some(found)
+        })
+        .collect();
+    // Rotation without pauses can give two the same moment; then the higher number is the older one.
+    all.sort_by(|a, b| a.age.written.cmp(&b.age.written).then_with(|| number(&b.path).cmp(&number(&a.path))));
+    all
+}
+
+/// Whether the content of `found` begins with what `place` has seen; `None` when it is too damaged to tell.
+fn holds(found: &Found, place: &FilePlace) -> Option<bool> {
+    if found.packing.is_none() {
+        let len = found.file.metadata().ok()?.len();
+        return if len < place.seen { Some(false) } else { place.matches(&found.file).ok() };
+    }
+    let same_head = |head: &[u8]| {
+        let len = usize::from(place.head.len);
+        head.get(..len).is_some_and(|head| Print::of(head) == place.head)
+    };
+    let mut begins = false;
+    let short = packed::pass(&mut found.content().ok()?, u64::from(place.head.len), |head, _| begins = same_head(head));
+    if !begins {
+        return if short.broken { None } else { Some(false) };
+    }
+    let mut ends = false;
+    let passed = packed::pass(&mut found.content().ok()?, place.seen, |_, recent| {
+        let from = recent.len().saturating_sub(place.recent.len.into());
+        ends = Print::of(&recent[from..]) == place.recent;
+    });
+    if passed.broken { None } else { Some(passed.len == place.seen && ends) }
+}
+
+/// The files of the folder of `path`, of the folders in it, and of the folder where a link leads: where rotation may have
+/// put things.
+fn nearby(path: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = path.parent().map(Path::to_path_buf).into_iter().collect();
     // Behind a symbolic link, files are rotated where they are.
-    if let Some(folder) = fs::canonicalize(&place.path).ok().and_then(|path| path.parent().map(Path::to_path_buf))
+    if let Some(folder) = fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_path_buf))
         && !folders.contains(&folder)
     {
         folders.push(folder);
     }
-    let names: Vec<PathBuf> = folders
-        .iter()
-        .filter_map(|folder| fs::read_dir(folder).ok())
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .take(SEARCHED)
-        .collect();
-    let renamed = names.iter().find_map(|path| {
-        let file = open_if(path, |metadata| FileId::of(metadata) == place.id, place)?;
-        Some((path.clone(), file))
-    });
-    if renamed.is_some() || place.seen < ENOUGH {
-        return renamed;
+    let list = |folder: &PathBuf| {
+        let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+        entries.take(SEARCHED).collect::<Vec<_>>()
+    };
+    let (mut files, mut inner) = (Vec::new(), Vec::new());
+    for entry in folders.iter().flat_map(list) {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder { inner.push(entry.path()) } else { files.push(entry.path()) }
     }
-    // Of several copies the largest was made last.
-    names
-        .iter()
-        .filter_map(|path| {
-            let file = open_if(path, |metadata| FileId::of(metadata) != place.id, place)?;
-            Some((file.metadata().ok()?.len(), path, file))
-        })
-        .max_by_key(|(len, ..)| *len)
-        .map(|(_, path, file)| (path.clone(), file))
+    files.extend(inner.iter().flat_map(list).map(|entry| entry.path()));
+    files.truncate(SEARCHED);
+    files
 }
 
-/// Opens `path` if it is a regular file, `wanted`, and looks as `place` says.
-fn open_if(path: &Path, wanted: impl Fn(&Metadata) -> bool, place: &FilePlace) -> Option<File> {
+/// Whether `name` is what rotation makes of the name of `path`: `x.log.1`, `x.log-20261122.gz`, `x-20261122.log`, `x.log.old`.
+fn is_rotated(name: &Path, path: &Path) -> bool {
+    let text = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let (mut name, base) = (text(name), text(path));
+    if name == base {
+        return false;
+    }
+    for packed in [".gz", ".zst", ".xz"] {
+        name.truncate(name.strip_suffix(packed).map_or(name.len(), str::len));
+    }
+    let is_mark = |mark: &str| {
+        let mark = mark.strip_prefix(['.', '-', '_']).unwrap_or("");
+        let dated = |c: char| c.is_ascii_digit() || matches!(c, '-' | '_' | '.' | ':' | 'T' | 'Z');
+        matches!(mark, "old" | "prev") || mark.starts_with(|c: char| c.is_ascii_digit()) && mark.chars().all(dated)
+    };
+    if name == base || name.strip_prefix(&*base).is_some_and(is_mark) {
+        return true;
+    }
+    let Some((stem, extension)) = base.rsplit_once('.') else { return false };
+    let middle = name.strip_prefix(stem).and_then(|rest| rest.strip_suffix(extension)?.strip_suffix('.'));
+    middle.is_some_and(is_mark)
+}
+
+/// The number at the end of a rotated name; 0 where there is none.
+fn number(path: &Path) -> u64 {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let parts = name.split('.').rev();
+    parts.take(3).find_map(|part| part.parse().ok()).unwrap_or(0)
+}
+
+/// Opens `path` if it is the file of `place`, and still has its content.
+fn open_same(path: &Path, place: &FilePlace) -> Option<Found> {
     let metadata = fs::metadata(path).ok()?;
-    if !metadata.is_file() || metadata.len() < place.seen || !wanted(&metadata) {
+    if !place.is_file(&metadata) {
         return None;
     }
-    let file = File::open(path).ok()?;
-    place.matches(&file).ok()?.then_some(file)
+    let file = open(path).ok()?;
+    let packing = Packing::of(&file).ok()?;
+    let found = Found::new(path, file, packing)?;
+    (holds(&found, place) == Some(true)).then_some(found)
+}
+
+/// Opens `path` if it is another file with the content of `place`.
+fn open_copy(path: &Path, place: &FilePlace) -> Option<(u64, Found)> {
+    let metadata = fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() < place.seen || place.is_file(&metadata) {
+        return None;
+    }
+    let file = open(path).ok()?;
+    place.matches(&file).ok()?.then(|| Found::new(path, file, None)).flatten().map(|found| (metadata.len(), found))
 }
 
 /// What a file that appears is, beside a file of the same folder that is being read.
@@ -164,4 +371,36 @@ pub fn likeness(new: &File, known: &File, seen: u64, settled: bool) -> io::Resul
         std::cmp::Ordering::Less if !settled => Likeness::Unclear,
         _ => Likeness::Different,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotated_names_are_told_from_other_logs() {
+        // (name, of which path, whether rotation makes it)
+        let cases = [
+            ("auth.log.1", "auth.log", true),
+            ("auth.log.2.gz", "auth.log", true),
+            ("auth.log-20261122", "auth.log", true),
+            ("auth.log-20261122-10.xz", "auth.log", true),
+            ("auth-20261122.log.zst", "auth.log", true),
+            ("auth.1.log", "auth.log", true),
+            ("auth.log.gz", "auth.log", true),
+            ("auth.log.old", "auth.log", true),
+            ("auth.log", "auth.log", false),
+            ("auth.log.bak", "auth.log", false),
+            ("auth.log.1.swp", "auth.log", false),
+            ("auth-audit.log", "auth.log", false),
+            ("auth2.log", "auth.log", false),
+            ("messages.1", "messages", true),
+            ("messages-web.1", "messages", false),
+        ];
+        for (name, path, rotated) in cases {
+            let name = Path::new("/var/log").join(name);
+            assert_eq!(is_rotated(&name, &Path::new("/var/log").join(path)), rotated, "{name:?}");
+        }
+        assert!(number(Path::new("a.log.12.gz")) > number(Path::new("a.log.2.gz")));
+    }
 }

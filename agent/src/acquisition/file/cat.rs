@@ -1,13 +1,12 @@
 //! Files and standard input, read once from beginning to end: what `replay` reads.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flate2::bufread::MultiGzDecoder;
 use jiff::Timestamp;
 use model::{Line, Origin};
 use tracing::warn;
@@ -16,9 +15,10 @@ use super::Files;
 use crate::acquisition::{Bell, Datasource, Outlet, SourceError};
 use crate::status::SourceStatus;
 use crate::tail::CHUNK;
+use crate::tail::packed::Packing;
 use crate::tail::split::{Piece, Splitter, text};
 
-/// Inputs that are read once, one after the other. A name that ends in `.gz` is unpacked.
+/// Inputs that are read once, one after the other. A name that ends in `.gz`, `.zst` or `.xz` is unpacked.
 #[derive(Debug)]
 pub struct Cat {
     inputs: Vec<Input>,
@@ -101,11 +101,10 @@ impl Input {
         };
         // A pipe may have nothing now and more later.
         let waiting = file.try_clone().map_err(failed)?;
-        let counted = BufReader::with_capacity(CHUNK, Counted { file, status: out.shared_status() });
-        let mut source: Box<dyn Read> = if self.path.extension().is_some_and(|extension| extension == "gz") {
-            Box::new(MultiGzDecoder::new(counted))
-        } else {
-            Box::new(counted.into_inner())
+        let counted = Counted { file, status: out.shared_status() };
+        let mut source: Box<dyn Read> = match Packing::named(&self.path) {
+            Some(packing) => packing.unpack(counted).map_err(failed)?,
+            None => Box::new(counted),
         };
         let mut splitter = Splitter::default();
         let mut buffer = vec![0; CHUNK];

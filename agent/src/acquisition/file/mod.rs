@@ -5,6 +5,7 @@
 //! file system says wakes us at once; a look at everything each second is the safety net.
 
 mod cat;
+mod packed;
 mod pattern;
 #[cfg(test)]
 mod tests;
@@ -15,15 +16,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use jiff::Timestamp;
 use model::Origin;
 use regex::Regex;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::{debug, info, warn};
 
 pub use self::cat::Cat;
+use self::packed::Packed;
 pub use self::pattern::PathPattern;
 use super::{Bell, Datasource, Outlet, Place, SourceError, Step};
 use crate::tail::checkpoint::FilePlace;
-use crate::tail::rotate::{self, FileId, Likeness};
+use crate::tail::packed::Packing;
+use crate::tail::rotate::{self, Age, FileId, Found, Likeness};
 use crate::tail::watch::{Changes, Watch};
 use crate::tail::{BUFFER, Read, Tail};
 
@@ -45,6 +50,12 @@ const TURN: usize = 16;
 
 /// A file born at most this much before we started counts as born after it: clocks of file systems are coarse.
 const BIRTH_SLACK: Duration = Duration::from_secs(2);
+
+/// A file of which nothing is remembered, born at most this much before places were last remembered, had not been seen yet.
+const UNSEEN: Duration = Duration::from_secs(30);
+
+/// So many looks at files a second are what polling may cost.
+const LOOKS: u32 = 2500;
 
 /// Which files, and what their lines have in common.
 #[derive(Clone, Debug)]
@@ -74,6 +85,11 @@ impl Files {
         paths
     }
 
+    /// Whether `path` is meant by its full name.
+    fn names_exactly(&self, path: &Path) -> bool {
+        self.patterns.iter().any(|pattern| !pattern.has_wildcard() && Path::new(pattern.as_str()) == path)
+    }
+
     fn excludes(&self, path: &Path) -> bool {
         let path = path.to_string_lossy();
         self.exclude.iter().any(|regex| regex.is_match(&path))
@@ -98,6 +114,8 @@ pub struct Follow {
     pub poll: Option<bool>,
     /// How often the patterns are matched anew, if oftener than by default.
     pub rescan: Option<Duration>,
+    /// What was last written longer ago is not caught up after a restart; `None` catches up with everything.
+    pub catch_up: Option<Duration>,
 }
 
 /// Files that are followed.
@@ -123,8 +141,16 @@ pub struct FileSource {
     fresh: HashMap<PathBuf, (Instant, u64)>,
     /// Whether there are other names to listen for than before.
     moved: bool,
-    /// Whether some file could not be read.
-    troubled: bool,
+    /// Whether the watch has not been told of that yet.
+    unheard: bool,
+    /// Paths that could not be read.
+    troubled: HashSet<PathBuf>,
+    /// Files that no name leads to any more.
+    unnamed: HashSet<FileId>,
+    /// Files with a line that has not ended.
+    open_lines: HashSet<FileId>,
+    /// How many files may be open at once.
+    room: usize,
     buffer: Box<[u8]>,
 }
 
@@ -156,7 +182,11 @@ impl FileSource {
             replaced: HashMap::new(),
             fresh: HashMap::new(),
             moved: true,
-            troubled: false,
+            unheard: true,
+            troubled: HashSet::new(),
+            unnamed: HashSet::new(),
+            open_lines: HashSet::new(),
+            room: open_files() / 2,
             buffer: vec![0; BUFFER].into(),
         }
     }
@@ -167,8 +197,9 @@ impl FileSource {
         })
     }
 
-    /// Listens to the folders of the patterns and to those of links' targets.
-    fn listen(&self, watch: &mut Watch, out: &Outlet) {
+    /// Listens to the folders of the patterns and to those of links' targets; whether all can be heard.
+    fn listen(&self, watch: &mut Watch, out: &Outlet) -> bool {
+        let mut all = true;
         let folders = self.files.patterns.iter().flat_map(PathPattern::folders);
         let targets = self.names.values().filter_map(|name| name.target.as_deref()?.parent().map(Path::to_path_buf));
         for folder in folders.chain(targets) {
@@ -178,21 +209,39 @@ impl FileSource {
                     out.status().green(&about);
                 }
                 Err(error) => {
-                    let reason = format!("changes cannot be watched, files are polled each second: {error}");
+                    all = false;
+                    let reason = format!("changes cannot be watched, files are polled: {error}");
                     if out.status().red(&about, reason, "raise `fs.inotify.max_user_watches` with sysctl") {
                         warn!(folder = %about, %error, "cannot watch folder");
                     }
                 }
             }
         }
+        all
     }
 
-    /// Says whose growth matters.
-    fn want(&mut self, watch: &Watch) {
+    /// How often everything is looked at, so that many files cost no more than few.
+    fn pace(&self, shortest: Duration) -> Duration {
+        shortest.max(Duration::from_secs(1) * self.names.len() as u32 / LOOKS)
+    }
+
+    /// Finds the files without a name, when that may have changed.
+    fn settle(&mut self) {
         if std::mem::take(&mut self.moved) {
+            self.unnamed = self.tails.values().filter(|tail| !self.is_named(tail)).map(Tail::id).collect();
+            self.unheard = true;
+        }
+    }
+
+    /// Says whose growth matters, when that may have changed.
+    fn want(&mut self, watch: Option<&Watch>) {
+        self.settle();
+        if let Some(watch) = watch
+            && std::mem::take(&mut self.unheard)
+        {
             let targets = self.names.values().filter_map(|name| name.target.clone());
             let paths = self.names.keys().cloned().chain(targets).collect();
-            watch.want(paths, self.tails.values().any(|tail| !self.is_named(tail)));
+            watch.want(paths, !self.unnamed.is_empty());
         }
     }
 
@@ -212,7 +261,7 @@ impl FileSource {
     fn scan(&mut self, out: &mut Outlet) -> Result<(), SourceError> {
         let paths = self.files.matching();
         if !self.started {
-            self.resume(&paths, out)?;
+            self.resume(out)?;
         }
         for path in &paths {
             self.look(path, out)?;
@@ -233,46 +282,192 @@ impl FileSource {
     }
 
     /// Finds the files in which reading stood, wherever rotation has put them, and goes on there.
-    fn resume(&mut self, paths: &[PathBuf], out: &mut Outlet) -> Result<(), SourceError> {
+    fn resume(&mut self, out: &mut Outlet) -> Result<(), SourceError> {
+        let mut by_path: BTreeMap<Arc<Path>, Vec<FilePlace>> = BTreeMap::new();
         for place in std::mem::take(&mut self.places) {
+            by_path.entry(Arc::clone(&place.path)).or_default().push(place);
+        }
+        for (path, places) in by_path {
+            self.resume_path(&path, places, out)?;
+        }
+        Ok(())
+    }
+
+    /// The same for the files that had one name: the oldest first, and after the last of them those that had the name
+    /// while nobody read.
+    fn resume_path(&mut self, path: &Path, places: Vec<FilePlace>, out: &mut Outlet) -> Result<(), SourceError> {
+        let now = fs::metadata(path).ok().filter(Metadata::is_file);
+        let now_id = now.as_ref().map(FileId::of);
+        let mut found: Vec<(FilePlace, Found)> = Vec::new();
+        let mut ages = Vec::new();
+        for place in places {
             // The path was followed: if it leads to another file now, that is a successor, read from its beginning.
-            self.name(&place.path, place.id);
-            let found = rotate::find(&place);
-            let still_there = found.as_ref().is_some_and(|(path, _)| **path == *place.path);
-            if !still_there && fs::metadata(&place.path).is_ok_and(|metadata| FileId::of(&metadata) == place.id) {
-                self.replaced.insert(place.id, place.generation.wrapping_add(1));
-            }
-            let Some((path, file)) = found else {
-                info!(file = %place.path.display(), "the content that was read before is gone");
+            self.name(path, place.id);
+            let lives = rotate::find(&place);
+            let moved = lives.as_ref().is_none_or(|lives| lives.age.id != place.id);
+            if moved {
+                if now.as_ref().is_some_and(|now| place.is_file(now)) {
+                    self.replaced.insert(place.id, place.generation.wrapping_add(1));
+                }
                 out.step(Step::Gone(place.id));
+            }
+            let Some(mut lives) = lives else {
+                info!(file = %path.display(), "the content that was read before is gone");
+                ages.extend(Age::of_place(&place));
                 continue;
             };
-            let origin = self.files.origin(&place.path);
-            match Tail::resume(&path, file, origin, &place, true) {
-                Ok(tail) => {
-                    let id = tail.id();
-                    if id != place.id {
-                        out.step(Step::Gone(place.id));
-                    }
-                    if paths.contains(&path) {
-                        self.name(&path, id);
-                    }
-                    // Two places lead to one copy when the end came while it was read.
-                    let known = self.tails.get(&id).map(Tail::seen);
-                    if known.is_none_or(|seen| seen < tail.seen()) {
-                        self.tails.insert(id, tail);
-                    }
-                }
-                Err(error) => self.unreadable(&path, &error, out),
+            // A copy has the age of a copy, not that of what it was made of.
+            if !moved {
+                lives.age = lives.age.since(place.since);
+            }
+            ages.push(lives.age);
+            // Two places lead to one copy when the end came while it was read.
+            match found.iter_mut().find(|(_, known)| known.age.id == lives.age.id) {
+                Some((known, _)) if known.seen >= place.seen => {}
+                Some(known) => *known = (place, lives),
+                None => found.push((place, lives)),
             }
         }
-        let ids: Vec<FileId> = self.tails.keys().copied().collect();
-        for id in ids {
-            // What has moved on is read to its end before its successor begins.
-            if self.tails.get(&id).is_some_and(|tail| self.is_named(tail)) {
+        found.sort_by_key(|(_, lives)| lives.age.order());
+        let last = ages.into_iter().max_by_key(Age::order).or_else(|| Some(Age::written(self.remembered?)));
+        let mut known: HashSet<FileId> = found.iter().map(|(_, lives)| lives.age.id).chain(now_id).collect();
+        known.extend(self.tails.keys());
+        let places: Vec<FilePlace> = found.iter().map(|(place, _)| place.clone()).collect();
+        let missed = last.map_or_else(Vec::new, |last| rotate::between(path, &last, |id| known.contains(id), &places));
+        let mut missed: Vec<(FilePlace, Found)> = missed
+            .into_iter()
+            .filter_map(|found| {
+                let mut place = FilePlace::beginning(path, &found.file.metadata().ok()?);
+                if let Some(emptied) = places.iter().find(|emptied| emptied.id == place.id) {
+                    place.generation = emptied.generation.wrapping_add(1);
+                }
+                Some((place, found))
+            })
+            .collect();
+        // What is found now must be found again if the end comes before it is read.
+        for (place, _) in &missed {
+            out.step(Step::At(Place::File(place.clone())));
+        }
+        if let Some(metadata) = now.filter(|now| !found.iter().any(|(_, lives)| lives.age.id == FileId::of(now))) {
+            let generation = self.replaced.get(&FileId::of(&metadata)).copied();
+            let beginning = FilePlace::beginning(path, &metadata);
+            let generation = generation.unwrap_or(beginning.generation);
+            out.step(Step::At(Place::File(FilePlace { generation, ..beginning })));
+        }
+        found.append(&mut missed);
+        if let Some((_, newest)) = found.last() {
+            self.name(path, newest.age.id);
+        }
+        for (place, lives) in found {
+            let id = lives.age.id;
+            if self
+                .follow
+                .catch_up
+                .is_some_and(|longest| lives.age.last_write().elapsed().is_ok_and(|age| age > longest))
+            {
+                info!(file = %lives.path.display(), "too old to catch up with");
+                self.skip(path, lives, out);
+                continue;
+            }
+            self.go_on(path, &place, lives, true, out)?;
+            if now_id == Some(id) {
+                self.name(path, id);
                 self.ready.insert(id);
             } else {
+                // What has moved on is read to its end before its successor begins.
                 self.read_all(id, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out what a file has, and follows it from its end if it still has its name.
+    fn skip(&mut self, path: &Path, lives: Found, out: &mut Outlet) {
+        let id = lives.age.id;
+        if lives.packing.is_none() && fs::metadata(path).is_ok_and(|now| FileId::of(&now) == id) {
+            let generation = lives.file.metadata().map_or(0, |metadata| rotate::first_generation(&metadata));
+            let origin = Origin { generation, ..self.files.origin(path) };
+            if let Ok(tail) = Tail::from_end(path, lives.file, origin) {
+                out.step(Step::At(Place::File(tail.place())));
+                self.name(path, id);
+                self.tails.insert(id, tail);
+                return;
+            }
+        }
+        out.step(Step::Gone(id));
+    }
+
+    /// Goes on at `place` in the file that was found for it; one that is compressed is read to its end.
+    fn go_on(
+        &mut self,
+        path: &Path,
+        place: &FilePlace,
+        found: Found,
+        backlog: bool,
+        out: &mut Outlet,
+    ) -> Result<(), SourceError> {
+        let id = found.age.id;
+        let first = found.file.metadata().map_or(0, |metadata| rotate::first_generation(&metadata));
+        if self.done.contains(&first) {
+            return Ok(());
+        }
+        let origin = Origin { generation: place.generation, ..self.files.origin(path) };
+        if found.packing.is_some() {
+            debug!(file = %found.path.display(), "reading the rest from a compressed file");
+            let mut rest = Packed::new(id, path, place, origin, backlog);
+            let read = rest.read(&found, out);
+            self.done.insert(first);
+            out.step(Step::Gone(id));
+            return match read {
+                Err(SourceError::Read { error, .. }) => {
+                    self.unreadable(&found.path, &error, out);
+                    Ok(())
+                }
+                other => other,
+            };
+        }
+        match Tail::resume(path, found.file, origin, place, backlog) {
+            Ok(tail) => {
+                out.step(Step::At(Place::File(tail.place())));
+                self.moved = true;
+                self.tails.insert(id, tail);
+            }
+            Err(error) => self.unreadable(&found.path, &error, out),
+        }
+        Ok(())
+    }
+
+    /// Reads what had the name `path` for a while after the file of age `last`, and was never seen there; nothing that was
+    /// written after `until`.
+    fn read_between(
+        &mut self,
+        path: &Path,
+        last: &Age,
+        until: Option<SystemTime>,
+        out: &mut Outlet,
+    ) -> Result<(), SourceError> {
+        let now = fs::metadata(path).ok().filter(Metadata::is_file);
+        let known: HashSet<FileId> = self.tails.keys().copied().chain(now.as_ref().map(FileId::of)).collect();
+        let places: Vec<FilePlace> = self.tails.values().filter(|tail| tail.path() == path).map(Tail::place).collect();
+        let mut all = Vec::new();
+        for found in rotate::between(path, last, |id| known.contains(id), &places) {
+            let Ok(metadata) = found.file.metadata() else { continue };
+            if self.done.contains(&rotate::first_generation(&metadata))
+                || until.is_some_and(|until| found.age.last_write() > until)
+            {
+                continue;
+            }
+            let place = FilePlace::beginning(path, &metadata);
+            out.step(Step::At(Place::File(place.clone())));
+            all.push((place, found));
+        }
+        for (place, found) in all {
+            info!(file = %found.path.display(), "reading a file that was rotated before it was seen");
+            let id = found.age.id;
+            self.go_on(path, &place, found, false, out)?;
+            self.read_all(id, out)?;
+            if let Some(name) = self.names.get_mut(path).filter(|name| name.missing) {
+                name.id = Some(id);
             }
         }
         Ok(())
@@ -282,18 +477,32 @@ impl FileSource {
     fn look(&mut self, path: &Path, out: &mut Outlet) -> Result<(), SourceError> {
         let metadata = match fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => metadata,
-            Ok(_) => return Ok(()),
-            Err(_) => {
-                self.fresh.remove(path);
-                let Some(name) = self.names.get_mut(path) else { return Ok(()) };
-                self.moved |= !std::mem::replace(&mut name.missing, true);
-                return match name.id {
-                    Some(id) => self.read_some(id, out),
-                    None => Ok(()),
-                };
+            Ok(metadata) => {
+                let kind = rotate::kind(&metadata).unwrap_or("no file");
+                // Folders that a pattern matches are nobody's mistake.
+                if self.names.contains_key(path) || self.files.names_exactly(path) {
+                    self.not_a_file(path, kind, out);
+                }
+                return self.lead_nowhere(path, out);
+            }
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    self.unreadable(path, &error, out);
+                } else if self.troubled.remove(path) {
+                    out.status().green(&path.to_string_lossy());
+                }
+                return self.lead_nowhere(path, out);
             }
         };
         let id = FileId::of(&metadata);
+        let before = self.names.get(path).filter(|name| !name.missing).and_then(|name| name.id);
+        if before == Some(id)
+            && !self.troubled.contains(path)
+            && !self.ready.contains(&id)
+            && self.tails.get(&id).is_some_and(|tail| tail.is_unchanged(&metadata))
+        {
+            return Ok(());
+        }
         let is_link = fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink());
         let target = if is_link { fs::canonicalize(path).ok() } else { None };
         let name = self.names.entry(path.to_path_buf()).or_default();
@@ -301,11 +510,18 @@ impl FileSource {
         name.target = target;
         name.missing = false;
         let before = name.id;
-        if before == Some(id) && self.tails.contains_key(&id) {
+        if before == Some(id)
+            && let Some(tail) = self.tails.get_mut(&id)
+        {
+            tail.looked_at(&metadata);
             return self.read_some(id, out);
         }
         if let Some(old) = before {
-            self.read_all(old, out)?;
+            if old == id {
+                self.read_all(old, out)?;
+            } else {
+                self.succeed(path, old, &metadata, out)?;
+            }
         }
         if self.tails.contains_key(&id) {
             self.rename(id, path);
@@ -315,6 +531,33 @@ impl FileSource {
             return Ok(());
         }
         self.appear(path, &metadata, before, out)
+    }
+
+    /// `path` leads to no file.
+    fn lead_nowhere(&mut self, path: &Path, out: &mut Outlet) -> Result<(), SourceError> {
+        self.fresh.remove(path);
+        let Some(name) = self.names.get_mut(path) else { return Ok(()) };
+        self.moved |= !std::mem::replace(&mut name.missing, true);
+        let Some(id) = name.id else { return Ok(()) };
+        self.read_some(id, out)?;
+        // It may have had another file for a moment.
+        match self.tails.get_mut(&id).filter(|tail| tail.idle(Instant::now()) < LINGER).map(Tail::age) {
+            Some(Ok(last)) => self.read_between(path, &last, None, out),
+            _ => Ok(()),
+        }
+    }
+
+    /// `path` leads to another file than `old`: that one is read to its end, and what came between the two.
+    fn succeed(&mut self, path: &Path, old: FileId, now: &Metadata, out: &mut Outlet) -> Result<(), SourceError> {
+        if !self.tails.contains_key(&FileId::of(now)) && !self.done.contains(&rotate::first_generation(now)) {
+            // If the end comes while the rest is read, the successor must be known.
+            out.step(Step::At(Place::File(FilePlace::beginning(path, now))));
+        }
+        self.read_all(old, out)?;
+        match self.tails.get_mut(&old).map(Tail::age) {
+            Some(Ok(last)) => self.read_between(path, &last, None, out),
+            _ => Ok(()),
+        }
     }
 
     /// `path` leads to a file that is read already: under its old name, or under both.
@@ -337,16 +580,21 @@ impl FileSource {
         out: &mut Outlet,
     ) -> Result<(), SourceError> {
         let id = FileId::of(metadata);
-        let file = match File::open(path) {
+        let first = rotate::first_generation(metadata);
+        let file = match rotate::open(path) {
             Ok(file) => file,
             Err(error) => {
                 self.unreadable(path, &error, out);
                 return Ok(());
             }
         };
+        if Packing::named(path).is_some() || matches!(Packing::of(&file), Ok(Some(_))) {
+            debug!(file = %path.display(), "compressed files are not followed");
+            self.done.insert(first);
+            return Ok(());
+        }
         // Without a memory, what is there at the start begins at its end.
         let from_start = before.is_some() || (self.started || self.remembered.is_some()) && self.is_new(metadata);
-        let first = rotate::first_generation(metadata);
         let generation = self.replaced.remove(&id).unwrap_or(first);
         let origin = Origin { generation, ..self.files.origin(path) };
         let rewritten = before.and_then(|before| self.tails.get(&before)).map(Tail::place);
@@ -376,7 +624,9 @@ impl FileSource {
         match tail {
             Ok(tail) => {
                 info!(file = %path.display(), at = tail.seen(), "reading file");
-                out.status().green(&path.to_string_lossy());
+                if self.troubled.remove(path) {
+                    out.status().green(&path.to_string_lossy());
+                }
                 out.step(Step::At(Place::File(tail.place())));
                 self.name(path, id);
                 self.tails.insert(id, tail);
@@ -391,8 +641,11 @@ impl FileSource {
 
     /// Whether the file was born after reading was last known to stand somewhere.
     fn is_new(&self, metadata: &Metadata) -> bool {
-        let since = self.remembered.unwrap_or(self.created);
-        metadata.created().is_ok_and(|born| born.checked_add(BIRTH_SLACK).is_some_and(|born| born >= since))
+        let (since, slack) = match self.remembered {
+            Some(remembered) => (remembered, UNSEEN),
+            None => (self.created, BIRTH_SLACK),
+        };
+        metadata.created().is_ok_and(|born| born.checked_add(slack).is_some_and(|born| born >= since))
     }
 
     /// Whether the new file at `path` is a copy of one that is read, as `copytruncate` makes them.
@@ -410,8 +663,9 @@ impl FileSource {
         let mut verdict = if len == 0 && !neighbours.is_empty() { Likeness::Unclear } else { Likeness::Different };
         for id in neighbours {
             self.read_all(id, out)?;
-            let Some(known) = self.tails.get(&id) else { continue };
-            match rotate::likeness(file, known.file(), known.seen(), settled) {
+            let Some(known) = self.tails.get_mut(&id) else { continue };
+            let seen = known.seen();
+            match known.file().and_then(|known| rotate::likeness(file, known, seen, settled)) {
                 Ok(Likeness::Copy) => {
                     verdict = Likeness::Copy;
                     break;
@@ -426,8 +680,16 @@ impl FileSource {
         Ok(verdict)
     }
 
+    fn not_a_file(&mut self, path: &Path, kind: &str, out: &Outlet) {
+        self.troubled.insert(path.to_path_buf());
+        let remedy = "put a file there, or leave the path out with `exclude_regexps`";
+        if out.status().red(&path.to_string_lossy(), format!("is {kind}, not a file"), remedy) {
+            warn!(path = %path.display(), kind, "not a file, not read");
+        }
+    }
+
     fn unreadable(&mut self, path: &Path, error: &std::io::Error, out: &Outlet) {
-        self.troubled = true;
+        self.troubled.insert(path.to_path_buf());
         let remedy = "let the user that cordon runs as read it (group `adm`, or an access list)";
         if out.status().red(&path.to_string_lossy(), format!("cannot be read: {error}"), remedy) {
             warn!(file = %path.display(), %error, "cannot read file");
@@ -457,28 +719,26 @@ impl FileSource {
     /// copy holds.
     fn read_chunk(&mut self, id: FileId, out: &mut Outlet) -> Result<bool, SourceError> {
         let Some(tail) = self.tails.get_mut(&id) else { return Ok(false) };
-        let more = match tail.read(&mut self.buffer, out) {
-            Ok(Read::More) => {
-                out.status().lag.set(tail.lag());
-                true
-            }
+        let read = tail.read(&mut self.buffer, out);
+        if tail.deadline().is_some() {
+            self.open_lines.insert(id);
+        } else {
+            self.open_lines.remove(&id);
+        }
+        let more = match read {
+            Ok(Read::More) => true,
             Ok(Read::End) => {
-                out.status().lag.set(0);
-                if self.troubled {
-                    self.troubled = false;
-                    out.status().green(&tail.path().to_string_lossy());
+                if !self.troubled.is_empty() {
+                    self.relieve(id, out);
+                }
+                // Without a name it could not be opened again.
+                if self.tails.len() > self.room && !self.unnamed.contains(&id) {
+                    self.tails.get_mut(&id).into_iter().for_each(Tail::rest);
                 }
                 false
             }
             Ok(Read::Truncated) => {
-                let place = tail.place();
-                info!(file = %place.path.display(), "file truncated");
-                if let Some((path, file)) = rotate::find(&place) {
-                    self.read_rest(&place, &path, file, out)?;
-                }
-                if let Some(tail) = self.tails.get_mut(&id) {
-                    tail.restart(out);
-                }
+                self.begin_anew(id, out)?;
                 true
             }
             Err(SourceError::Read { path, error }) => {
@@ -488,54 +748,91 @@ impl FileSource {
             Err(error) => return Err(error),
         };
         if out.is_full() {
+            self.tell_lag(out);
             out.send()?;
         }
         Ok(more)
     }
 
-    /// Reads what the copy at `path` holds beyond `place`, and goes on watching it for a while.
-    fn read_rest(&mut self, place: &FilePlace, path: &Path, file: File, out: &mut Outlet) -> Result<(), SourceError> {
-        match Tail::resume(path, file, self.files.origin(&place.path), place, false) {
-            Ok(rest) if rest.id() != place.id => {
-                debug!(file = %path.display(), "reading the rest from a copy");
-                let id = rest.id();
-                if let Some(original) = self.tails.get_mut(&place.id) {
-                    original.forget_line();
-                }
-                self.moved = true;
-                self.tails.insert(id, rest);
-                self.read_all(id, out)
-            }
-            Ok(_) => Ok(()),
-            Err(error) => {
-                self.unreadable(path, &error, out);
-                Ok(())
-            }
+    /// The file can be read. What its path leads to by now may be in trouble all the same.
+    fn relieve(&mut self, id: FileId, out: &Outlet) {
+        let Some(tail) = self.tails.get(&id).filter(|tail| self.is_named(tail)) else { return };
+        if self.troubled.remove(tail.path()) {
+            out.status().green(&tail.path().to_string_lossy());
         }
     }
 
-    /// Looks at everything, hands out lines that wait too long for their end, and lets go of files that are over.
-    fn tick(&mut self, out: &mut Outlet) -> Result<(), SourceError> {
-        let paths: Vec<PathBuf> = self.names.keys().cloned().collect();
-        for path in paths {
-            self.look(&path, out)?;
+    /// The file was emptied: what its copies hold is read before its new content.
+    fn begin_anew(&mut self, id: FileId, out: &mut Outlet) -> Result<(), SourceError> {
+        let Some(tail) = self.tails.get(&id) else { return Ok(()) };
+        let place = tail.place();
+        let path = Arc::clone(&place.path);
+        info!(file = %path.display(), "file truncated");
+        let mut since = None;
+        if let Some(found) = rotate::find(&place).filter(|found| found.age.id != id) {
+            let copy = found.age;
+            debug!(file = %found.path.display(), "reading the rest from a copy");
+            if let Some(original) = self.tails.get_mut(&id) {
+                original.forget_line();
+            }
+            self.go_on(&path, &place, found, false, out)?;
+            self.read_all(copy.id, out)?;
+            let until = self.tails.get_mut(&id).and_then(|tail| tail.metadata().ok()?.modified().ok());
+            self.read_between(&path, &copy, until, out)?;
+            since = Timestamp::try_from(copy.last_write()).ok();
         }
-        let ids: Vec<FileId> = self.tails.keys().copied().collect();
+        if let Some(tail) = self.tails.get_mut(&id) {
+            tail.began(since);
+            tail.restart(out);
+        }
+        Ok(())
+    }
+
+    /// Says how much was written but not read.
+    fn tell_lag(&self, out: &Outlet) {
+        let lag = self.ready.iter().filter_map(|id| self.tails.get(id)).map(Tail::lag).sum();
+        out.status().lag.set(lag);
+    }
+
+    /// Hands out lines that wait too long for their end, and lets go of files that are over. Looks at everything if nothing
+    /// else says what changes.
+    fn tick(&mut self, everything: bool, out: &mut Outlet) -> Result<(), SourceError> {
         let now = Instant::now();
-        for id in ids {
+        let due = |id: &FileId| self.tails.get(id).and_then(Tail::deadline).is_some_and(|deadline| deadline <= now);
+        let due: Vec<FileId> = self.open_lines.iter().copied().filter(due).collect();
+        if everything {
+            let paths: Vec<PathBuf> = self.names.keys().cloned().collect();
+            for path in paths {
+                self.look(&path, out)?;
+            }
+        } else {
+            // These may come back at any moment, and what cannot be read may be readable again.
+            let wanting = |(path, name): &(&PathBuf, &Name)| name.missing || self.troubled.contains(*path);
+            let paths: Vec<PathBuf> = self.names.iter().filter(wanting).map(|(path, _)| path.clone()).collect();
+            for path in paths {
+                self.look(&path, out)?;
+            }
+        }
+        for id in due {
+            // The end of the line may have come just now.
             self.read_some(id, out)?;
             let Some(tail) = self.tails.get_mut(&id) else { continue };
             if tail.deadline().is_some_and(|deadline| deadline <= now) {
                 tail.finish_line(out);
             }
+        }
+        self.open_lines.retain(|id| self.tails.get(id).is_some_and(|tail| tail.deadline().is_some()));
+        self.settle();
+        let unnamed: Vec<FileId> = self.unnamed.iter().copied().collect();
+        for id in unnamed {
+            self.read_some(id, out)?;
+            let Some(tail) = self.tails.get_mut(&id) else { continue };
             if tail.idle(now) < LINGER {
                 continue;
             }
-            let Some(tail) = self.tails.get(&id) else { continue };
             let orphan = self.names.get(tail.path()).is_some_and(|name| name.id == Some(id) && name.missing);
             // While its path leads nowhere, the writer may still be at the renamed file.
-            let over = if orphan { tail.is_deleted() } else { !self.is_named(tail) };
-            if over {
+            if !orphan || tail.is_deleted() {
                 self.close(id, out);
             }
         }
@@ -547,7 +844,7 @@ impl FileSource {
         debug!(file = %tail.path().display(), "closing file");
         tail.finish_line(out);
         out.step(Step::Gone(id));
-        if let Ok(metadata) = tail.file().metadata() {
+        if let Ok(metadata) = tail.metadata() {
             self.done.insert(rotate::first_generation(&metadata));
         }
         self.ready.remove(&id);
@@ -560,7 +857,7 @@ impl FileSource {
             return Duration::ZERO;
         }
         let now = Instant::now();
-        let line = self.tails.values().filter_map(Tail::deadline).min();
+        let line = self.open_lines.iter().filter_map(|id| self.tails.get(id)?.deadline()).min();
         line.map_or(poll, |deadline| deadline.saturating_duration_since(now).min(poll))
     }
 
@@ -581,7 +878,7 @@ impl FileSource {
             rescan |= links.is_empty() && self.files.patterns.iter().any(|pattern| pattern.concerns(&path));
         }
         // A file without a name may have grown under any other.
-        let unnamed: Vec<FileId> = self.tails.values().filter(|tail| !self.is_named(tail)).map(Tail::id).collect();
+        let unnamed: Vec<FileId> = self.unnamed.iter().copied().collect();
         for id in unnamed {
             self.read_some(id, out)?;
         }
@@ -602,12 +899,13 @@ impl Datasource for FileSource {
                 }
             }
         }
-        let poll = if watch.is_some() { SAFETY_POLL } else { POLL };
-        let slowest = if watch.is_some() { RESCAN } else { SAFETY_POLL };
-        let rescan_after = self.follow.rescan.unwrap_or(slowest).min(slowest);
+        let mut heard = watch.is_some();
         let mut polled = Instant::now();
         let mut scanned = None::<Instant>;
         while !bell.stopped() {
+            let poll = if heard { SAFETY_POLL } else { self.pace(if watch.is_some() { SAFETY_POLL } else { POLL }) };
+            let slowest = if heard { RESCAN } else { self.pace(SAFETY_POLL) };
+            let rescan_after = self.follow.rescan.unwrap_or(slowest).min(slowest);
             if scanned.is_none_or(|at| at.elapsed() >= rescan_after) {
                 // Listen first: what happens between the two is heard.
                 if let Some(watch) = &mut watch {
@@ -615,21 +913,20 @@ impl Datasource for FileSource {
                 }
                 self.scan(out)?;
                 if let Some(watch) = &mut watch {
-                    self.listen(watch, out);
+                    heard = self.listen(watch, out);
                 }
                 scanned = Some(Instant::now());
                 out.status().set_watching();
             }
             if polled.elapsed() >= poll || self.patience(poll).is_zero() && self.ready.is_empty() {
-                self.tick(out)?;
+                self.tick(!heard, out)?;
                 polled = Instant::now();
             }
             for id in self.ready.clone() {
                 self.read_some(id, out)?;
             }
-            if let Some(watch) = &watch {
-                self.want(watch);
-            }
+            self.want(watch.as_ref());
+            self.tell_lag(out);
             if self.ready.is_empty() {
                 out.idle()?;
             } else {
@@ -646,6 +943,17 @@ impl Datasource for FileSource {
         }
         out.send()
     }
+}
+
+/// How many files this process may have open, after asking for as many as it may have.
+fn open_files() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// Whether changes in `folder` may be made by other hosts, which inotify does not hear.
