@@ -8,6 +8,7 @@ use crate::types::{FieldId, MapId, MemberId, MethodId};
 
 /// What is known of a program without running it.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Facts {
     /// Text fields of variable 0 that it reads by constant name.
     pub reads: Vec<FieldId>,
@@ -43,6 +44,8 @@ pub struct Facts {
     /// Conditions each of which must hold for the result to be `true`; only such as come before
     /// anything that can fail or write.
     pub requires: Vec<Condition>,
+    /// Whether the result is `true` whenever all of `requires` hold.
+    pub decided: bool,
     /// Lists of mentions: of each list one must be found, as far as values in ASCII are concerned, for the result to be `true`.
     pub mentions: Vec<Vec<Mention>>,
 }
@@ -123,6 +126,19 @@ pub(crate) fn requires(node: &Node) -> Vec<Condition> {
         Node::Conditional { condition, otherwise, .. } if is_false(otherwise) => of_bool(condition),
         Node::Let { value, body, .. } if safe_node(value) => requires(body),
         _ => Vec::new(),
+    }
+}
+
+/// Whether `node` is a conjunction of comparisons of plain fields with constants, which `requires` tells completely.
+pub(crate) fn decided(node: &Node) -> bool {
+    let Node::Bool(test) = node else { return false };
+    let compared = |test: &BoolNode| match test {
+        BoolNode::EqualConst { text, .. } | BoolNode::InTexts { text, .. } => field(text).is_some(),
+        _ => false,
+    };
+    match &**test {
+        BoolNode::And(tests) => tests.iter().all(compared),
+        test => compared(test),
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Dispatch {
     id: u64,
     all: Bits,
     indexes: Vec<Index>,
+    /// Scenarios whose filter is true of every event that the indexes leave to them.
+    decided: Bits,
     /// Scenarios that look for words.
     looking: Bits,
     searches: Vec<Search>,
@@ -111,6 +113,10 @@ impl Bits {
         self.0[index / 64] &= !(1 << (index % 64));
     }
 
+    fn has(&self, index: usize) -> bool {
+        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
     fn len(&self) -> u32 {
         self.0.iter().map(|word| word.count_ones()).sum()
     }
@@ -146,7 +152,8 @@ impl Dispatch {
         let (needs_len, all) = (needs.len(), Bits::full(needs.len()));
         // A filter that writes under computed names could write any field.
         if needs.iter().any(|needs| !needs.writes_all.is_empty()) {
-            return Self { id: next_id(), looking: Bits::empty(needs.len()), all, ..Self::default() };
+            let nobody = || Bits::empty(needs_len);
+            return Self { id: next_id(), all, decided: nobody(), looking: nobody(), ..Self::default() };
         }
         let written = |field: FieldId| needs.iter().any(|needs| needs.writes.contains(&field));
         let mut fields: Vec<FieldId> = Vec::new();
@@ -159,6 +166,12 @@ impl Dispatch {
         let mut indexes: Vec<Index> = fields.into_iter().map(|field| Index::new(field, needs, &all)).collect();
         // Who concerns many leaves few to be asked.
         indexes.sort_by_key(|index| std::cmp::Reverse(index.concerned.len()));
+        let mut decided = Bits::empty(needs.len());
+        for (scenario, needs) in needs.iter().enumerate() {
+            if needs.decided && !needs.requires.iter().any(|condition| written(condition.field())) {
+                decided.add(scenario);
+            }
+        }
         let mut looking = Bits::empty(needs.len());
         let mut searches: BTreeMap<FieldId, (Bits, BTreeMap<String, Bits>)> = BTreeMap::new();
         for (scenario, needs) in needs.iter().enumerate() {
@@ -191,7 +204,7 @@ impl Dispatch {
             words: words.into_iter().collect(),
             automaton: OnceLock::new(),
         });
-        Self { id: next_id(), all, indexes, looking, searches: searches.collect() }
+        Self { id: next_id(), all, indexes, decided, looking, searches: searches.collect() }
     }
 
     /// The scenarios whose filter can be true of `event`.
@@ -225,6 +238,11 @@ impl Dispatch {
         for (bits, (found, looking)) in bits.0.iter_mut().zip(found.0.iter().zip(&self.looking.0)) {
             *bits &= found | !looking;
         }
+    }
+
+    /// Whether the filter of a candidate is known to be true.
+    pub(crate) fn decides(&self, scenario: usize) -> bool {
+        self.decided.has(scenario)
     }
 
     /// All scenarios.

@@ -110,6 +110,8 @@ pub struct Needs {
     pub volatile: bool,
     /// What must hold for the filter to be true. Of several scenarios together: nothing.
     pub requires: Vec<Condition>,
+    /// Whether the filter is true whenever all of `requires` hold. Of several scenarios together: never.
+    pub decided: bool,
     /// Lists of mentions, of each of which one must be found for the filter to be true. Of several scenarios together: nothing.
     pub mentions: Vec<Vec<Mention>>,
 }
@@ -281,6 +283,7 @@ pub(crate) fn compile(config: ScenarioConfig, compiler: &mut Compiler<'_>) -> Re
         _ => None,
     };
     needs.requires.clone_from(&filter.facts().requires);
+    needs.decided = filter.facts().decided;
     needs.mentions.clone_from(&filter.facts().mentions);
 
     let queue_size = queue_size(&config);

@@ -125,8 +125,10 @@ impl Selector {
             let counts = &mut self.metrics.scenarios[index];
             counts.asked += 1;
             let before = self.chosen.last();
+            let wanted = !self.exhaustive && scenarios.dispatch.decides(index);
             let chosen = Probe::time(around.probe, Part::Ask(index), || {
-                choose(index, &scenarios.list[index], event, around, &self.key, before, &mut counts.errors)
+                let scenario = &scenarios.list[index];
+                choose(index, scenario, wanted, event, around, &self.key, before, &mut counts.errors)
             });
             match chosen {
                 Ok(Some(chosen)) => {
@@ -177,9 +179,12 @@ fn own_tag(tag: u128, spoofable: bool) -> u128 {
 /// An expression that must give something failed, or gave something else.
 struct Failed;
 
+/// What one scenario makes of an event; `wanted` says that its filter is known to be true.
+#[expect(clippy::too_many_arguments, reason = "all of them are fields of the selector or what it was given")]
 fn choose(
     index: usize,
     scenario: &Scenario,
+    wanted: bool,
     event: &Event,
     around: &Surroundings<'_>,
     key: &HashKey,
@@ -194,12 +199,14 @@ fn choose(
             memo.next();
         }
     };
-    let wanted = scenario.filter.eval_bool(&env);
-    wrote(&scenario.filter);
-    match wanted {
-        Ok(Some(true)) => {}
-        Ok(Some(false)) => return Ok(None),
-        Ok(None) | Err(_) => return Err(Failed),
+    if !wanted {
+        let answer = scenario.filter.eval_bool(&env);
+        wrote(&scenario.filter);
+        match answer {
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => return Ok(None),
+            Ok(None) | Err(_) => return Err(Failed),
+        }
     }
     let value = match &scenario.group_by {
         None => Value::text(""),

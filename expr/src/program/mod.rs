@@ -62,6 +62,7 @@ impl<'f> Compiler<'f> {
         let locals = checker.locals;
         let mut facts = checker.facts;
         facts.requires = analyze::requires(&node);
+        facts.decided = analyze::decided(&node);
         facts.mentions = needles::mentions(&node);
         facts.files.sort_unstable();
         facts.files.dedup();
