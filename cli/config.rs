@@ -53,6 +53,8 @@ pub(crate) struct Retention {
     pub(crate) alerts: u64,
     /// How long alerts are kept.
     pub(crate) age: SignedDuration,
+    /// How many decisions that are over are kept.
+    pub(crate) ended: u64,
     /// How long usage metrics are kept.
     pub(crate) metrics: SignedDuration,
     /// How many decisions may be in force at once.
@@ -62,7 +64,7 @@ pub(crate) struct Retention {
 impl Default for Retention {
     fn default() -> Self {
         let week = SignedDuration::from_hours(7 * 24);
-        Self { alerts: 100_000, age: week, metrics: week, decisions: 4_000_000 }
+        Self { alerts: 100_000, age: week, ended: 1_000_000, metrics: week, decisions: 4_000_000 }
     }
 }
 
@@ -199,6 +201,7 @@ struct RawLadder {
 struct RawRetention {
     alerts: Option<u64>,
     age: Option<Spanned<String>>,
+    ended: Option<u64>,
     metrics: Option<Spanned<String>>,
     decisions: Option<usize>,
 }
@@ -263,6 +266,7 @@ impl RawConfig {
         }
         let retention = self.retention.unwrap_or_default();
         config.retention.alerts = retention.alerts.unwrap_or(config.retention.alerts);
+        config.retention.ended = retention.ended.unwrap_or(config.retention.ended);
         config.retention.decisions = retention.decisions.unwrap_or(config.retention.decisions);
         for (text, long) in [
             (&ladder.forget_after, &mut config.ladder.forget_after),

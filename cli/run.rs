@@ -303,6 +303,7 @@ fn open_service(config: &Config) -> anyhow::Result<Service> {
         max_decisions: retention.decisions,
         max_alerts: Some(retention.alerts),
         max_age: Some(retention.age),
+        max_ended: Some(retention.ended),
         metrics_max_age: retention.metrics,
         rungs: config.ladder.clone(),
         ..Options::default()

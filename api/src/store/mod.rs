@@ -133,6 +133,8 @@ pub struct Retention {
     pub max_alerts: Option<u64>,
     /// Alerts made before are erased.
     pub alerts_before: Option<Timestamp>,
+    /// At most this many decisions that are over, if it is set; the oldest alerts go with theirs.
+    pub max_ended: Option<u64>,
     /// Usage metrics received before are erased.
     pub metrics_before: Option<Timestamp>,
     /// Identities of alerts taken before are forgotten.

@@ -428,13 +428,16 @@ fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()
     let newest: i64 = connection.query_row("SELECT coalesce(max(id), 0) FROM alerts", [], |row| row.get(0))?;
     let below = retention.max_alerts.map_or(i64::MIN, |max| newest.saturating_sub_unsigned(max));
     let before = retention.alerts_before.map_or(i64::MIN, to_micros);
-    let doomed: Vec<i64> = connection
+    let mut doomed: Vec<i64> = connection
         .prepare_cached(&format!(
             "SELECT id FROM alerts a WHERE (id <= ?1 OR created_at < ?2) \
              AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.alert_id = a.id AND d.until > ?3) LIMIT {RETAIN_STEP}"
         ))?
         .query_map([below, before, to_micros(retention.now)], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    if let Some(max) = retention.max_ended {
+        doomed.extend(owners_of_surplus(connection, max, retention.now)?);
+    }
     compact(connection)?;
     for id in doomed {
         let lifted: Option<i64> = connection
@@ -446,6 +449,30 @@ fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()
         connection.prepare_cached("DELETE FROM alerts WHERE id = ?1")?.execute([id])?;
     }
     Ok(())
+}
+
+/// The oldest alerts without a decision that holds at `now`, as many as own the decisions that are over beyond `max`.
+fn owners_of_surplus(connection: &Connection, max: u64, now: Timestamp) -> rusqlite::Result<Vec<i64>> {
+    let now = to_micros(now);
+    let ended: i64 = connection
+        .prepare_cached("SELECT count(*) FROM decisions WHERE until <= ?1")?
+        .query_row([now], |row| row.get(0))?;
+    let mut surplus = ended.saturating_sub_unsigned(max);
+    if surplus <= 0 {
+        return Ok(Vec::new());
+    }
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT alert_id, count(*) FROM decisions GROUP BY alert_id HAVING max(until) <= ?1 ORDER BY alert_id LIMIT {RETAIN_STEP}"
+    ))?;
+    let mut rows = statement.query([now])?;
+    let mut owners = Vec::new();
+    while surplus > 0
+        && let Some(row) = rows.next()?
+    {
+        owners.push(row.get(0)?);
+        surplus -= row.get::<_, i64>(1)?;
+    }
+    Ok(owners)
 }
 
 /// Gives pages that nothing uses any more back to the file system, some at a time, once they are a quarter of the file.
@@ -865,8 +892,15 @@ mod tests {
         let many = retain(Retention { max_alerts: Some(1), ..Retention::default() });
         writer.commit(&[&many]).expect("the store works");
         assert_eq!(remaining(), [5, 2]);
+        let over = new_alert(6, "192.0.2.1", 50, 60);
+        writer.commit(&[&[over]]).expect("the store works");
+        for (ended, left) in [(2, [6, 5, 2].as_slice()), (1, &[6, 2]), (0, &[2])] {
+            let few = retain(Retention { max_ended: Some(ended), ..Retention::default() });
+            writer.commit(&[&few]).expect("the store works");
+            assert_eq!(remaining(), left, "at most {ended} that are over");
+        }
         let restored = store.restore(from_micros(100), &mut |_| ()).expect("it answers");
         assert_eq!((restored.floor, restored.last_change), (9, 9), "who missed the lift that is gone gets a snapshot");
-        assert_eq!((restored.last_alert, restored.last_decision), (5, 5), "numbers are not given twice");
+        assert_eq!((restored.last_alert, restored.last_decision), (6, 6), "numbers are not given twice");
     }
 }

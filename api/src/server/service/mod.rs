@@ -54,6 +54,8 @@ const TOUCH_EVERY: Duration = Duration::from_secs(5);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(20);
 /// How often old records are erased.
 const RETAIN_EVERY: SignedDuration = SignedDuration::from_secs(10);
+/// After how many new decisions those that are over are counted again.
+const COUNT_EVERY: i64 = 5000;
 /// Up to how many decisions of one alert each has its line in the log.
 const LOGGED: usize = 10;
 
@@ -69,6 +71,8 @@ pub struct Options {
     pub max_alerts: Option<u64>,
     /// How long alerts are kept, if it is limited.
     pub max_age: Option<SignedDuration>,
+    /// How many decisions that are over are kept, if it is limited.
+    pub max_ended: Option<u64>,
     /// How long usage metrics are kept.
     pub metrics_max_age: SignedDuration,
     /// How many changes are remembered for readers that fall behind.
@@ -86,6 +90,7 @@ impl Default for Options {
             max_decisions: 4_000_000,
             max_alerts: Some(100_000),
             max_age: Some(SignedDuration::from_hours(7 * 24)),
+            max_ended: Some(1_000_000),
             metrics_max_age: SignedDuration::from_hours(7 * 24),
             log_len: LOG_LEN,
             rungs: Rungs::default(),
@@ -156,6 +161,8 @@ struct State {
     touched_machines: BTreeSet<String>,
     touched_bouncers: BTreeSet<String>,
     retained: Timestamp,
+    /// The last decision when those that are over were last counted.
+    counted: i64,
     /// Past decisions, if rules ask for them.
     history: Option<History>,
     ladder: Ladder,
@@ -707,7 +714,13 @@ impl Service {
                     if let Some(history) = &mut state.history {
                         history.forget(options.max_age.and_then(before), below, now);
                     }
+                    // Counting costs; it is worth it once there can be many more.
+                    let many = state.last_decision - state.counted >= COUNT_EVERY;
+                    if many {
+                        state.counted = state.last_decision;
+                    }
                     writes.push(Write::Retain(Retention {
+                        max_ended: options.max_ended.filter(|_| many),
                         max_alerts: options.max_alerts,
                         alerts_before: options.max_age.and_then(before),
                         metrics_before: before(options.metrics_max_age),
