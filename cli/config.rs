@@ -309,7 +309,7 @@ impl Faults<'_> {
         match model::duration::parse_with_days(&text.value) {
             Ok(long) if long.is_positive() => return Some(long),
             Ok(_) => self.add(text, format_args!("`{}` is nothing, expected a form like `16h` or `3d`", text.value)),
-            Err(error) => self.add(text, format_args!("{error}, expected a form like `16h` or `3d`")),
+            Err(error) => self.add(text, format_args!("{error}")),
         }
         None
     }
@@ -440,7 +440,7 @@ mod tests {
             ),
             (
                 "ladder:\n  steps: [16h, soon]\nretention: { age: 0s }\n",
-                "cordon.yaml:2: time: invalid duration \"soon\", expected a form like `16h` or `3d`\n\
+                "cordon.yaml:2: invalid duration `soon`, expected a form like `1h30m` or `10s`\n\
                  cordon.yaml:3: `0s` is nothing, expected a form like `16h` or `3d`",
             ),
             ("acquisition: 3\n", "cordon.yaml:1: expected mapping start"),
