@@ -99,6 +99,8 @@ pub(crate) enum Command {
     Pki(Pki),
     /// What is read, what was seen, what is enforced, and what does not work
     Status,
+    /// Read configuration, rules, profiles and datasources again; a mistake in any of them changes nothing
+    Reload,
     /// Only enforce: follow the decisions of an API elsewhere
     Bouncer(Bouncer),
     /// The panic switch: from now on nothing is dropped, whatever is decided

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 use model::yaml::Fault;
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_saphyr::Spanned;
 
 use crate::args::{Format, Global};
@@ -75,6 +75,13 @@ pub(crate) struct Acquisition {
     pub(crate) discover: bool,
     /// Files with datasources, or folders of such files.
     pub(crate) paths: Vec<PathBuf>,
+    /// How old what was written while nobody read may be and still count.
+    #[serde(serialize_with = "as_text")]
+    pub(crate) catch_up: SignedDuration,
+}
+
+fn as_text<S: Serializer>(duration: &SignedDuration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&model::duration::format(*duration))
 }
 
 /// Whom rules may ask for names.
@@ -118,7 +125,8 @@ impl Config {
         hub::has_rules(folder)?;
         self.rules = Rules { shipped: false, folders: vec![folder.to_path_buf()], profiles: None };
         if let Some(theirs) = crowdsec::Configuration::read(folder, &crowdsec::environment) {
-            self.acquisition = Acquisition { discover: false, paths: theirs.acquisition };
+            self.acquisition.discover = false;
+            self.acquisition.paths = theirs.acquisition;
             self.api.listen = theirs.listen.or(self.api.listen);
         }
         Ok(())
@@ -149,7 +157,7 @@ impl Default for Config {
         Self {
             state: default_state(),
             api: ServerConfig::default(),
-            acquisition: Acquisition { discover: true, paths: Vec::new() },
+            acquisition: Acquisition { discover: true, paths: Vec::new(), catch_up: SignedDuration::from_hours(24) },
             rules: Rules { shipped: true, folders: Vec::new(), profiles: None },
             resolver: Lookups::System,
             allowlist: Vec::new(),
@@ -211,6 +219,7 @@ struct RawRetention {
 struct RawAcquisition {
     discover: Option<bool>,
     paths: Option<Vec<PathBuf>>,
+    catch_up: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -240,6 +249,12 @@ impl RawConfig {
         let acquisition = self.acquisition.unwrap_or_default();
         config.acquisition.discover = acquisition.discover.unwrap_or(config.acquisition.discover);
         config.acquisition.paths = acquisition.paths.unwrap_or_default();
+        if let Some(age) = acquisition.catch_up {
+            match model::duration::parse_with_days(&age.value) {
+                Ok(catch_up) if !catch_up.is_negative() => config.acquisition.catch_up = catch_up,
+                _ => faults.add(&age, format_args!("`{}` is no duration, expected one like `24h`", age.value)),
+            }
+        }
         let rules = self.rules.unwrap_or_default();
         config.rules.shipped = rules.shipped.unwrap_or(config.rules.shipped);
         config.rules.folders = rules.folders.unwrap_or_default();
@@ -391,7 +406,7 @@ mod tests {
         let config = parse(
             "state: /srv/cordon\n\
              api:\n  listen: '[::1]:9000'\n\
-             acquisition:\n  discover: false\n  paths: [/etc/cordon/acquisition.d]\n\
+             acquisition:\n  discover: false\n  paths: [/etc/cordon/acquisition.d]\n  catch_up: 90m\n\
              rules:\n  shipped: false\n  folders: [/etc/cordon/rules]\n  profiles: /etc/cordon/profiles.yaml\n\
              resolver: off\n\
              allowlist:\n  - 192.0.2.7\n  - 2001:db8::/32\n\
@@ -401,6 +416,7 @@ mod tests {
         )
         .expect("a valid file");
         assert_eq!(config.state, Path::new("/srv/cordon"));
+        assert_eq!(config.acquisition.catch_up, SignedDuration::from_mins(90));
         assert_eq!(config.resolver, Lookups::Off);
         assert_eq!(config.api.listen.map(|address| address.to_string()).as_deref(), Some("[::1]:9000"));
         assert_eq!(
@@ -445,6 +461,7 @@ mod tests {
             ),
             ("acquisition: 3\n", "cordon.yaml:1: expected mapping start"),
             ("acquisition:\n  discover: maybe\n", "cordon.yaml:2: invalid boolean"),
+            ("acquisition:\n  catch_up: -1h\n", "cordon.yaml:2: `-1h` is no duration, expected one like `24h`"),
             ("state: a\nstate: b\n", "cordon.yaml:2: duplicate mapping key: state"),
         ];
         for (text, message) in cases {

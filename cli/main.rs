@@ -20,6 +20,7 @@ mod import;
 mod lab;
 mod output;
 mod pki;
+mod reload;
 mod remote;
 mod replay;
 mod run;
@@ -68,6 +69,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Machines(command) => accounts::machines(global, &command),
         Command::Pki(args) => pki::run(global, &args),
         Command::Status => status::run(global),
+        Command::Reload => reload::run(global),
         Command::Bouncer(args) => bouncer::follow(global, &args),
         Command::Disarm => bouncer::switch(global, false),
         Command::Arm => bouncer::switch(global, true),

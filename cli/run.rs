@@ -19,14 +19,14 @@ use agent::report::Target;
 use agent::resolver::Resolver;
 use agent::ruleset::{Built, RuleSet};
 use agent::shutdown::{Asked, Signals};
-use agent::state::Checkpoint;
+use agent::state::State;
 use agent::status::{Problem, Status};
 use agent::world::Outside;
 use anyhow::{Context, bail};
 use api::config::ServerConfig;
 use api::profiles::{self, Profiles};
 use api::server::service::{Options, Service};
-use api::server::{Server, ServerError, StatusSource};
+use api::server::{Certificates, Reload, Server, ServerError, StatusSource};
 use api::store::Sqlite;
 use bouncers::config::{Config as Enforcement, Mode};
 use bouncers::engine::run::{Nowhere, Wiring};
@@ -39,8 +39,9 @@ use model::AllowEntry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scenarios::HashKey;
 use sd_notify::NotifyState;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, block_in_place};
 use tracing::{error, info, warn};
 
@@ -52,6 +53,15 @@ use crate::status::Report;
 const MACHINE: &str = "cordon";
 
 pub(crate) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<()> {
+    let load = || configure(global, args);
+    let config = load()?;
+    allow_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(serve(config, &load))
+}
+
+/// The configuration that file and flags ask for.
+fn configure(global: &Global, args: &RunArgs) -> anyhow::Result<Config> {
     let mut config = Config::load(global)?;
     if let Some(folder) = &args.config_dir {
         config.adopt(folder)?;
@@ -64,9 +74,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<()> {
     if let Some(address) = args.listen {
         config.api.listen = Some(address);
     }
-    allow_files();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(serve(config))
+    Ok(config)
 }
 
 /// Lets this process open as many files as it ever may: each bouncer that follows is one.
@@ -77,7 +85,7 @@ fn allow_files() {
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot wait for signals")?;
     make_folder(&config.state)?;
     let target = open_target(&config.enforcement)?;
@@ -94,20 +102,33 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let status = Arc::new(Status::default());
     let pipeline = block_in_place(|| start_pipeline(&config, &service, &status))?;
-    let report = Report::new(status, bouncer_said, service.clone());
-    let server = server.with_status(StatusSource::new(move || report.json()));
+    let report = Report::new(Arc::clone(&status), bouncer_said, service.clone());
+    let (reload, mut reloads) = mpsc::channel(1);
+    let server = server.with_status(StatusSource::new(move || report.json())).with_reload(reload);
     let certificates = server.certificates();
     let answering = tokio::spawn(server.run(stopped(stopping)));
     // nobody may have asked to be told
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     announce(&config.enforcement);
 
-    while signals.next().await == Asked::Reload {
-        if let Err(error) = block_in_place(|| certificates.reload()) {
-            error!(%error, "the certificates stay as they were");
+    let mut running = Running { config, service, pipeline, status, certificates };
+    loop {
+        let asked = tokio::select! {
+            asked = signals.next() => (asked == Asked::Reload).then_some(None),
+            Some(request) = reloads.recv() => Some(Some(request)),
+        };
+        let Some(request) = asked else { break };
+        let done = block_in_place(|| running.reload(load));
+        match &done {
+            Ok(changes) => info!(%changes, "configuration, rules and datasources were read again"),
+            Err(error) => error!("nothing was changed: {error:#}"),
         }
-        block_in_place(|| reload(&config, &service, &pipeline));
+        if let Some(Reload(answer)) = request {
+            // whoever asked may have gone
+            let _ = answer.send(done.map_err(|error| format!("{error:#}")));
+        }
     }
+    let Running { service, pipeline, .. } = running;
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     info!("stopping");
     pipeline.stop().await;
@@ -135,10 +156,11 @@ fn start_pipeline(config: &Config, service: &Service, status: &Arc<Status>) -> a
     if sources.is_empty() {
         warn!("no logs are read\nhint: name datasources with `acquisition: {{ paths: [...] }}` in the configuration");
     }
-    let (checkpoint, damage) = Checkpoint::open(&config.state);
-    if let Some(damage) = damage {
-        warn!(%damage, "places in the logs are lost; reading starts at their ends");
+    let state = State::open(&config.state, rand::random())?;
+    for loss in &state.losses {
+        error!("{loss}");
     }
+    status.set_losses(state.losses.clone());
     for source in &sources {
         info!(source = source.id, "reads");
     }
@@ -147,11 +169,12 @@ fn start_pipeline(config: &Config, service: &Service, status: &Arc<Status>) -> a
     let parts = Parts {
         sources,
         rules: Arc::new(rules),
-        options: EngineOptions::live(HashKey::new(rand::random())),
+        options: EngineOptions::live(HashKey::new(state.key.0)),
         allow: service.allow(),
         outside,
         target: Target::Service { service: service.clone(), machine: MACHINE.to_owned() },
-        checkpoint,
+        state,
+        catch_up: config.acquisition.catch_up,
         status: Arc::clone(status),
     };
     Pipeline::start(parts).context("cannot start the threads")
@@ -237,22 +260,79 @@ fn refuse_to_enforce(config: &Config, problems: &[Problem]) -> anyhow::Result<()
     }
 }
 
-/// Reads rules and profiles again; those in force stay if the new ones would be dangerous.
-fn reload(config: &Config, service: &Service, pipeline: &Pipeline) {
-    let _ = sd_notify::notify(&[NotifyState::Reloading]);
-    let built = build(config);
-    for problem in &built.problems {
-        error!("{problem}");
+/// What can be changed while it runs.
+struct Running {
+    config: Config,
+    service: Service,
+    pipeline: Pipeline,
+    status: Arc<Status>,
+    certificates: Certificates,
+}
+
+impl Running {
+    /// Reads everything again and puts it in force: what changed, as JSON. A mistake anywhere, and all stays as it is.
+    fn reload(&mut self, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<Value> {
+        let mut reloading = vec![NotifyState::Reloading];
+        reloading.extend(NotifyState::monotonic_usec_now());
+        // nobody may have asked to be told, here and below
+        let _ = sd_notify::notify(&reloading);
+        let done = self.exchange(load);
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        done
     }
-    let able = refuse_to_enforce(config, &built.problems).and_then(|()| remember(service, &built.rules));
-    match (able, profiles(config)) {
-        (Ok(()), Ok(profiles)) => {
-            service.set_profiles(profiles);
-            pipeline.set_rules(Arc::new(built.rules));
+
+    fn exchange(&mut self, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<Value> {
+        let config = load()?;
+        let (sources, mut problems) = sources(&config);
+        let Built { rules, problems: rule_problems, warnings } = build(&config);
+        problems.extend(rule_problems);
+        if !problems.is_empty() {
+            let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            bail!(told.join("\n"));
         }
-        (Err(error), _) | (_, Err(error)) => error!(%error, "the rules stay as they were"),
+        let profiles = profiles(&config)?;
+        remember(&self.service, &rules)?;
+        self.certificates.reload()?;
+        let allow: Vec<AllowEntry> =
+            configured_entries(&config).chain(agent::own_addresses::own_addresses(Path::new("/proc"))).collect();
+        // From here on nothing can be wrong with what was read.
+        let (lifted, receipt) = Handle::current().block_on(self.service.configure_allow(allow))?;
+        Handle::current().block_on(receipt.durable())?;
+        self.service.set_profiles(profiles);
+        let scenarios = rules.scenarios.all().len();
+        self.pipeline.set_rules(Arc::new(rules));
+        let exchanged = self.pipeline.set_sources(sources).context("cannot start the threads")?;
+        self.status.set_problems(Vec::new());
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+        let later = waits_for_restart(&self.config, &config);
+        self.config = Config {
+            allowlist: config.allowlist,
+            acquisition: config.acquisition,
+            rules: config.rules,
+            ..self.config.clone()
+        };
+        Ok(json!({
+            "scenarios": scenarios,
+            "started": exchanged.started,
+            "stopped": exchanged.stopped,
+            "lifted": lifted,
+            "after_restart": later,
+        }))
     }
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
+}
+
+/// The keys whose new values count from the next start on.
+fn waits_for_restart(now: &Config, new: &Config) -> Vec<&'static str> {
+    let keys = [
+        ("state", now.state == new.state),
+        ("api", now.api == new.api),
+        ("acquisition.catch_up", now.acquisition.catch_up == new.acquisition.catch_up),
+        ("resolver", now.resolver == new.resolver),
+        ("enforcement", now.enforcement == new.enforcement),
+    ];
+    keys.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
 }
 
 /// Makes the state folder, for this user alone.

@@ -42,6 +42,7 @@ impl Report {
             "engine": self.agent.engine(),
             "reporting": self.agent.reporting(),
             "checkpoint": self.agent.checkpoint(),
+            "losses": self.agent.losses(),
             "decisions": self.service.table(|table, _| table.len()),
         })
     }
@@ -109,6 +110,9 @@ fn tell(answer: &Value) -> String {
             let _ = writeln!(text, "  TROUBLE      {}", printable(problem));
         }
     }
+    for loss in at("/losses").as_array().into_iter().flatten() {
+        let _ = writeln!(text, "  LOST         {}", show(loss));
+    }
     for problem in at("/problems").as_array().into_iter().flatten() {
         let of = |name: &str| show(problem.get(name).unwrap_or(&Value::Null));
         let _ = writeln!(text, "  NOT LOADED   {}:{}: {}", of("path"), of("line"), of("message"));
@@ -140,7 +144,7 @@ mod tests {
             "sources": [{ "name": "/var/log/auth.log", "lines": 5, "parsed": 4, "unparsed": 1,
                           "trouble": [{ "about": "", "reason": "permission denied", "remedy": "allow reading" }] }],
             "problems": [{ "path": "x.yaml", "line": 3, "message": "unknown key `filtr`" }],
-            "reporting": null, "checkpoint": "disk full",
+            "reporting": null, "checkpoint": "disk full", "losses": ["`checkpoint` is damaged"],
         });
         insta::assert_snapshot!(tell(&answer), @r"
         cordon 1.0, watching since 2026-11-22T10:00:00Z
@@ -154,6 +158,7 @@ mod tests {
           reads        /var/log/auth.log: 5 lines, 4 understood, 1 not
                        TROUBLE : permission denied; allow reading
           TROUBLE      disk full
+          LOST         `checkpoint` is damaged
           NOT LOADED   x.yaml:3: unknown key `filtr`
         ");
     }

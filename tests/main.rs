@@ -7,4 +7,5 @@ mod support;
 mod cli;
 mod clients;
 mod commands;
+mod crash;
 mod defence;

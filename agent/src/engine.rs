@@ -5,18 +5,24 @@
 //! pipeline and `replay` drive the same engine; only the clock differs.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use model::bytes::Writer;
 use model::{Alert, AllowSet, RuntimeAlert};
 use parsers::YearRule;
-use scenarios::HashKey;
+use parsers::stash::StashEntry;
 use scenarios::metrics::{BucketMetrics, SelectMetrics};
+use scenarios::snapshot::encode_head;
+use scenarios::{HashKey, Remains, RestoreError};
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::acquisition::Batch;
+use crate::backlog::Backlog;
 use crate::meter::Spent;
 use crate::parse::{Fates, Parsed, Scene, Worker, alerts_of};
 use crate::partitions::{Partitions, Timed};
@@ -24,6 +30,8 @@ use crate::pool::Pool;
 use crate::report::Lift;
 use crate::resolver::Question;
 use crate::ruleset::RuleSet;
+use crate::state::checkpoint::Stash;
+use crate::state::{Kept, Mark, Meta};
 use crate::world::Outside;
 
 /// Most batches of a round.
@@ -77,11 +85,14 @@ pub struct Engine {
     whitelisted: u64,
     doubts: Vec<Doubt>,
     spent: Spent,
+    backlog: Backlog,
+    /// What the stashes held when they were last kept, in short.
+    stashes_kept: Option<u64>,
 }
 
 /// An overflow that the postoverflow rules judged before they had an answer to what they asked.
-#[derive(Debug)]
-struct Doubt {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Doubt {
     /// As it came out of its bucket.
     overflow: RuntimeAlert,
     unknown: Vec<Question>,
@@ -130,6 +141,8 @@ impl Engine {
             whitelisted: 0,
             doubts: Vec::new(),
             spent: Spent::default(),
+            backlog: Backlog::default(),
+            stashes_kept: None,
         })
     }
 
@@ -137,22 +150,34 @@ impl Engine {
     pub fn round(&mut self, batches: Vec<Batch>) -> Round {
         let mut round = Round::default();
         let mut pours: Vec<Timed> = std::mem::take(&mut self.again);
-        let facts: Vec<(u32, u64, Timestamp)> =
-            batches.iter().map(|batch| (batch.source, batch.lines.len() as u64, batch.read_at)).collect();
+        let facts: Vec<Fact> = batches.iter().map(Fact::of).collect();
         let jobs = batches.into_iter().map(|batch| {
             let scene = self.scene.clone();
             move |worker: &mut Worker| worker.parse(batch, &scene)
         });
         let answers = self.pool.run(jobs.collect());
-        for ((source, lines, now), parsed) in facts.into_iter().zip(answers) {
+        let mut present = pours.iter().map(|(now, _)| *now).max().unwrap_or(Timestamp::UNIX_EPOCH);
+        for (fact, parsed) in facts.into_iter().zip(answers) {
+            let Fact { source, lines, now, backlog, caught_up } = fact;
             let lost = || Parsed { fates: Fates { failed: lines, ..Fates::default() }, ..Parsed::default() };
             let parsed = parsed.unwrap_or_else(lost);
             round.fates.entry(source).or_default().merge(&parsed.fates);
             self.selected.merge(&parsed.metrics);
             self.spent.lines.merge(&parsed.spent.unwrap_or_default());
-            pours.extend(parsed.pours.into_iter().map(|pour| (now, pour)));
+            present = present.max(now);
+            if backlog {
+                let moments = &mut self.backlog;
+                pours.extend(
+                    parsed.pours.into_iter().filter_map(|pour| Some((moments.moment(source, pour.time(), now)?, pour))),
+                );
+            } else {
+                pours.extend(parsed.pours.into_iter().map(|pour| (now, pour)));
+            }
+            if caught_up {
+                self.backlog.caught_up(source);
+            }
         }
-        self.settle(pours, &mut round.alerts);
+        self.settle(pours, present, &mut round.alerts);
         round
     }
 
@@ -160,9 +185,9 @@ impl Engine {
     pub fn expire(&mut self, now: Timestamp) -> Vec<Alert> {
         let mut alerts = Vec::new();
         if self.live {
-            let overflows = self.partitions.expire(now, &self.scene);
+            let overflows = self.partitions.expire(self.backlog.clock(now), &self.scene);
             let again = self.finish(overflows, now, &mut alerts);
-            self.settle(again, &mut alerts);
+            self.settle(again, now, &mut alerts);
         }
         alerts
     }
@@ -172,7 +197,65 @@ impl Engine {
         if !self.again.is_empty() {
             return Some(Timestamp::MIN);
         }
-        self.partitions.deadline().filter(|_| self.live)
+        // While somebody catches up, rounds come anyway.
+        self.partitions.deadline().filter(|_| self.live && self.backlog.lagging().is_empty())
+    }
+
+    /// Whether the last round has left pours for the next one.
+    pub fn is_unsettled(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// What was written while nobody read, and is being caught up with.
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// Catches up with this from now on.
+    pub fn set_backlog(&mut self, backlog: Backlog) {
+        self.backlog = backlog;
+    }
+
+    /// From now on notes what changes, for [`Engine::keep`].
+    pub fn track(&mut self) {
+        self.partitions.track();
+    }
+
+    /// What it holds between two rounds: everything, or what changed since the last call. It does not know its datasources'
+    /// names, nor the number of the round: these are left to the caller. Pours that a round has left for the next one are
+    /// not in it, see [`Engine::is_unsettled`].
+    pub fn keep(&mut self, everything: bool, now: Timestamp) -> Mark {
+        let (buckets, everything) = self.partitions.encode(everything, &mut self.pool);
+        let rules = &self.scene.rules;
+        let head = everything.then(|| {
+            let mut head = Writer::default();
+            encode_head(&rules.scenarios, &rules.table, &self.scene.key, &mut head);
+            head.into_bytes()
+        });
+        let stashes: Vec<Stash> = self.scene.stashes.entries(now).into_iter().map(Stash::from).collect();
+        let mut hasher = DefaultHasher::new();
+        stashes.hash(&mut hasher);
+        let short = Some(hasher.finish());
+        let stashes = (everything || self.stashes_kept != short).then_some(stashes);
+        self.stashes_kept = short;
+        let meta =
+            Meta { at: now, since: self.backlog.since(), stashes, doubts: self.doubts.clone(), ..Meta::default() };
+        Mark { head, meta, buckets }
+    }
+
+    /// Goes on where [`Engine::keep`] stood, as far as the rules still mean the same; answers how many buckets have no
+    /// scenario any more. Nothing is taken over after an error.
+    pub fn restore(&mut self, kept: &Kept) -> Result<usize, RestoreError> {
+        let rules = Arc::clone(&self.scene.rules);
+        let mut remains = Remains::new(&kept.head, &rules.scenarios, &rules.table, &self.scene.key)?;
+        for (partition, bytes) in &kept.buckets {
+            remains.apply(*partition, bytes)?;
+        }
+        let dropped = self.partitions.restore(&mut remains);
+        let stashes = kept.meta.stashes.iter().flatten().cloned().map(StashEntry::from);
+        self.scene.stashes.restore(stashes, kept.meta.at);
+        self.doubts.clone_from(&kept.meta.doubts);
+        Ok(dropped)
     }
 
     /// Asks this set from now on who is never punished. What those did who are in it is forgotten: it must not count when
@@ -291,12 +374,11 @@ impl Engine {
     }
 
     /// Applies pours, and those that their overflows cause.
-    fn settle(&mut self, mut pours: Vec<Timed>, alerts: &mut Vec<Alert>) {
+    fn settle(&mut self, mut pours: Vec<Timed>, now: Timestamp, alerts: &mut Vec<Alert>) {
         for _ in 0..ECHOES {
             if pours.is_empty() {
                 return;
             }
-            let now = pours.last().map_or(Timestamp::UNIX_EPOCH, |(now, _)| *now);
             let overflows = self.partitions.pour(pours, &self.scene, &mut self.pool);
             let started = self.scene.measure.then(Instant::now);
             pours = self.finish(overflows, now, alerts);
@@ -335,6 +417,34 @@ impl Engine {
         } else {
             warn!(scenario = doubt.overflow.alert.scenario, "too many overflows wait for names; this one does not");
         }
+    }
+}
+
+/// What a round remembers of a batch whose lines are being parsed.
+struct Fact {
+    source: u32,
+    lines: u64,
+    now: Timestamp,
+    backlog: bool,
+    caught_up: bool,
+}
+
+impl Fact {
+    fn of(batch: &Batch) -> Self {
+        let Batch { source, lines, backlog, caught_up, read_at, .. } = batch;
+        Self { source: *source, lines: lines.len() as u64, now: *read_at, backlog: *backlog, caught_up: *caught_up }
+    }
+}
+
+impl From<StashEntry> for Stash {
+    fn from(StashEntry { cache, key, value, expires }: StashEntry) -> Self {
+        Self { cache, key, value, expires }
+    }
+}
+
+impl From<Stash> for StashEntry {
+    fn from(Stash { cache, key, value, expires }: Stash) -> Self {
+        Self { cache, key, value, expires }
     }
 }
 

@@ -3,10 +3,11 @@
 //! A shell: files, sockets, threads and the clock are here and nowhere below.
 
 //!
-//! Public types: [`pipeline::Pipeline`], [`engine::Engine`], [`ruleset::RuleSet`], [`acquisition::Datasource`], [`state::Checkpoint`],
+//! Public types: [`pipeline::Pipeline`], [`engine::Engine`], [`ruleset::RuleSet`], [`acquisition::Datasource`], [`state::State`],
 //! [`status::Status`].
 
 pub mod acquisition;
+pub mod backlog;
 pub mod check;
 pub mod crowdsec;
 pub mod engine;

@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use model::bytes::Writer;
 use model::{Part, RuntimeAlert};
 use scenarios::metrics::BucketMetrics;
-use scenarios::{Buckets, Pour};
+use scenarios::{Buckets, Pour, Remains};
 
 use crate::meter::{Meter, Sample};
 use crate::parse::{Scene, Worker};
@@ -35,6 +36,10 @@ pub struct Partitions {
     rules: Arc<RuleSet>,
     budget: usize,
     spent: Sample,
+    /// Whether changes are noted, for [`Partitions::encode`].
+    tracks: bool,
+    /// Whether buckets were lost to a mistake of ours since then.
+    lost: bool,
 }
 
 type Group = Vec<Buckets>;
@@ -47,7 +52,56 @@ impl Partitions {
     pub fn new(rules: Arc<RuleSet>, memory: usize) -> Self {
         let budget = memory / PARTITIONS;
         let groups = (0..PARTITIONS / GROUP).map(|_| empty(&rules, budget)).collect();
-        Self { groups, rules, budget, spent: Sample::default() }
+        Self { groups, rules, budget, tracks: false, lost: false, spent: Sample::default() }
+    }
+
+    /// From now on notes what changes, for [`Partitions::encode`].
+    pub fn track(&mut self) {
+        self.tracks = true;
+        self.groups.iter_mut().flatten().for_each(Buckets::track);
+    }
+
+    /// By partition: its buckets, or what changed of them since the last call. Whether it is everything says the second: also
+    /// when that was not asked for, but what changed is not known.
+    pub fn encode(&mut self, everything: bool, pool: &mut Pool<Worker>) -> (Vec<(u8, Vec<u8>)>, bool) {
+        let everything = mem::take(&mut self.lost) || everything;
+        let groups = mem::take(&mut self.groups).into_iter().enumerate();
+        let jobs = groups.map(|(number, mut group)| {
+            move |_: &mut Worker| {
+                let mut encoded = Vec::new();
+                for (index, buckets) in group.iter_mut().enumerate() {
+                    let mut out = Writer::default();
+                    if buckets.encode(everything, &mut out) {
+                        encoded.push(((number * GROUP + index) as u8, out.into_bytes()));
+                    }
+                }
+                (group, encoded)
+            }
+        });
+        let answers = pool.run(jobs.collect());
+        let mut all = Vec::new();
+        for answer in answers {
+            let (group, mut encoded) = answer.unwrap_or_else(|| (self.replacement(), Vec::new()));
+            self.groups.push(group);
+            all.append(&mut encoded);
+        }
+        (all, everything)
+    }
+
+    /// Takes over the buckets that are left; answers how many have no scenario any more.
+    pub fn restore(&mut self, remains: &mut Remains) -> usize {
+        let buckets = self.groups.iter_mut().flatten();
+        (0..=u8::MAX).zip(buckets).map(|(partition, buckets)| buckets.restore(remains, partition)).sum()
+    }
+
+    /// Empty buckets for a group that was lost.
+    fn replacement(&mut self) -> Group {
+        self.lost = true;
+        let mut group = empty(&self.rules, self.budget);
+        if self.tracks {
+            group.iter_mut().for_each(Buckets::track);
+        }
+        group
     }
 
     /// Applies `pours` in order, and answers the overflows in the order of the pours that caused them.
@@ -90,8 +144,8 @@ impl Partitions {
         let answers = pool.run(jobs.collect());
         let mut found = Vec::new();
         for answer in answers {
-            let lost = || (empty(&self.rules, self.budget), Vec::new(), Sample::default());
-            let (group, mut some, spent) = answer.unwrap_or_else(lost);
+            let (group, mut some, spent) =
+                answer.unwrap_or_else(|| (self.replacement(), Vec::new(), Sample::default()));
             self.spent.merge(&spent);
             self.groups.push(group);
             found.append(&mut some);
@@ -123,7 +177,7 @@ impl Partitions {
         let mut dropped = 0;
         for group in &mut self.groups {
             for buckets in mem::take(group) {
-                let (buckets, lost) = buckets.adopt(Arc::clone(&rules.scenarios), &rules.table);
+                let (buckets, lost) = buckets.adopt(&rules.scenarios, &self.rules.table, &rules.table);
                 group.push(buckets);
                 dropped += lost;
             }

@@ -12,24 +12,27 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::AllowSet;
+use serde::Serialize;
 use tokio::sync::{mpsc as channel, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
 use crate::acquisition::config::SourceConfig;
-use crate::acquisition::queue::{Receiver, queue};
-use crate::acquisition::{self, Batch, Outlet, Running, Step};
+use crate::acquisition::queue::{Lanes, Receiver, queue};
+use crate::acquisition::{self, Batch, Outlet, Running};
+use crate::backlog::Backlog;
 use crate::engine::{Engine, EngineOptions, ROUND, Round};
-use crate::report::{Report, Target, keep, report};
+use crate::report::{Marks, Report, Target, keep, report};
 use crate::ruleset::RuleSet;
-use crate::state::Checkpoint;
+use crate::state::{Journal, Kept, Places, Repeated, Rounds, State};
 use crate::status::{EngineReport, SourceStatus, Status};
 use crate::world::Outside;
 
@@ -37,7 +40,7 @@ use crate::world::Outside;
 const BATCHES: usize = 2 * ROUND;
 /// Rounds between the engine and the reporting.
 const REPORTS: usize = 256;
-/// Rounds between the reporting and the checkpoint.
+/// Rounds between the reporting and whoever keeps marks.
 const TAKEN: usize = 1024;
 /// The engine looks for new rules and timers at least this often.
 const BREATH: Duration = Duration::from_millis(500);
@@ -47,8 +50,15 @@ const SHORT_BREATH: Duration = Duration::from_millis(20);
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How often the engine tells the status what it counted.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How often a mark is made while lines flow, and at how many bytes of the journal.
+const MARK_EVERY: Duration = Duration::from_secs(10);
+const MARK_BYTES: u64 = 32 << 20;
+/// How many bytes the journal may have while no mark can be kept.
+const MOST_BYTES: u64 = 512 << 20;
+/// How long a datasource that catches up may be silent before others stop waiting for it.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the start waits for datasources to find what there is to read.
-const FIRST_LOOK: Duration = Duration::from_millis(500);
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// What a pipeline is made of.
 #[derive(Debug)]
@@ -65,8 +75,10 @@ pub struct Parts {
     pub outside: Outside,
     /// Who takes the alerts.
     pub target: Target,
-    /// Where reading stood.
-    pub checkpoint: Checkpoint,
+    /// What survived the end of the last run.
+    pub state: State,
+    /// How old what was missed may be and still count.
+    pub catch_up: SignedDuration,
     /// Where it is said how things are.
     pub status: Arc<Status>,
 }
@@ -74,7 +86,11 @@ pub struct Parts {
 /// A running pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
-    sources: Vec<Running>,
+    sources: Vec<Source>,
+    /// Where lanes for more datasources come from; gone when there will be none.
+    lanes: Option<Lanes>,
+    exchange: SyncSender<Exchange>,
+    status: Arc<Status>,
     rules: Arc<ArcSwap<RuleSet>>,
     engine: thread::JoinHandle<()>,
     report: JoinHandle<()>,
@@ -82,31 +98,55 @@ pub struct Pipeline {
     stopping: watch::Sender<bool>,
 }
 
+/// A datasource that is being read.
+#[derive(Debug)]
+struct Source {
+    config: SourceConfig,
+    running: Running,
+    status: Arc<SourceStatus>,
+}
+
+/// Other datasources for the engine, from now on.
+#[derive(Debug)]
+struct Exchange {
+    /// Those that are new, which follow those that were there by number.
+    added: Vec<(String, Arc<SourceStatus>)>,
+    /// Takes the number of the first of them, and where reading stands when all that was read before is worked off.
+    answer: SyncSender<(u32, Places)>,
+}
+
+/// What changed when a pipeline got other datasources: their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Exchanged {
+    /// They are read now, and were not, or otherwise.
+    pub started: Vec<String>,
+    /// They are not read any more, or otherwise.
+    pub stopped: Vec<String>,
+}
+
 impl Pipeline {
     /// Starts everything, from right to left. To be called within a runtime. Fails when threads cannot be started.
     pub fn start(parts: Parts) -> io::Result<Self> {
-        let Parts { sources, rules, options, allow, outside, target, mut checkpoint, status } = parts;
-        let ids: Vec<String> = sources.iter().map(|source| source.id.clone()).collect();
-        checkpoint.retain(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+        let Parts { sources, rules, options, allow, outside, target, state, catch_up, status } = parts;
+        let State { mut places, kept, rounds, journal, store, repeated, .. } = state;
+        let names: Vec<String> = sources.iter().map(|source| source.id.clone()).collect();
+        places.retain(&names);
 
         let (stopping, stops) = watch::channel(false);
         let (taken_in, taken_out) = channel::channel(TAKEN);
         let (reports_in, reports_out) = channel::channel(REPORTS);
         let (batches_in, batches_out) = queue(BATCHES);
 
-        let mut inputs = Vec::new();
-        let mut counters = Vec::new();
-        for (number, source) in sources.iter().enumerate() {
-            let counts = status.add_source(&source.id, source.input.module());
-            let out = Outlet::new(number as u32, batches_in.add(), Arc::clone(&counts));
-            let out = out.transformed(source.transform.clone());
-            inputs.push((acquisition::build(source, &checkpoint), out));
-            counters.push(counts);
-        }
-        drop(batches_in);
-        let looks = counters.clone();
+        let counters: Vec<Arc<SourceStatus>> =
+            sources.iter().map(|source| status.add_source(&source.id, source.input.module())).collect();
+        let inputs: Vec<(SourceConfig, Arc<SourceStatus>)> =
+            sources.into_iter().zip(counters.iter().cloned()).collect();
+        // What they read before the engine runs waits in their lanes.
+        let sources = start_sources(inputs, 0, &batches_in, &places)?;
 
-        let keep = tokio::spawn(keep(taken_out, checkpoint, ids, Arc::clone(&status)));
+        let (exchange, exchanges) = sync_channel(1);
+        let marks = Arc::new(Marks::default());
+        let keep = tokio::spawn(keep(taken_out, store, Arc::clone(&marks), Arc::clone(&status)));
         let report = tokio::spawn(report(target, reports_out, taken_in, stops, Arc::clone(&status)));
         let rules = Arc::new(ArcSwap::new(rules));
         let stage = EngineStage {
@@ -115,18 +155,26 @@ impl Pipeline {
             outside,
             reports: reports_in,
             counters,
-            status,
+            status: Arc::clone(&status),
+            exchanges,
+            exchanging: None,
             told: None,
+            names,
+            places,
+            journal,
+            marks,
+            marked: Instant::now(),
+            changed: false,
+            heard: Instant::now(),
         };
+        let past = Past { kept, rounds, repeated, catch_up };
         let engine = thread::Builder::new().name("engine".into()).spawn(move || {
-            if let Err(error) = stage.run(&batches_out, options) {
+            if let Err(error) = stage.run(&batches_out, options, past) {
                 error!(%error, "the engine cannot go on");
             }
         })?;
-        let sources =
-            inputs.into_iter().map(|(source, out)| Running::start(source, out)).collect::<io::Result<Vec<_>>>()?;
-        wait_for_first_look(&sources, &looks);
-        Ok(Self { sources, rules, engine, report, keep, stopping })
+        wait_for_first_look(&sources);
+        Ok(Self { sources, lanes: Some(batches_in), exchange, status, rules, engine, report, keep, stopping })
     }
 
     /// Puts other rules in force, from the next round on.
@@ -134,8 +182,49 @@ impl Pipeline {
         self.rules.store(rules);
     }
 
+    /// Reads these datasources from now on. Those that stay as they are go on undisturbed; one that changed ends, and
+    /// goes on where it stood. Blocks until what was read by those that end is worked off. Fails when threads cannot be
+    /// started.
+    pub fn set_sources(&mut self, wanted: Vec<SourceConfig>) -> io::Result<Exchanged> {
+        let Some(lanes) = &self.lanes else { return Ok(Exchanged::default()) };
+        let same = |a: &SourceConfig, b: &SourceConfig| a.id == b.id && format!("{a:?}") == format!("{b:?}");
+        let stays = |source: &Source| wanted.iter().any(|config| same(config, &source.config));
+        let (kept, ended): (Vec<Source>, Vec<Source>) = self.sources.drain(..).partition(stays);
+        self.sources = kept;
+        for source in &ended {
+            source.running.stop();
+        }
+        let mut exchanged = Exchanged::default();
+        for Source { config, running, status } in ended {
+            running.join();
+            self.status.remove_source(&status);
+            exchanged.stopped.push(config.id);
+        }
+        let new = wanted.into_iter().filter(|config| !self.sources.iter().any(|source| same(config, &source.config)));
+        let new: Vec<(SourceConfig, Arc<SourceStatus>)> = new
+            .map(|config| {
+                let status = self.status.add_source(&config.id, config.input.module());
+                (config, status)
+            })
+            .collect();
+        exchanged.started = new.iter().map(|(config, _)| config.id.clone()).collect();
+        if exchanged == Exchanged::default() {
+            return Ok(exchanged);
+        }
+        let (answer, answered) = sync_channel(1);
+        let added = new.iter().map(|(config, status)| (config.id.clone(), Arc::clone(status))).collect();
+        let gone = || io::Error::other("the engine has ended");
+        self.exchange.send(Exchange { added, answer }).map_err(|_| gone())?;
+        let (first, places) = answered.recv().map_err(|_| gone())?;
+        self.sources.extend(start_sources(new, first, lanes, &places)?);
+        Ok(exchanged)
+    }
+
     /// Whether it has come to its end by itself: every datasource has ended and all is worked off, or a stage broke.
-    pub fn ended(&self) -> bool {
+    pub fn ended(&mut self) -> bool {
+        if self.sources.iter().all(|source| source.running.ended()) {
+            self.lanes = None;
+        }
         self.engine.is_finished()
     }
 
@@ -143,12 +232,13 @@ impl Pipeline {
     pub async fn stop(self) {
         // Nobody may be left to hear it.
         let _ = self.stopping.send(true);
+        drop(self.lanes);
         for source in &self.sources {
-            source.stop();
+            source.running.stop();
         }
         let threads = tokio::task::spawn_blocking(move || {
             for source in self.sources {
-                source.join();
+                source.running.join();
             }
             // It has said what broke it.
             let _ = self.engine.join();
@@ -162,13 +252,29 @@ impl Pipeline {
     }
 }
 
-/// Waits until every datasource watches, has ended, or has had its time: whoever is told that cordon watches may rely on it.
-fn wait_for_first_look(sources: &[Running], looks: &[Arc<SourceStatus>]) {
+/// Waits until every datasource watches and will go on there after a sudden end, has ended, or has had its time: whoever is told that cordon watches may rely on it.
+fn wait_for_first_look(sources: &[Source]) {
     let started = Instant::now();
-    let settled = |(source, status): (&Running, &Arc<SourceStatus>)| status.is_watching() || source.ended();
-    while started.elapsed() < FIRST_LOOK && !sources.iter().zip(looks).all(settled) {
+    let settled =
+        |source: &Source| source.status.is_watching() && source.status.is_remembered() || source.running.ended();
+    while started.elapsed() < FIRST_LOOK && !sources.iter().all(settled) {
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Starts datasources, which get the numbers from `first` on, where `places` say.
+fn start_sources(
+    sources: Vec<(SourceConfig, Arc<SourceStatus>)>,
+    first: u32,
+    lanes: &Lanes,
+    places: &Places,
+) -> io::Result<Vec<Source>> {
+    let start = |(number, (config, status)): (u32, (SourceConfig, Arc<SourceStatus>))| {
+        let out = Outlet::new(number, lanes.add(), Arc::clone(&status)).transformed(config.transform.clone());
+        let running = Running::start(acquisition::build(&config, places), out)?;
+        Ok(Source { config, running, status })
+    };
+    (first..).zip(sources).map(start).collect()
 }
 
 /// What the engine's thread has beside the engine.
@@ -179,14 +285,39 @@ struct EngineStage {
     reports: channel::Sender<Report>,
     counters: Vec<Arc<SourceStatus>>,
     status: Arc<Status>,
+    exchanges: mpsc::Receiver<Exchange>,
+    /// One that waits until what was there before is worked off, and how many batches that is at most.
+    exchanging: Option<(Exchange, usize)>,
     told: Option<Instant>,
+    /// Names of the datasources, by number.
+    names: Vec<String>,
+    /// Where reading stands behind the last round.
+    places: Places,
+    journal: Journal,
+    marks: Arc<Marks>,
+    /// When the last mark was made, and whether anything happened since.
+    marked: Instant,
+    changed: bool,
+    /// When the last lines came that are caught up with.
+    heard: Instant,
+}
+
+/// What the engine begins with.
+struct Past {
+    kept: Option<Kept>,
+    rounds: Rounds,
+    repeated: Repeated,
+    catch_up: SignedDuration,
 }
 
 impl EngineStage {
     /// Takes what is there as a round, until the datasources and the channel are empty.
-    fn run(mut self, batches: &Receiver, options: EngineOptions) -> io::Result<()> {
+    fn run(mut self, batches: &Receiver, options: EngineOptions, past: Past) -> io::Result<()> {
         let mut engine = Engine::new(self.rules.load_full(), options)?;
         engine.set_outside(self.outside.clone());
+        engine.set_allow(self.allow.load_full(), Timestamp::now());
+        engine.track();
+        self.recover(&mut engine, past);
         loop {
             let now = Timestamp::now();
             let breath = if engine.doubts() { SHORT_BREATH } else { BREATH };
@@ -206,24 +337,164 @@ impl EngineStage {
             let rules = self.rules.load_full();
             if !Arc::ptr_eq(&rules, engine.rules()) {
                 engine.adopt(rules, now)?;
+                self.mark(&mut engine, true);
             }
             engine.set_allow(self.allow.load_full(), now);
+            self.stop_waiting(&engine, &mut taken, now);
+            let count = taken.len();
             if !self.round(&mut engine, taken, now) {
                 break;
             }
+            self.exchange(&mut engine, count);
+            self.mark_if_due(&mut engine);
         }
         let end = Instant::now() + LAST_ANSWERS;
         while engine.doubts() && Instant::now() < end && self.round(&mut engine, Vec::new(), Timestamp::now()) {
             thread::sleep(SHORT_BREATH);
         }
         self.tell(&engine, true);
+        if self.changed {
+            self.mark(&mut engine, false);
+        }
         Ok(())
+    }
+
+    /// Goes on where the last run ended: from the last mark through everything that it worked on since.
+    fn recover(&mut self, engine: &mut Engine, past: Past) {
+        let Past { kept, rounds, repeated, catch_up } = past;
+        if let Some(kept) = kept {
+            let number = |name: &String| self.names.iter().position(|known| known == name);
+            let lagging = kept.meta.lagging.iter().filter_map(|(name, at)| Some((number(name)? as u32, *at))).collect();
+            engine.set_backlog(Backlog::kept(kept.meta.since, lagging));
+            match engine.restore(&kept) {
+                Ok(dropped) => {
+                    let buckets = engine.buckets().buckets;
+                    info!(buckets, dropped, at = %kept.meta.at, "going on where the engine stood");
+                }
+                Err(error) => error!(%error, "what the engine held is lost"),
+            }
+        }
+        let mut again = 0;
+        for recorded in rounds.iter() {
+            let mut batches = recorded.batches;
+            for batch in &mut batches {
+                let name = recorded.names.get(batch.source as usize);
+                let number = name.and_then(|name| self.names.iter().position(|known| known == name));
+                // A datasource that is gone: its lines count, and nobody asks for its number.
+                batch.source = number.map_or(u32::MAX, |number| number as u32);
+                again += batch.lines.len();
+            }
+            let Round { mut alerts, .. } = engine.round(batches);
+            alerts.extend(engine.expire(recorded.now));
+            if !alerts.is_empty() && self.reports.blocking_send(Report { alerts, ..Report::default() }).is_err() {
+                return;
+            }
+        }
+        repeated.done();
+        if again > 0 {
+            info!(lines = again, "worked again on what the last run had not kept");
+        }
+        let now = Timestamp::now();
+        if let Some(since) = self.places.written() {
+            let known = (0..).zip(&self.names).filter(|(_, name)| self.places.knows(name));
+            engine.set_backlog(Backlog::new(since, now, catch_up, known.map(|(number, _)| number)));
+        }
+        self.mark(engine, true);
+    }
+
+    /// Says of datasources that should catch up, and bring nothing, that they have.
+    fn stop_waiting(&mut self, engine: &Engine, taken: &mut Vec<Batch>, now: Timestamp) {
+        let lagging = engine.backlog().lagging();
+        if lagging.is_empty() || taken.iter().any(|batch| batch.backlog) {
+            self.heard = Instant::now();
+        } else if self.heard.elapsed() > CATCH_UP_PATIENCE && taken.len() < ROUND {
+            taken.extend(lagging.keys().map(|source| Batch {
+                source: *source,
+                sequence: u64::MAX,
+                lines: Vec::new(),
+                backlog: false,
+                caught_up: true,
+                steps: Vec::new(),
+                read_at: now,
+            }));
+        }
+    }
+
+    /// Takes other datasources when what the old ones had read is worked off: when `count` batches of a round were all
+    /// there was, or as many were taken as may have waited.
+    fn exchange(&mut self, engine: &mut Engine, count: usize) {
+        if self.exchanging.is_none()
+            && let Ok(exchange) = self.exchanges.try_recv()
+        {
+            self.exchanging = Some((exchange, BATCHES.max(2 * self.names.len()) + ROUND));
+            return;
+        }
+        let Some((exchange, left)) = self.exchanging.take() else { return };
+        if count == ROUND && left > ROUND {
+            self.exchanging = Some((exchange, left - ROUND));
+            return;
+        }
+        let Exchange { added, answer } = exchange;
+        let first = self.names.len() as u32;
+        for (name, counters) in added {
+            self.names.push(name);
+            self.counters.push(counters);
+        }
+        // The names of the journal are those of its beginning.
+        self.mark(engine, false);
+        // Whoever asked may have ended.
+        let _ = answer.send((first, self.places.clone()));
+    }
+
+    fn mark_if_due(&mut self, engine: &mut Engine) {
+        let waited = self.marked.elapsed();
+        let due = waited >= MARK_EVERY || self.journal.bytes() >= MARK_BYTES;
+        // What a round leaves for the next one is not in a mark; a scenario that feeds itself must not hold it up for ever.
+        let settled = !engine.is_unsettled() || waited >= 3 * MARK_EVERY;
+        if self.changed && due && settled && !self.marks.on_the_way.load(Ordering::Acquire) {
+            self.mark(engine, false);
+        }
+    }
+
+    /// Makes a mark of everything, or of what changed. What comes after it is journalled apart.
+    fn mark(&mut self, engine: &mut Engine, everything: bool) {
+        let everything = self.marks.whole.swap(false, Ordering::AcqRel) || everything;
+        let mut mark = engine.keep(everything, Timestamp::now());
+        mark.meta.round = self.journal.last();
+        mark.meta.steps = self.places.take_changes(mark.head.is_some());
+        let lagging = engine.backlog().lagging().iter();
+        mark.meta.lagging =
+            lagging.filter_map(|(number, at)| Some((self.names.get(*number as usize)?.clone(), *at))).collect();
+        (self.marked, self.changed) = (Instant::now(), false);
+        if let Err(error) = self.journal.begin(&self.names) {
+            self.not_journalled(&error);
+        }
+        self.marks.on_the_way.store(true, Ordering::Release);
+        // Whoever does not listen any more keeps no marks either.
+        let _ = self.reports.blocking_send(Report { mark: Some(Box::new(mark)), ..Report::default() });
+    }
+
+    fn not_journalled(&self, error: &io::Error) {
+        error!(%error, "what is read is not written down: a sudden end now costs half-full buckets");
+        self.status.set_checkpoint(Some(format!("what is read is not written down: {error}")));
     }
 
     /// One round; false when nobody takes reports any more.
     fn round(&mut self, engine: &mut Engine, mut batches: Vec<Batch>, now: Timestamp) -> bool {
-        let steps: Vec<(u32, Vec<Step>)> =
-            batches.iter_mut().map(|batch| (batch.source, std::mem::take(&mut batch.steps))).collect();
+        if !batches.is_empty() || engine.deadline().is_some_and(|deadline| deadline <= now) {
+            self.changed = true;
+            if let Err(error) = self.journal.append(now, &batches, MOST_BYTES) {
+                self.not_journalled(&error);
+            }
+        }
+        for batch in &mut batches {
+            if let Some(counters) = self.counters.get(batch.source as usize) {
+                counters.set_remembered();
+            }
+            if let Some(name) = self.names.get(batch.source as usize) {
+                self.places.advance(name, std::mem::take(&mut batch.steps));
+            }
+        }
         let Round { mut alerts, fates } = engine.round(batches);
         alerts.extend(engine.expire(now));
         let revision = engine.revise(now);
@@ -237,10 +508,10 @@ impl EngineStage {
             }
         }
         self.tell(engine, false);
-        if alerts.is_empty() && lifts.is_empty() && steps.is_empty() {
+        if alerts.is_empty() && lifts.is_empty() {
             return !self.reports.is_closed();
         }
-        self.reports.blocking_send(Report { alerts, lifts, steps }).is_ok()
+        self.reports.blocking_send(Report { alerts, lifts, mark: None }).is_ok()
     }
 
     fn tell(&mut self, engine: &Engine, last: bool) {
@@ -295,17 +566,18 @@ mod tests {
             let text = format!("filename: {}\nlabels: {{type: syslog}}\n", log.display());
             let (sources, problems) = config::parse(&path, &text, &|_| None);
             assert_eq!(problems, []);
-            let (checkpoint, error) = Checkpoint::open(self.folder.path());
-            assert!(error.is_none());
+            let state = State::open(self.folder.path(), [1; 16]).expect("it is ours");
+            assert!(state.losses.is_empty(), "{:?}", state.losses);
             let status = Arc::new(Status::default());
             let parts = Parts {
                 sources,
                 rules: Arc::clone(&self.rules),
-                options: EngineOptions { threads: 2, ..EngineOptions::live(HashKey::new([1; 16])) },
+                options: EngineOptions { threads: 2, ..EngineOptions::live(HashKey::new(state.key.0)) },
                 allow: self.service.allow(),
                 outside: self.outside.clone(),
                 target: Target::Service { service: self.service.clone(), machine: "test".into() },
-                checkpoint,
+                state,
+                catch_up: SignedDuration::from_hours(1),
                 status: Arc::clone(&status),
             };
             (Pipeline::start(parts).expect("threads can be started"), status)
@@ -349,7 +621,6 @@ mod tests {
     async fn an_attack_is_banned_and_a_restart_goes_on() {
         let host = Host::new();
         let (pipeline, status) = host.start();
-        host.wait("the file is open", |host| host.folder.path().join("checkpoint").exists()).await;
         host.guesses("198.51.100.1", 20);
         host.wait("the first ban", |host| host.banned() == ["198.51.100.1"]).await;
         pipeline.stop().await;
@@ -423,7 +694,6 @@ mod tests {
         host.outside.resolver = Some(Resolver::new(Arc::new(Names)));
 
         let (pipeline, status) = host.start();
-        host.wait("the file is open", |host| host.folder.path().join("checkpoint").exists()).await;
         for address in ["198.51.100.1", "198.51.100.2", "198.51.100.3"] {
             host.guesses(address, 20);
         }
@@ -445,7 +715,7 @@ mod tests {
             host.folder.path().join("auth.log").display()
         );
         let (sources, _) = config::parse(Path::new("acquis.yaml"), &text, &|_| None);
-        let (checkpoint, _) = Checkpoint::open(host.folder.path());
+        let state = State::open(host.folder.path(), [1; 16]).expect("it is ours");
         let parts = Parts {
             sources,
             rules: Arc::clone(&host.rules),
@@ -453,10 +723,11 @@ mod tests {
             allow: host.service.allow(),
             outside: Outside::default(),
             target: Target::Service { service: host.service.clone(), machine: "test".into() },
-            checkpoint,
+            state,
+            catch_up: SignedDuration::from_hours(1),
             status: Arc::default(),
         };
-        let pipeline = Pipeline::start(parts).expect("threads can be started");
+        let mut pipeline = Pipeline::start(parts).expect("threads can be started");
         let end = Instant::now() + DEADLINE;
         while !pipeline.ended() {
             assert!(Instant::now() < end, "it does not end");

@@ -1,22 +1,23 @@
-//! Alerts to the API, and places to the checkpoint once it has them.
+//! Alerts to the API, and marks to the disk once it has them.
 //!
 //! Two tasks in a row, so that a ban never waits for the disk: the first hands alerts over (what they decide holds when
-//! that returns), the second waits until they are durable and only then lets the places behind them be remembered.
+//! that returns), the second waits until they are durable and only then lets a mark behind them be kept.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::client::Client;
 use api::server::service::{Receipt, Service, SubmitError};
-use jiff::Timestamp;
+use api::store::StoreError;
 use model::Alert;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::acquisition::Step;
-use crate::state::Checkpoint;
+use crate::state::{Mark, Store};
 use crate::status::Status;
 
 /// Shortest and longest pause before alerts are sent again.
@@ -25,9 +26,6 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fr
 /// How long alerts are still tried after we were asked to stop. Those that are not taken are found again in their logs.
 const LAST_TRIES: Duration = Duration::from_secs(5);
 
-/// How often places are written while lines flow.
-const SAVE_EVERY: Duration = Duration::from_millis(200);
-
 /// What a round of the engine leaves behind.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -35,12 +33,12 @@ pub struct Report {
     pub alerts: Vec<Alert>,
     /// Alerts, of this report or of one before it, that should not have been.
     pub lifts: Vec<Lift>,
-    /// By number of the datasource: where reading stands behind the lines of the round.
-    pub steps: Vec<(u32, Vec<Step>)>,
+    /// What the engine held behind them.
+    pub mark: Option<Box<Mark>>,
 }
 
 /// An alert whose decisions are to end: a whitelist matched when a name was known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lift {
     /// The alert's identity.
     pub uuid: String,
@@ -77,7 +75,16 @@ pub enum Target {
 pub struct Taken {
     /// Says when the alerts are durable; `None` when they are, or when there were none.
     receipt: Option<Receipt>,
-    steps: Vec<(u32, Vec<Step>)>,
+    mark: Option<Box<Mark>>,
+}
+
+/// What the engine and whoever keeps marks tell each other.
+#[derive(Debug, Default)]
+pub struct Marks {
+    /// Whether one is on its way.
+    pub on_the_way: AtomicBool,
+    /// Whether the next one must hold everything, since one was not kept.
+    pub whole: AtomicBool,
 }
 
 /// Hands alerts over, in order, until the engine hangs up. `stopping` turns true when the process was asked to end.
@@ -88,16 +95,16 @@ pub async fn report(
     stopping: watch::Receiver<bool>,
     status: Arc<Status>,
 ) {
-    while let Some(Report { alerts, lifts, steps }) = reports.recv().await {
+    while let Some(Report { alerts, lifts, mark }) = reports.recv().await {
         let Ok(mut receipt) = deliver(&target, alerts, stopping.clone(), &status).await else {
-            warn!("stopping with alerts that nobody took; their lines are read again at the next start");
+            warn!("stopping with alerts that nobody took; they are found again at the next start");
             return;
         };
         for one in &lifts {
             // Durable together with everything before it.
             receipt = lift(&target, one).await.or(receipt);
         }
-        if taken.send(Taken { receipt, steps }).await.is_err() {
+        if taken.send(Taken { receipt, mark }).await.is_err() {
             return;
         }
     }
@@ -180,66 +187,38 @@ async fn deliver(
     }
 }
 
-/// Remembers places when the alerts before them are durable. `ids` names the datasources by number. Ends, after a last
-/// write, when the reporting does.
-pub async fn keep(mut taken: Receiver<Taken>, checkpoint: Checkpoint, ids: Vec<String>, status: Arc<Status>) {
-    let mut keeper = Keeper { checkpoint: Some(checkpoint), frozen: false, status };
-    let mut saved = Instant::now();
-    loop {
-        let next = if saved.elapsed() >= SAVE_EVERY {
-            keeper.save().await;
-            saved = Instant::now();
-            taken.recv().await
-        } else {
-            match timeout(SAVE_EVERY, taken.recv()).await {
-                Ok(next) => next,
-                Err(_) => continue,
-            }
-        };
-        let Some(Taken { receipt, steps }) = next else { break };
+/// Keeps marks when the alerts before them are durable. Ends when the reporting does.
+pub async fn keep(mut taken: Receiver<Taken>, store: Store, marks: Arc<Marks>, status: Arc<Status>) {
+    let mut store = Some(store);
+    while let Some(Taken { receipt, mark }) = taken.recv().await {
         if let Some(receipt) = receipt
             && let Err(error) = receipt.durable().await
         {
-            error!(%error, "alerts hold, but are not durable; places in the logs are no longer remembered");
-            keeper.status.set_reporting(Some(format!("alerts are not durable: {error}")));
-            keeper.frozen = true;
-        }
-        if let Some(checkpoint) = keeper.checkpoint.as_mut().filter(|_| !keeper.frozen) {
-            for (source, steps) in steps {
-                if let Some(id) = ids.get(source as usize) {
-                    checkpoint.advance(id, steps);
-                }
+            error!(%error, "alerts hold, but are not durable");
+            status.set_reporting(Some(format!("alerts are not durable: {error}")));
+            if matches!(error, StoreError::Closed) {
+                // What was not written is found again at the next start, if nothing after it is kept.
+                return;
             }
         }
-    }
-    keeper.save().await;
-}
-
-struct Keeper {
-    /// Elsewhere only while it is being written.
-    checkpoint: Option<Checkpoint>,
-    /// What is not durable must be read again: from here on places stay as they are.
-    frozen: bool,
-    status: Arc<Status>,
-}
-
-impl Keeper {
-    async fn save(&mut self) {
-        let Some(mut checkpoint) = self.checkpoint.take() else { return };
+        let Some(mark) = mark else { continue };
+        let Some(mut writing) = store.take() else { continue };
         let written = tokio::task::spawn_blocking(move || {
-            let result = checkpoint.save(Timestamp::now());
-            (checkpoint, result)
+            let result = writing.commit(&mark);
+            (writing, result)
         });
         match written.await {
-            Ok((checkpoint, result)) => {
-                self.checkpoint = Some(checkpoint);
+            Ok((written, result)) => {
+                store = Some(written);
                 let problem = result.err().map(|error| error.to_string());
                 if let Some(problem) = &problem {
-                    error!(problem, "places in the logs cannot be written");
+                    marks.whole.store(true, Ordering::Release);
+                    error!(problem, "the state of the engine cannot be written, trying again");
                 }
-                self.status.set_checkpoint(problem);
+                status.set_checkpoint(problem);
+                marks.on_the_way.store(false, Ordering::Release);
             }
-            Err(error) => error!(%error, "places in the logs are no longer written"),
+            Err(error) => error!(%error, "the state of the engine is no longer written"),
         }
     }
 }
@@ -251,35 +230,37 @@ mod tests {
     use tokio::sync::mpsc::channel;
 
     use super::*;
-    use crate::acquisition::Place;
+    use crate::state::{Meta, State};
 
-    fn at(cursor: &str) -> Vec<(u32, Vec<Step>)> {
-        vec![(0, vec![Step::At(Place::Cursor(cursor.into()))])]
+    fn mark(round: u64) -> Box<Mark> {
+        Box::new(Mark { head: Some(Vec::new()), meta: Meta { round, ..Meta::default() }, buckets: Vec::new() })
     }
 
     /// The clock is made: it jumps to the next timer whenever nothing else is left to do.
     #[tokio::test(start_paused = true)]
-    async fn places_wait_for_the_alerts_before_them() {
+    async fn marks_wait_for_the_alerts_before_them() {
         let folder = TempDir::new().expect("a temporary folder");
-        let (checkpoint, _) = Checkpoint::open(folder.path());
+        let state = State::open(folder.path(), [1; 16]).expect("an empty folder");
         let status = Arc::new(Status::default());
+        let marks = Arc::new(Marks::default());
         let nobody = folder.path().join("no-such-socket");
         let client = Client::new(Endpoint::new(&nobody.to_string_lossy()), Credentials::Local).expect("a client");
         let (reports, reports_out) = channel(8);
         let (taken, taken_out) = channel(8);
         let (stop, stopping) = watch::channel(false);
         let reporting = tokio::spawn(report(Target::Remote(client), reports_out, taken, stopping, Arc::clone(&status)));
-        let keeping = tokio::spawn(keep(taken_out, checkpoint, vec!["journal".into()], Arc::clone(&status)));
+        let keeping = tokio::spawn(keep(taken_out, state.store, marks, Arc::clone(&status)));
 
-        reports.send(Report { steps: at("before"), ..Report::default() }).await.expect("somebody listens");
+        reports.send(Report { mark: Some(mark(1)), ..Report::default() }).await.expect("somebody listens");
         let alerts = vec![Alert { scenario: "test".into(), ..Alert::default() }];
-        reports.send(Report { alerts, steps: at("behind"), ..Report::default() }).await.expect("somebody listens");
+        reports.send(Report { alerts, mark: Some(mark(2)), ..Report::default() }).await.expect("somebody listens");
         while status.reporting().is_none() {
             sleep(Duration::from_millis(50)).await;
         }
         stop.send(true).expect("somebody listens");
         reporting.await.expect("it ends");
         keeping.await.expect("it ends");
-        assert_eq!(Checkpoint::open(folder.path()).0.cursor("journal").as_deref(), Some("before"));
+        let kept = State::open(folder.path(), [1; 16]).expect("it is ours").kept.expect("one was kept");
+        assert_eq!(kept.meta.round, 1);
     }
 }

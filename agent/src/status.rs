@@ -25,6 +25,7 @@ pub struct Status {
     engine: Mutex<EngineReport>,
     reporting: Mutex<Option<String>>,
     checkpoint: Mutex<Option<String>>,
+    losses: Mutex<Vec<String>>,
 }
 
 impl Status {
@@ -33,6 +34,11 @@ impl Status {
         let source = Arc::new(SourceStatus::new(name, module));
         lock(&self.sources).push(Arc::clone(&source));
         source
+    }
+
+    /// Forgets a datasource that is read no more.
+    pub fn remove_source(&self, source: &Arc<SourceStatus>) {
+        lock(&self.sources).retain(|known| !Arc::ptr_eq(known, source));
     }
 
     /// Replaces what did not load: called with all problems of a (re)load.
@@ -78,6 +84,16 @@ impl Status {
     /// Says why places in the logs are not remembered.
     pub fn set_checkpoint(&self, problem: Option<String>) {
         *lock(&self.checkpoint) = problem;
+    }
+
+    /// What of the last run's state was lost, a sentence each; stays until the end.
+    pub fn losses(&self) -> Vec<String> {
+        lock(&self.losses).clone()
+    }
+
+    /// Says what of the last run's state was lost.
+    pub fn set_losses(&self, losses: Vec<String>) {
+        *lock(&self.losses) = losses;
     }
 
     /// Whether everything works.
@@ -240,6 +256,7 @@ pub struct SourceStatus {
     trouble: Mutex<Vec<Trouble>>,
     last_error: Mutex<Option<Failure>>,
     watching: AtomicBool,
+    remembered: AtomicBool,
     /// Since when there is something that nobody has taken, in microseconds of the Unix epoch; 0 when there is nothing.
     behind: AtomicU64,
     /// Lines handed out.
@@ -285,6 +302,16 @@ impl SourceStatus {
     /// Whether it has found what there is to read.
     pub fn is_watching(&self) -> bool {
         self.watching.load(Ordering::Acquire)
+    }
+
+    /// Says that it is written down where reading stands.
+    pub fn set_remembered(&self) {
+        self.remembered.store(true, Ordering::Release);
+    }
+
+    /// Whether it is written down where reading stands: after a sudden end it goes on there.
+    pub fn is_remembered(&self) -> bool {
+        self.remembered.load(Ordering::Acquire)
     }
 
     /// Says that at `now` there is something that waits to be taken.

@@ -6,6 +6,7 @@
 
 pub mod alert;
 pub mod allowlist;
+pub mod bytes;
 pub mod classes;
 pub mod data;
 pub mod decision;

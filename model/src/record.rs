@@ -2,6 +2,7 @@
 //!
 //! One record serves all scenarios that an event is poured into: its text is copied once, into one buffer.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::alert::{EventEvidence, RuntimeAlert};
+use crate::bytes::{Garbled, Reader, Writer};
 use crate::classes;
 use crate::event::{Event, EventKind, stored_value};
 use crate::fields::{self, FieldTable};
@@ -54,28 +56,7 @@ impl Rare {
     }
 }
 
-/// A [`Record`] as a checkpoint keeps it: fields by name, since numbers change with the rules.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RecordDump {
-    /// Map number, key, text.
-    fields: Vec<(u8, String, String)>,
-    unmarshaled: Vec<(String, StoredDump)>,
-    overflow: Option<Box<RuntimeAlert>>,
-    src: String,
-    module: String,
-    labels: Vec<(String, String)>,
-    offset: u64,
-    generation: u64,
-    raw: String,
-    time: Option<(Timestamp, i32)>,
-    read_at: Timestamp,
-    overflowed: bool,
-    time_machine: bool,
-    #[serde(default)]
-    spoofable: bool,
-    parsers: Vec<String>,
-}
-
+/// What `evt.Unmarshaled` holds under a key, as it is kept on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum StoredDump {
     Json(String),
@@ -247,72 +228,226 @@ impl Record {
         });
         size_of::<Self>() + 2 * PIECE + self.text.len() + PIECE + self.slots.len() * 12 + PIECE + rare
     }
+}
 
-    /// The record without the numbering of its rule set.
-    pub fn dump(&self) -> RecordDump {
-        let slots = self.slots.iter().map(|(field, _, _)| {
-            let (map, key) = self.table.name(*field);
-            (map.0, key.to_owned(), self.get(*field).unwrap_or("").to_owned())
-        });
-        let extra = self.extra().iter().map(|(map, key, value)| (map.0, key.to_string(), value.to_string()));
-        RecordDump {
-            fields: slots.chain(extra).collect(),
-            unmarshaled: self.unmarshaled().iter().map(|(key, stored)| (key.clone(), stored.into())).collect(),
-            overflow: self.overflow().cloned().map(Box::new),
-            src: self.origin.src.to_string(),
-            module: self.origin.module.to_string(),
-            labels: self.origin.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-            offset: self.offset,
-            generation: self.origin.generation,
-            raw: self.raw().to_owned(),
-            time: self.time.map(|time| (time.instant, time.offset)),
-            read_at: self.read_at,
-            overflowed: self.kind == EventKind::Overflow,
-            time_machine: self.time_machine,
-            spoofable: self.origin.spoofable,
-            parsers: self.parsers.iter().map(ToString::to_string).collect(),
+/// What many records have in common, while they are written: it is written once.
+#[derive(Debug, Default)]
+pub struct Sharing {
+    origins: HashMap<*const Origin, u64>,
+    parsers: HashMap<*const Arc<str>, u64>,
+}
+
+/// The same, while they are read.
+#[derive(Debug)]
+pub struct Shared {
+    table: Arc<FieldTable>,
+    /// By the number in the writer's table: the number in ours, or the name of what we have none for.
+    fields: Vec<Result<FieldId, (MapId, Box<str>)>>,
+    origins: Vec<Arc<Origin>>,
+    parsers: Vec<Arc<[Arc<str>]>>,
+}
+
+/// The version of what [`Record::encode`] and [`encode_fields`] write. Whoever keeps it on disk keeps this too.
+pub const ENCODING: u32 = 1;
+
+/// Writes the numbering of `table`, which [`Shared::new`] needs.
+pub fn encode_fields(table: &FieldTable, out: &mut Writer) {
+    out.number(table.len() as u64);
+    for number in 0..table.len() as u32 {
+        let (map, key) = table.name(FieldId(number));
+        out.number(map.0.into());
+        out.text(key);
+    }
+}
+
+impl Shared {
+    /// For records that were written under the numbering `fields`, and are to be read under that of `table`.
+    pub fn new(fields: &[u8], table: Arc<FieldTable>) -> Result<Self, Garbled> {
+        let mut reader = Reader::new(fields);
+        let count = reader.count()?;
+        let mut fields = Vec::with_capacity(count);
+        for _ in 0..count {
+            let map = MapId(u8::try_from(reader.number()?).map_err(|_| Garbled)?);
+            let key = reader.text()?;
+            fields.push(table.number(map, key).ok_or_else(|| (map, key.into())));
+        }
+        Ok(Self { table, fields, origins: Vec::new(), parsers: Vec::new() })
+    }
+
+    /// Forgets what one writer's [`Sharing`] has named: another one follows.
+    pub fn restart(&mut self) {
+        self.origins.clear();
+        self.parsers.clear();
+    }
+
+    fn origin(&mut self, reader: &mut Reader<'_>) -> Result<Arc<Origin>, Garbled> {
+        let number = reader.number()? as usize;
+        if number == self.origins.len() {
+            let origin = decode_origin(reader)?;
+            self.origins.push(Arc::new(origin));
+        }
+        self.origins.get(number).cloned().ok_or(Garbled)
+    }
+
+    fn parsers(&mut self, reader: &mut Reader<'_>) -> Result<Arc<[Arc<str>]>, Garbled> {
+        let number = reader.number()? as usize;
+        if number == self.parsers.len() {
+            let count = reader.count()?;
+            let names = (0..count).map(|_| reader.text().map(Arc::from)).collect::<Result<_, _>>()?;
+            self.parsers.push(names);
+        }
+        self.parsers.get(number).cloned().ok_or(Garbled)
+    }
+}
+
+/// Writes where lines come from.
+pub fn encode_origin(origin: &Origin, out: &mut Writer) {
+    let Origin { src, module, labels, generation, time_machine, spoofable } = origin;
+    out.text(src);
+    out.text(module);
+    out.number(labels.len() as u64);
+    for (key, value) in labels {
+        out.text(key);
+        out.text(value);
+    }
+    out.fixed64(*generation);
+    out.flag(*time_machine);
+    out.flag(*spoofable);
+}
+
+/// Reads what [`encode_origin`] wrote.
+pub fn decode_origin(reader: &mut Reader<'_>) -> Result<Origin, Garbled> {
+    let (src, module) = (reader.text()?.into(), reader.text()?.into());
+    let count = reader.count()?;
+    let labels = (0..count).map(|_| Ok((reader.text()?.into(), reader.text()?.into()))).collect::<Result<_, _>>()?;
+    Ok(Origin {
+        src,
+        module,
+        labels,
+        generation: reader.fixed64()?,
+        time_machine: reader.flag()?,
+        spoofable: reader.flag()?,
+    })
+}
+
+/// Writes an instant.
+pub fn encode_time(at: Timestamp, out: &mut Writer) {
+    out.signed(at.as_second());
+    out.signed(at.subsec_nanosecond().into());
+}
+
+/// Reads what [`encode_time`] wrote.
+pub fn decode_time(reader: &mut Reader<'_>) -> Result<Timestamp, Garbled> {
+    let (seconds, nanos) = (reader.signed()?, reader.signed()?);
+    Timestamp::new(seconds, i32::try_from(nanos).map_err(|_| Garbled)?).map_err(|_| Garbled)
+}
+
+impl Record {
+    /// Writes the record in the numbering of its rule set; see [`encode_fields`].
+    pub fn encode(&self, out: &mut Writer, sharing: &mut Sharing) {
+        let next = sharing.origins.len() as u64;
+        let origin = *sharing.origins.entry(Arc::as_ptr(&self.origin)).or_insert(next);
+        out.number(origin);
+        if origin == next {
+            encode_origin(&self.origin, out);
+        }
+        let next = sharing.parsers.len() as u64;
+        let parsers = *sharing.parsers.entry(self.parsers.as_ptr()).or_insert(next);
+        out.number(parsers);
+        if parsers == next {
+            out.number(self.parsers.len() as u64);
+            for parser in self.parsers.iter() {
+                out.text(parser);
+            }
+        }
+        out.number(self.offset);
+        out.flag(self.kind == EventKind::Overflow);
+        out.flag(self.time_machine);
+        encode_time(self.read_at, out);
+        out.flag(self.time.is_some());
+        if let Some(EventTime { instant, offset }) = self.time {
+            encode_time(instant, out);
+            out.signed(offset.into());
+        }
+        out.number(self.slots.len() as u64);
+        for (field, ..) in &self.slots {
+            out.number(field.0.into());
+            out.text(self.get(*field).unwrap_or(""));
+        }
+        out.text(self.raw());
+        out.flag(self.rare.is_some());
+        if self.rare.is_some() {
+            let unmarshaled: Vec<(&str, StoredDump)> =
+                self.unmarshaled().iter().map(|(key, stored)| (key.as_str(), stored.into())).collect();
+            let extra: Vec<(u8, &str, &str)> =
+                self.extra().iter().map(|(map, key, value)| (map.0, &**key, &**value)).collect();
+            let rare = serde_json::to_vec(&(extra, unmarshaled, self.overflow()));
+            out.bytes(&rare.expect("texts, lists and maps with texts as keys are JSON"));
         }
     }
 
-    /// The record in the numbering of `table`.
-    pub fn restore(dump: RecordDump, table: Arc<FieldTable>) -> Self {
+    /// Reads what [`Record::encode`] wrote.
+    pub fn decode(reader: &mut Reader<'_>, shared: &mut Shared) -> Result<Self, Garbled> {
+        let (origin, parsers) = (shared.origin(reader)?, shared.parsers(reader)?);
+        let offset = reader.number()?;
+        let kind = if reader.flag()? { EventKind::Overflow } else { EventKind::Log };
+        let time_machine = reader.flag()?;
+        let read_at = decode_time(reader)?;
+        let time = if reader.flag()? {
+            let instant = decode_time(reader)?;
+            Some(EventTime { instant, offset: i32::try_from(reader.signed()?).map_err(|_| Garbled)? })
+        } else {
+            None
+        };
         let mut text = String::new();
         let (mut slots, mut extra) = (Vec::new(), Vec::new());
-        for (map, key, value) in dump.fields {
-            if let Some(field) = table.number(MapId(map), &key) {
-                slots.push((field, text.len() as u32, value.len() as u32));
-                text.push_str(&value);
-            } else {
-                extra.push((MapId(map), key.into(), value.into()));
+        for _ in 0..reader.count()? {
+            let field = shared.fields.get(reader.number()? as usize).ok_or(Garbled)?;
+            let value = reader.text()?;
+            match field {
+                Ok(field) => {
+                    slots.push((*field, text.len() as u32, value.len() as u32));
+                    text.push_str(value);
+                }
+                Err((map, key)) => extra.push((*map, key.clone(), value.into())),
             }
         }
+        let line = reader.text()?;
+        let mut rare = Rare::default();
+        if reader.flag()? {
+            type Parts = (Vec<(u8, String, String)>, Vec<(String, StoredDump)>, Option<Box<RuntimeAlert>>);
+            let parts = serde_json::from_slice::<Parts>(reader.bytes()?).map_err(|_| Garbled)?;
+            for (map, key, value) in parts.0 {
+                if let Some(field) = shared.table.number(MapId(map), &key) {
+                    // What nobody had mentioned when it was written may be mentioned now.
+                    slots.push((field, text.len() as u32, value.len() as u32));
+                    text.push_str(&value);
+                } else {
+                    extra.push((MapId(map), key.into(), value.into()));
+                }
+            }
+            rare.unmarshaled = parts.1.into_iter().map(|(key, stored)| (key, stored.into())).collect();
+            rare.overflow = parts.2;
+        }
+        let raw = text.len() as u32;
+        text.push_str(line);
         slots.sort_unstable_by_key(|(field, _, _)| *field);
         extra.sort_unstable_by(|a: &Extra, b: &Extra| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        let origin = Origin {
-            src: dump.src.into(),
-            module: dump.module.into(),
-            labels: dump.labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
-            time_machine: dump.time_machine,
-            generation: dump.generation,
-            spoofable: dump.spoofable,
-        };
-        let raw = text.len() as u32;
-        text.push_str(&dump.raw);
-        let unmarshaled = dump.unmarshaled.into_iter().map(|(key, stored)| (key, stored.into())).collect();
-        Self {
-            table,
+        rare.extra = extra.into();
+        Ok(Self {
+            table: Arc::clone(&shared.table),
             text: text.into(),
             slots: slots.into(),
             raw,
-            kind: if dump.overflowed { EventKind::Overflow } else { EventKind::Log },
-            time_machine: dump.time_machine,
-            origin: Arc::new(origin),
-            offset: dump.offset,
-            time: dump.time.map(|(instant, offset)| EventTime { instant, offset }),
-            read_at: dump.read_at,
-            parsers: dump.parsers.into_iter().map(Into::into).collect(),
-            rare: Rare { extra: extra.into(), unmarshaled, overflow: dump.overflow }.boxed(),
-        }
+            kind,
+            time_machine,
+            origin,
+            offset,
+            time,
+            read_at,
+            parsers,
+            rare: rare.boxed(),
+        })
     }
 }
 

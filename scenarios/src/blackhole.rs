@@ -5,7 +5,6 @@
 //! not copied.
 
 use hashbrown::HashMap;
-use serde::{Deserialize, Serialize};
 
 use crate::key::BucketKey;
 
@@ -17,10 +16,12 @@ pub(crate) const ENTRY: usize = size_of::<(BucketKey, Mute)>() + 1;
 pub(crate) struct Blackholes {
     mutes: HashMap<BucketKey, Mute>,
     swept: usize,
+    /// Names that were muted since the last checkpoint, where checkpoints are made.
+    pub(crate) armed: Option<Vec<BucketKey>>,
 }
 
 /// Until when overflows of one name are muted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mute {
     /// Nanoseconds since 1970, exclusive.
     pub(crate) until: i64,
@@ -48,6 +49,9 @@ impl Blackholes {
             return false;
         }
         self.mutes.insert(key, mute);
+        if let Some(armed) = &mut self.armed {
+            armed.push(key);
+        }
         true
     }
 
@@ -62,8 +66,15 @@ impl Blackholes {
         all
     }
 
+    /// The entries of `names` that are still there.
+    pub(crate) fn some(&self, mut names: Vec<BucketKey>) -> Vec<(BucketKey, Mute)> {
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter().filter_map(|key| Some((key, *self.mutes.get(&key)?))).collect()
+    }
+
     /// The entries of [`Blackholes::dump`].
-    pub(crate) fn restore(&mut self, mutes: Vec<(BucketKey, Mute)>) {
+    pub(crate) fn restore(&mut self, mutes: impl IntoIterator<Item = (BucketKey, Mute)>) {
         self.mutes.extend(mutes);
         self.swept = self.mutes.len();
     }

@@ -26,6 +26,7 @@ use crate::scenario::Scenario;
 use crate::select::Pour;
 use crate::set::Scenarios;
 use crate::slab::{Queue, Slab};
+use crate::touched::Touched;
 use crate::view::{LeakyView, QueueView};
 use crate::wheel::Wheel;
 
@@ -56,6 +57,8 @@ pub struct Buckets {
     /// Bytes of buckets and what only some of them need.
     own_bytes: usize,
     fired: Vec<u32>,
+    /// Buckets that changed since the last checkpoint, where checkpoints are made.
+    pub(crate) touched: Option<Touched>,
 }
 
 /// One bucket, in 64 bytes.
@@ -146,6 +149,7 @@ impl Buckets {
             budget,
             own_bytes: 0,
             fired: Vec::new(),
+            touched: None,
         }
     }
 
@@ -263,6 +267,7 @@ impl Buckets {
     }
 
     fn fill(&mut self, index: u32, pour: &Pour, round: &mut Round<'_>) {
+        self.touch(index);
         let Some(bucket) = self.slots.get_mut(index) else { return };
         let scenario = &round.scenarios.list[usize::from(bucket.scenario)];
         let counts = self.counts.entry(bucket.scenario.into()).or_default();
@@ -452,6 +457,7 @@ impl Buckets {
             bucket.extra = self.extras.insert(extra);
         }
         let index = self.slots.insert(bucket);
+        self.touch(index);
         let slots = &self.slots;
         let hash = |index: &u32| slots.get(*index).map_or(0, |bucket| bucket.key.hash());
         let same = |other: &u32| slots.get(*other).is_some_and(|bucket| bucket.key == key);
@@ -501,7 +507,14 @@ impl Buckets {
         found.len()
     }
 
+    fn touch(&mut self, index: u32) {
+        if let Some(touched) = &mut self.touched {
+            touched.touch(index);
+        }
+    }
+
     fn remove(&mut self, index: u32) {
+        self.touch(index);
         let Some(mut bucket) = self.slots.take(index) else { return };
         self.slab.clear(&mut bucket.queue);
         self.wheel.clear(index);

@@ -6,7 +6,6 @@
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
 use sha1::{Digest as _, Sha1};
 use siphasher::sip128::SipHasher24;
 
@@ -75,7 +74,7 @@ impl GroupHash {
 }
 
 /// The name of one bucket: 96 bits, of which a million buckets meet by accident once in 10^17 times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BucketKey(pub(crate) [u32; 3]);
 
 impl BucketKey {
@@ -117,7 +116,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// The neighbourhood that shares a quota, a /24 or a /48, as a keyed number; 0 for all that have no address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Network(pub(crate) u32);
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! event and makes [`Pour`]s; a pour belongs to one of 256 partitions, whose [`Buckets`] apply it and yield overflows. Time is
 //! an argument everywhere: a live log and a replayed one take the same path.
 //!
-//! Public types: [`Loader`], [`Scenarios`], [`Scenario`], [`Selector`], [`Pour`], [`Buckets`], [`Snapshot`].
+//! Public types: [`Loader`], [`Scenarios`], [`Scenario`], [`Selector`], [`Pour`], [`Buckets`], [`Remains`].
 
 mod arena;
 mod blackhole;
@@ -23,7 +23,8 @@ mod select;
 mod set;
 mod simulation;
 mod slab;
-mod snapshot;
+pub mod snapshot;
+mod touched;
 mod view;
 mod wheel;
 
@@ -35,7 +36,7 @@ pub use scenario::{Identity, Needs, Scenario};
 pub use select::{Pour, Selector, Surroundings};
 pub use set::{Item, Loader, Scenarios};
 pub use simulation::Simulation;
-pub use snapshot::{RestoreError, Snapshot};
+pub use snapshot::{Remains, RestoreError};
 
 #[cfg(test)]
 mod tests;

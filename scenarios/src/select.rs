@@ -40,6 +40,13 @@ pub struct Pour {
     pub(crate) checked: bool,
 }
 
+impl Pour {
+    /// The time that the log tells, if it tells one.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.time.map(|time| time.event_time().instant)
+    }
+}
+
 /// What a selection looks at beside the event.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {

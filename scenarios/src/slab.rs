@@ -9,6 +9,8 @@ use std::sync::Arc;
 use expr::Value;
 use model::Record;
 
+use crate::touched::Touched;
+
 /// The records of one partition.
 #[derive(Debug, Default)]
 pub(crate) struct Slab {
@@ -19,6 +21,8 @@ pub(crate) struct Slab {
     bytes: usize,
     /// Where the record of the last push lies: the pours of one event come together.
     newest: Option<u32>,
+    /// Places that were filled since the last checkpoint, where checkpoints are made.
+    pub(crate) filled: Option<Touched>,
 }
 
 #[derive(Debug)]
@@ -128,6 +132,21 @@ impl Slab {
         values.collect()
     }
 
+    /// Where the records of `queue` lie, oldest first.
+    pub(crate) fn places(&self, queue: &Queue) -> impl Iterator<Item = u32> {
+        self.links_of(queue).map(|link| link.record)
+    }
+
+    /// The record at `place`, if one lies there.
+    pub(crate) fn record(&self, place: u32) -> Option<&Arc<Record>> {
+        self.records.get(place as usize)?.record.as_ref()
+    }
+
+    /// All places that hold a record.
+    pub(crate) fn occupied(&self) -> Vec<u32> {
+        (0..self.records.len() as u32).filter(|place| self.record(*place).is_some()).collect()
+    }
+
     fn links_of(&self, queue: &Queue) -> impl Iterator<Item = Link> {
         let mut at = queue.newest as usize;
         (0..queue.len).map(move |_| {
@@ -155,6 +174,9 @@ impl Slab {
             self.records.len() as u32 - 1
         };
         self.newest = Some(index);
+        if let Some(filled) = &mut self.filled {
+            filled.touch(index);
+        }
         index
     }
 

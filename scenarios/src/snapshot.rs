@@ -1,15 +1,17 @@
 //! The state of buckets as a checkpoint keeps it.
 //!
-//! Scenarios go by their identity and fields by their names, so that buckets outlive a change of rules: those whose
-//! scenario still means the same go on, the others are dropped.
+//! A checkpoint begins with the numbering of the rules ([`encode_head`]) and goes on with what changed in each partition
+//! ([`Buckets::encode`]): buckets and records by the places where they lie, so that a place that is written again
+//! replaces what lay there. Read back, scenarios go by their identity and fields by their names: buckets outlive a change of
+//! rules if their scenario still means the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use model::record::RecordDump;
+use model::bytes::{Garbled, Reader, Writer};
+use model::record::{self, Shared, Sharing};
 use model::{FieldTable, Record};
-use serde::{Deserialize, Serialize};
 
 use crate::blackhole::Mute;
 use crate::bucket::Tally;
@@ -18,180 +20,285 @@ use crate::key::{BucketKey, HashKey, Network};
 use crate::set::Scenarios;
 use crate::slab::Queue;
 
-/// The version that this program writes and reads.
-const VERSION: u32 = 2;
+/// The version of what [`encode_head`] and [`Buckets::encode`] write beside records, which have one of their own. Whoever
+/// keeps it on disk keeps both.
+pub const VERSION: u32 = 1;
 
-/// The buckets of one partition, frozen. To be encoded as JSON or another format that names its fields.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot {
-    version: u32,
-    /// Tells whether the same key made the names; 0 within one process.
-    key: u64,
-    scenarios: Vec<String>,
-    records: Vec<RecordDump>,
-    buckets: Vec<BucketDump>,
-    mutes: Vec<(BucketKey, Mute)>,
-    replay: Vec<i64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct BucketDump {
-    key: BucketKey,
-    /// Index into `scenarios`.
-    scenario: u32,
-    network: Network,
-    replay: bool,
-    count: u32,
-    first: (i64, i16),
-    last: (i64, i16),
-    /// As bits, since decimals would round.
-    tokens: u64,
-    /// Indices into `records`, oldest first.
-    queue: Vec<u32>,
-    group: String,
-    checked: bool,
-    seen: Vec<u64>,
-    fallen: Vec<bool>,
-}
-
-/// A record, and where it lies once a bucket holds it.
-type Thawed = (Arc<Record>, Option<u32>);
-
-/// Why a snapshot cannot be used.
+/// Why what a checkpoint holds cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// Another program wrote it.
-    #[error("the snapshot has version {0}, expected {VERSION}")]
-    Version(u32),
+    /// It is not what was written.
+    #[error(transparent)]
+    Garbled(#[from] Garbled),
     /// Its bucket names were made with another key.
-    #[error("the snapshot was made with another key")]
+    #[error("the buckets were named with another key")]
     Key,
 }
 
-impl Buckets {
-    /// The state as it is now. `key` is the one that names the buckets.
-    pub fn snapshot(&self, key: &HashKey) -> Snapshot {
-        Snapshot { key: key.check(), ..self.freeze() }
+/// Writes what [`Remains::new`] needs to know about the rules. `key` is the one that names the buckets.
+pub fn encode_head(scenarios: &Scenarios, table: &FieldTable, key: &HashKey, out: &mut Writer) {
+    out.fixed64(key.check());
+    out.number(scenarios.list.len() as u64);
+    for scenario in &scenarios.list {
+        out.text(&scenario.identity.hex());
     }
+    out.part(|part| record::encode_fields(table, part));
+}
 
-    /// Takes over the buckets of a snapshot whose scenarios are still there; `table` is the numbering of the present
-    /// rules. Returns how many buckets were dropped.
-    pub fn restore(
-        &mut self,
-        snapshot: Snapshot,
-        key: &HashKey,
+/// What a checkpoint holds of the buckets of all partitions, on its way into [`Buckets`].
+#[derive(Debug)]
+pub struct Remains {
+    /// By the writer's number: ours.
+    scenarios: Vec<Option<u32>>,
+    shared: Shared,
+    partitions: BTreeMap<u8, Partition>,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    records: HashMap<u32, Arc<Record>>,
+    /// By the place where they lay, which is the order in which they are put back.
+    buckets: BTreeMap<u32, Dump>,
+    mutes: BTreeMap<BucketKey, Mute>,
+    replay: Vec<i64>,
+}
+
+/// A bucket whose records lie elsewhere.
+#[derive(Debug)]
+struct Dump {
+    bucket: Bucket,
+    /// Places of records, oldest first.
+    queue: Vec<u32>,
+    seen: Vec<u64>,
+    group: Box<str>,
+    fallen: Vec<bool>,
+}
+
+impl Remains {
+    /// Nothing yet; `head` is what [`encode_head`] wrote, `scenarios` and `table` are the rules of now.
+    pub fn new(
+        head: &[u8],
+        scenarios: &Scenarios,
         table: &Arc<FieldTable>,
-    ) -> Result<usize, RestoreError> {
-        if snapshot.version != VERSION {
-            return Err(RestoreError::Version(snapshot.version));
-        }
-        if snapshot.key != key.check() {
+        key: &HashKey,
+    ) -> Result<Self, RestoreError> {
+        let mut reader = Reader::new(head);
+        if reader.fixed64()? != key.check() {
             return Err(RestoreError::Key);
         }
-        Ok(self.thaw(snapshot, table))
+        let present: HashMap<String, u32> =
+            (0..).zip(&scenarios.list).map(|(index, scenario)| (scenario.identity.hex(), index)).collect();
+        let count = reader.count()?;
+        let known = (0..count).map(|_| Ok(present.get(reader.text()?).copied())).collect::<Result<_, Garbled>>()?;
+        let shared = Shared::new(reader.bytes()?, Arc::clone(table))?;
+        Ok(Self { scenarios: known, shared, partitions: BTreeMap::new() })
     }
 
-    /// The same buckets under new rules with the numbering of `table`, and how many were dropped.
-    pub fn adopt(self, scenarios: Arc<Scenarios>, table: &Arc<FieldTable>) -> (Self, usize) {
-        let mut buckets = Self::new(scenarios, self.budget());
-        let dropped = buckets.thaw(self.freeze(), table);
-        (buckets, dropped)
-    }
-
-    fn freeze(&self) -> Snapshot {
-        let mut numbers = HashMap::new();
-        let mut records = Vec::new();
-        let mut number = |record: &Arc<Record>| {
-            *numbers.entry(Arc::as_ptr(record)).or_insert_with(|| {
-                records.push(record.dump());
-                records.len() as u32 - 1
-            })
-        };
-        let buckets = self.slots.iter().map(|(_, bucket)| {
-            let extra = self.extra(bucket);
-            let rare = extra.and_then(|extra| extra.rare.as_deref());
-            let tally = bucket.tally;
-            BucketDump {
-                key: bucket.key,
-                scenario: bucket.scenario.into(),
-                network: bucket.network,
-                replay: bucket.replay,
-                count: tally.count,
-                first: (tally.first, tally.first_minutes),
-                last: (tally.last, tally.last_minutes),
-                tokens: tally.tokens.to_bits(),
-                queue: self.slab.iter(&bucket.queue).map(&mut number).collect(),
-                group: rare.map_or(String::new(), |rare| rare.group.to_string()),
-                checked: bucket.checked,
-                seen: extra.map_or(Vec::new(), |extra| extra.seen.sorted()),
-                fallen: rare.map_or(Vec::new(), |rare| rare.fallen.to_vec()),
+    /// Takes in what [`Buckets::encode`] wrote of `partition`, after what it wrote before.
+    pub fn apply(&mut self, partition: u8, bytes: &[u8]) -> Result<(), Garbled> {
+        let mut reader = Reader::new(bytes);
+        let into = self.partitions.entry(partition).or_default();
+        self.shared.restart();
+        for _ in 0..reader.count()? {
+            let place = reader.number32()?;
+            into.records.insert(place, Arc::new(Record::decode(&mut reader, &mut self.shared)?));
+        }
+        for _ in 0..reader.count()? {
+            let place = reader.number32()?;
+            if reader.flag()? {
+                into.buckets.insert(place, decode_bucket(&mut reader)?);
+            } else {
+                into.buckets.remove(&place);
             }
-        });
-        let buckets = buckets.collect();
-        Snapshot {
-            version: VERSION,
-            key: 0,
-            scenarios: self.scenarios.list.iter().map(|scenario| scenario.identity.hex()).collect(),
-            records,
-            buckets,
-            mutes: self.blackholes.dump(),
-            replay: self.replay.newest.clone(),
+        }
+        for _ in 0..reader.count()? {
+            let key = decode_key(&mut reader)?;
+            into.mutes.insert(key, Mute { until: reader.signed()?, replay: reader.flag()? });
+        }
+        into.replay = (0..reader.count()?).map(|_| reader.signed()).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+}
+
+impl Buckets {
+    /// From now on notes what changes, for [`Buckets::encode`].
+    pub fn track(&mut self) {
+        self.touched = Some(crate::touched::Touched::default());
+        self.slab.filled = Some(crate::touched::Touched::default());
+        self.blackholes.armed = Some(Vec::new());
+    }
+
+    /// Writes what changed since the last call, or everything there is; `false` if that is nothing.
+    pub fn encode(&mut self, everything: bool, out: &mut Writer) -> bool {
+        let touched = self.touched.as_mut().map(crate::touched::Touched::take).unwrap_or_default();
+        let filled = self.slab.filled.as_mut().map(crate::touched::Touched::take).unwrap_or_default();
+        let armed = self.blackholes.armed.as_mut().map(std::mem::take).unwrap_or_default();
+        let (places, records, mutes) = if everything {
+            (self.slots.iter().map(|(place, _)| place).collect(), self.slab.occupied(), self.blackholes.dump())
+        } else {
+            (touched, filled, self.blackholes.some(armed))
+        };
+        if places.is_empty() && records.is_empty() && mutes.is_empty() {
+            return false;
+        }
+        let held: Vec<(u32, &Arc<Record>)> =
+            records.into_iter().filter_map(|place| Some((place, self.slab.record(place)?))).collect();
+        out.number(held.len() as u64);
+        let mut sharing = Sharing::default();
+        for (place, record) in held {
+            out.number(place.into());
+            record.encode(out, &mut sharing);
+        }
+        out.number(places.len() as u64);
+        for place in places {
+            out.number(place.into());
+            let bucket = self.slots.get(place);
+            out.flag(bucket.is_some());
+            if let Some(bucket) = bucket {
+                self.encode_bucket(bucket, out);
+            }
+        }
+        out.number(mutes.len() as u64);
+        for (key, mute) in mutes {
+            encode_key(key, out);
+            out.signed(mute.until);
+            out.flag(mute.replay);
+        }
+        out.number(self.replay.newest.len() as u64);
+        for at in &self.replay.newest {
+            out.signed(*at);
+        }
+        true
+    }
+
+    fn encode_bucket(&self, bucket: &Bucket, out: &mut Writer) {
+        let Bucket { tally, key, network, queue, extra: _, scenario, replay, checked } = bucket;
+        encode_key(*key, out);
+        out.number((*scenario).into());
+        out.number(network.0.into());
+        out.flag(*replay);
+        out.flag(*checked);
+        out.number(tally.count.into());
+        out.signed(tally.first);
+        out.signed(tally.first_minutes.into());
+        out.signed(tally.last);
+        out.signed(tally.last_minutes.into());
+        // As bits, since decimals would round.
+        out.fixed64(tally.tokens.to_bits());
+        out.number(queue.len() as u64);
+        for place in self.slab.places(queue) {
+            out.number(place.into());
+        }
+        let extra = self.extra(bucket);
+        let seen = extra.map_or(Vec::new(), |extra| extra.seen.sorted());
+        out.number(seen.len() as u64);
+        for value in seen {
+            out.fixed64(value);
+        }
+        let rare = extra.and_then(|extra| extra.rare.as_deref());
+        out.text(rare.map_or("", |rare| &rare.group));
+        let fallen = rare.map_or(&[][..], |rare| &rare.fallen);
+        out.number(fallen.len() as u64);
+        for fallen in fallen {
+            out.flag(*fallen);
         }
     }
 
-    fn thaw(&mut self, snapshot: Snapshot, table: &Arc<FieldTable>) -> usize {
-        let present: HashMap<String, u32> =
-            (0..).zip(&self.scenarios.list).map(|(index, scenario)| (scenario.identity.hex(), index)).collect();
-        let known: Vec<Option<u32>> = snapshot.scenarios.iter().map(|name| present.get(name).copied()).collect();
-        let restore = |dump| Arc::new(Record::restore(dump, Arc::clone(table)));
-        let mut records: Vec<Thawed> = snapshot.records.into_iter().map(|dump| (restore(dump), None)).collect();
+    /// Takes over the buckets of `partition` whose scenarios are still there. Returns how many were dropped.
+    pub fn restore(&mut self, remains: &mut Remains, partition: u8) -> usize {
+        let Some(Partition { records, buckets, mutes, replay }) = remains.partitions.remove(&partition) else {
+            return 0;
+        };
+        let mut records: HashMap<u32, Thawed> =
+            records.into_iter().map(|(place, record)| (place, (record, None))).collect();
         let mut dropped = 0;
-        for dump in snapshot.buckets {
-            match known.get(dump.scenario as usize).copied().flatten() {
-                Some(scenario) => self.thaw_bucket(dump, scenario, &mut records),
+        for dump in buckets.into_values() {
+            match remains.scenarios.get(usize::from(dump.bucket.scenario)).copied().flatten() {
+                Some(scenario) => self.thaw(dump, scenario, &mut records),
                 None => dropped += 1,
             }
         }
-        self.blackholes.restore(snapshot.mutes);
-        self.replay.newest = snapshot.replay;
+        self.blackholes.restore(mutes);
+        self.replay.newest = replay;
         // Without a clock nothing is near its end.
         self.make_room(Timestamp::MIN);
         dropped
     }
 
-    fn thaw_bucket(&mut self, dump: BucketDump, scenario: u32, records: &mut [Thawed]) {
+    /// The same buckets under new rules with the numbering of `table`, and how many were dropped.
+    pub fn adopt(mut self, scenarios: &Arc<Scenarios>, old: &FieldTable, table: &Arc<FieldTable>) -> (Self, usize) {
+        /// Stays within this function, so any key does.
+        const KEY: [u8; 16] = [0; 16];
+        let (mut head, mut body) = (Writer::default(), Writer::default());
+        encode_head(&self.scenarios, old, &HashKey::new(KEY), &mut head);
+        let any = self.encode(true, &mut body);
+        let mut buckets = Self::new(Arc::clone(scenarios), self.budget());
+        if self.touched.is_some() {
+            buckets.track();
+        }
+        let before = self.len();
+        drop(self);
+        if !any {
+            return (buckets, 0);
+        }
+        let remains = Remains::new(head.as_slice(), scenarios, table, &HashKey::new(KEY));
+        let dropped = remains.and_then(|mut remains| {
+            remains.apply(0, body.as_slice())?;
+            Ok(buckets.restore(&mut remains, 0))
+        });
+        // What was written in the lines above reads back.
+        (buckets, dropped.unwrap_or(before))
+    }
+
+    fn thaw(&mut self, dump: Dump, scenario: u32, records: &mut HashMap<u32, Thawed>) {
+        let Dump { mut bucket, queue, seen, group, mut fallen } = dump;
         let rules = Arc::clone(&self.scenarios);
         let rule = &rules.list[scenario as usize];
+        bucket.scenario = scenario as u16;
         let extra = rule.needs_extra().then(|| {
-            let mut fallen = dump.fallen;
             fallen.resize(rule.bayes.as_ref().map_or(0, |bayes| bayes.conditions.len()), false);
-            let rare = rule.needs_rare().then(|| Box::new(Rare { group: dump.group.into(), fallen: fallen.into() }));
-            Extra { seen: dump.seen.into_iter().collect(), rare }
+            let rare = rule.needs_rare().then(|| Box::new(Rare { group, fallen: fallen.into() }));
+            Extra { seen: seen.into_iter().collect(), rare }
         });
-        let tally = Tally {
-            count: dump.count,
-            first: dump.first.0,
-            first_minutes: dump.first.1,
-            last: dump.last.0,
-            last_minutes: dump.last.1,
-            tokens: f64::from_bits(dump.tokens),
-        };
-        let bucket = Bucket {
-            tally,
-            key: dump.key,
-            network: dump.network,
-            queue: Queue::default(),
-            extra: 0,
-            scenario: scenario as u16,
-            replay: dump.replay,
-            checked: dump.checked,
-        };
         let index = self.insert(bucket, extra);
-        for number in dump.queue {
-            if let Some((record, place)) = records.get_mut(number as usize) {
-                self.hold(index, record, place);
+        for place in queue {
+            if let Some((record, held)) = records.get_mut(&place) {
+                self.hold(index, record, held);
             }
         }
         self.set_timer(index);
     }
+}
+
+/// A record, and where it lies once a bucket holds it.
+type Thawed = (Arc<Record>, Option<u32>);
+
+fn encode_key(key: BucketKey, out: &mut Writer) {
+    let [low, middle, high] = key.0;
+    out.fixed64(u64::from(low) | u64::from(middle) << 32);
+    out.number(high.into());
+}
+
+fn decode_key(reader: &mut Reader<'_>) -> Result<BucketKey, Garbled> {
+    let low = reader.fixed64()?;
+    Ok(BucketKey([low as u32, (low >> 32) as u32, reader.number32()?]))
+}
+
+fn decode_bucket(reader: &mut Reader<'_>) -> Result<Dump, Garbled> {
+    let key = decode_key(reader)?;
+    let scenario = u16::try_from(reader.number()?).map_err(|_| Garbled)?;
+    let network = Network(reader.number32()?);
+    let (replay, checked) = (reader.flag()?, reader.flag()?);
+    let count = reader.number32()?;
+    let minutes = |reader: &mut Reader<'_>| i16::try_from(reader.signed()?).map_err(|_| Garbled);
+    let (first, first_minutes) = (reader.signed()?, minutes(reader)?);
+    let (last, last_minutes) = (reader.signed()?, minutes(reader)?);
+    let tokens = f64::from_bits(reader.fixed64()?);
+    let queue = (0..reader.count()?).map(|_| reader.number32()).collect::<Result<_, _>>()?;
+    let seen = (0..reader.count()?).map(|_| reader.fixed64()).collect::<Result<_, _>>()?;
+    let group = reader.text()?.into();
+    let fallen = (0..reader.count()?).map(|_| reader.flag()).collect::<Result<_, _>>()?;
+    let tally = Tally { count, first, last, first_minutes, last_minutes, tokens };
+    let bucket = Bucket { tally, key, network, queue: Queue::default(), extra: 0, scenario, replay, checked };
+    Ok(Dump { bucket, queue, seen, group, fallen })
 }

@@ -59,7 +59,6 @@ pub struct Journal {
     /// Records older than this were written while nobody read.
     started: Timestamp,
     origin: Arc<Origin>,
-    backlog_origin: Arc<Origin>,
 }
 
 impl Journal {
@@ -72,8 +71,7 @@ impl Journal {
             time_machine: config.time_machine,
             ..Origin::default()
         };
-        let backlog_origin = Arc::new(Origin { time_machine: true, ..origin.clone() });
-        Self { config, program, cursor, started: Timestamp::now(), origin: Arc::new(origin), backlog_origin }
+        Self { config, program, cursor, started: Timestamp::now(), origin: Arc::new(origin) }
     }
 
     fn command(&self, follow: bool) -> Command {
@@ -149,16 +147,14 @@ impl Journal {
         if first && old && self.config.follow {
             return Ok(());
         }
-        let backlog = old && self.config.follow;
-        out.set_backlog(backlog)?;
+        out.set_backlog(old && self.config.follow)?;
         out.status().green("");
         match record.line(written) {
             None => {}
             Some((raw, cut)) => {
                 out.status().cut.add(cut.into());
                 let offset = written.as_microsecond().max(0) as u64;
-                let origin = if backlog { &self.backlog_origin } else { &self.origin };
-                out.line(Line { raw, origin: Arc::clone(origin), time: written, offset });
+                out.line(Line { raw, origin: Arc::clone(&self.origin), time: written, offset });
             }
         }
         Ok(())

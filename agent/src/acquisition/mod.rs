@@ -35,7 +35,7 @@ use self::queue::{HungUp, Lane};
 use self::syslog::Syslog;
 use self::transform::Transform;
 use crate::meter;
-use crate::state::Checkpoint;
+use crate::state::Places;
 use crate::status::SourceStatus;
 use crate::tail::checkpoint::FilePlace;
 use crate::tail::rotate::FileId;
@@ -140,6 +140,8 @@ pub struct Batch {
     pub lines: Vec<Line>,
     /// Whether the lines were written while nobody read (they wait since before the start).
     pub backlog: bool,
+    /// Whether all that was written while nobody read has been handed out with this batch.
+    pub caught_up: bool,
     /// Where reading stands behind this batch: what changed since the batch before.
     pub steps: Vec<Step>,
     /// When it was closed.
@@ -147,7 +149,8 @@ pub struct Batch {
 }
 
 /// A change of where reading stands.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Step {
     /// All before this place was handed out.
     At(Place),
@@ -175,6 +178,8 @@ pub struct Outlet {
     lines: Vec<Line>,
     bytes: usize,
     backlog: bool,
+    /// Whether it was said that nothing is left of what was written while nobody read.
+    caught_up: bool,
     steps: Vec<Step>,
     transform: Option<Transform>,
 }
@@ -182,8 +187,18 @@ pub struct Outlet {
 impl Outlet {
     /// An outlet for datasource number `source`.
     pub fn new(source: u32, lane: Lane, status: Arc<SourceStatus>) -> Self {
-        let (lines, steps) = (Vec::new(), Vec::new());
-        Self { source, sequence: 0, lane, status, lines, bytes: 0, backlog: false, steps, transform: None }
+        Self {
+            source,
+            sequence: 0,
+            lane,
+            status,
+            lines: Vec::new(),
+            bytes: 0,
+            backlog: false,
+            caught_up: false,
+            steps: Vec::new(),
+            transform: None,
+        }
     }
 
     /// The same, with lines that become what `transform` makes of them.
@@ -248,9 +263,19 @@ impl Outlet {
 
     /// Closes the open batch and hands it on: there is nothing more to read now.
     pub fn idle(&mut self) -> Result<(), SourceError> {
-        self.send()?;
+        if self.caught_up {
+            self.send()?;
+        } else {
+            self.catch_up()?;
+        }
         self.status.caught_up();
         Ok(())
+    }
+
+    /// Closes the open batch and says that what was written while nobody read is over, or cannot be read.
+    fn catch_up(&mut self) -> Result<(), SourceError> {
+        self.caught_up = true;
+        self.close()
     }
 
     /// Closes the open batch and hands it on; waits while the channel is full. Nothing to hand on is no batch.
@@ -258,6 +283,10 @@ impl Outlet {
         if self.lines.is_empty() && self.steps.is_empty() {
             return Ok(());
         }
+        self.close()
+    }
+
+    fn close(&mut self) -> Result<(), SourceError> {
         let lines = std::mem::take(&mut self.lines);
         let read_at = Timestamp::now();
         self.status.lines.add(lines.len() as u64);
@@ -267,6 +296,7 @@ impl Outlet {
             sequence: self.sequence,
             lines,
             backlog: self.backlog,
+            caught_up: self.caught_up,
             steps: std::mem::take(&mut self.steps),
             read_at,
         };
@@ -276,17 +306,16 @@ impl Outlet {
     }
 }
 
-/// The datasource that `config` describes, standing where `checkpoint` says.
-pub fn build(config: &SourceConfig, checkpoint: &Checkpoint) -> Box<dyn Datasource> {
+/// The datasource that `config` describes, standing where `places` say.
+pub fn build(config: &SourceConfig, places: &Places) -> Box<dyn Datasource> {
     match &config.input {
         Input::Follow(files, follow) => {
-            let remembered = checkpoint.written().map(SystemTime::from);
-            let places = checkpoint.files(&config.id);
-            Box::new(FileSource::new(files.clone(), follow.clone(), places, remembered))
+            let remembered = places.written().map(SystemTime::from);
+            Box::new(FileSource::new(files.clone(), follow.clone(), places.files(&config.id), remembered))
         }
         Input::Cat(files) => Box::new(Cat::new(files)),
         Input::Journal(journal) => {
-            let cursor = checkpoint.cursor(&config.id).filter(|_| journal.follow);
+            let cursor = places.cursor(&config.id).filter(|_| journal.follow);
             Box::new(Journal::new(journal.clone(), "journalctl".into(), cursor))
         }
         Input::Syslog(syslog) => Box::new(Syslog::new(syslog.clone())),
@@ -322,7 +351,7 @@ impl Running {
                     }
                 }
                 // What was read before the failure must not wait for the restart.
-                if out.send().is_err() {
+                if out.catch_up().is_err() {
                     break;
                 }
                 out.status.retries.add(1);
@@ -332,7 +361,7 @@ impl Running {
             }
             out.status.nanos.set(meter::thread_time().as_nanos() as u64);
             // The pipeline may have ended first; then nobody needs the last batch.
-            let _ = out.send();
+            let _ = out.catch_up();
             info!(source = out.status.name(), lines = out.status.lines.get(), "datasource ended");
         })?;
         Ok(Self { bell, thread })

@@ -227,7 +227,15 @@ mod tests {
     use super::*;
 
     fn batch(source: u32, sequence: u64) -> Batch {
-        Batch { source, sequence, lines: Vec::new(), backlog: false, steps: Vec::new(), read_at: Timestamp::UNIX_EPOCH }
+        Batch {
+            source,
+            sequence,
+            lines: Vec::new(),
+            backlog: false,
+            caught_up: false,
+            steps: Vec::new(),
+            read_at: Timestamp::UNIX_EPOCH,
+        }
     }
 
     #[test]

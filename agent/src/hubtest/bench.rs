@@ -131,7 +131,8 @@ impl Bench {
             pours
         } else {
             let (lines, steps) = (vec![line], Vec::new());
-            let batch = Batch { source: 0, sequence: 0, lines, backlog: false, steps, read_at: self.now };
+            let batch =
+                Batch { source: 0, sequence: 0, lines, backlog: false, caught_up: false, steps, read_at: self.now };
             worker.parse(batch, &self.scene).pours
         };
         for _ in 0..ECHOES {

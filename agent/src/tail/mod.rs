@@ -52,8 +52,6 @@ pub struct Tail {
     /// When the file was written as it was last looked at.
     written: Option<SystemTime>,
     origin: Arc<Origin>,
-    /// The same for lines that were written while nobody read: read at once, they must not count as written at once.
-    backlog_origin: Arc<Origin>,
     splitter: Splitter,
     seen: u64,
     /// Up to here the file was written while nobody read.
@@ -120,7 +118,6 @@ impl Tail {
             born: checkpoint::born(&metadata),
             since: None,
             written: None,
-            backlog_origin: Arc::new(Origin { time_machine: true, ..origin.clone() }),
             origin: Arc::new(origin),
             splitter: Splitter::default(),
             seen: offset,
@@ -140,12 +137,7 @@ impl Tail {
     /// It has another name now.
     pub fn renamed(&mut self, path: &Path) {
         self.path = path.into();
-        self.set_origin(Origin { src: path.to_string_lossy().into(), ..(*self.origin).clone() });
-    }
-
-    fn set_origin(&mut self, origin: Origin) {
-        self.backlog_origin = Arc::new(Origin { time_machine: true, ..origin.clone() });
-        self.origin = Arc::new(origin);
+        self.origin = Arc::new(Origin { src: path.to_string_lossy().into(), ..(*self.origin).clone() });
     }
 
     /// Which file it is.
@@ -269,8 +261,7 @@ impl Tail {
         if chunk.is_empty() {
             return Ok(Read::End);
         }
-        let backlog = self.seen < self.backlog_end;
-        out.set_backlog(backlog)?;
+        out.set_backlog(self.seen < self.backlog_end)?;
         let start = self.seen;
         self.seen += chunk.len() as u64;
         self.grown = Instant::now();
@@ -285,8 +276,7 @@ impl Tail {
             text_from = chunk.iter().position(|byte| *byte != 0).unwrap_or(chunk.len());
             self.hole = text_from == chunk.len();
         }
-        let origin = if backlog { &self.backlog_origin } else { &self.origin };
-        let mut lines = Lines { origin, time: Timestamp::now(), out };
+        let mut lines = Lines { origin: &self.origin, time: Timestamp::now(), out };
         self.splitter.push(&chunk[text_from..], start + text_from as u64, |piece| lines.add(&piece));
         self.recent.clear();
         self.recent.extend_from_slice(&window[window.len().saturating_sub(PRINT_LEN)..]);
@@ -313,7 +303,7 @@ impl Tail {
     pub fn restart(&mut self, out: &mut Outlet) {
         self.finish_line(out);
         let generation = self.origin.generation.wrapping_add(1);
-        self.set_origin(Origin { generation, ..(*self.origin).clone() });
+        self.origin = Arc::new(Origin { generation, ..(*self.origin).clone() });
         self.seen = 0;
         self.backlog_end = 0;
         self.head.clear();

@@ -44,7 +44,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
@@ -129,6 +129,7 @@ pub(crate) struct App {
     tls: Option<Arc<Tls>>,
     config: ServerConfig,
     status: Option<StatusSource>,
+    reload: Option<mpsc::Sender<Reload>>,
 }
 
 /// Reads a server's certificates again.
@@ -142,6 +143,11 @@ impl Certificates {
         self.0.as_ref().map_or(Ok(()), |tls| tls.reload())
     }
 }
+
+/// A request to read the configuration again, from this host's administrator: whoever does answers with what there is to
+/// say, or why everything stays as it was.
+#[derive(Debug)]
+pub struct Reload(pub oneshot::Sender<Result<serde_json::Value, String>>);
 
 /// Answers what else runs in this process and how it is, as JSON, for this host's administrator.
 pub struct StatusSource(Box<dyn Fn() -> serde_json::Value + Send + Sync>);
@@ -213,6 +219,16 @@ impl Server {
         Certificates(self.app.tls.clone())
     }
 
+    /// The same, handing requests to read the configuration again to whoever receives them.
+    #[must_use]
+    pub fn with_reload(mut self, requests: mpsc::Sender<Reload>) -> Self {
+        // nobody else has it before `run`
+        if let Some(app) = Arc::get_mut(&mut self.app) {
+            app.reload = Some(requests);
+        }
+        self
+    }
+
     /// The address on which it listens, if it does on one.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.tcp.as_ref()?.local_addr().ok()
@@ -276,7 +292,7 @@ impl App {
     fn new(config: ServerConfig, service: Service, tokens: Tokens, tls: Option<Arc<Tls>>) -> Self {
         let proxies = Proxies { trusted: config.trusted_proxies.clone() };
         let limits = Limits::new(config.login_burst, config.requests_per_second, Arc::clone(service.metrics()));
-        Self { limits, service, tokens, proxies, tls, config, status: None }
+        Self { limits, service, tokens, proxies, tls, config, status: None, reload: None }
     }
 }
 
@@ -455,6 +471,7 @@ fn routes(app: Arc<App>) -> Router {
         .route("/v1/forgive", post(allowlists::forgive))
         .route("/v1/alerts/flush", post(alerts::flush))
         .route("/v1/status", get(status))
+        .route("/v1/reload", post(reload))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), auth::admin_only));
     Router::new()
         .route("/v1/watchers", post(machines::register))
@@ -496,6 +513,19 @@ async fn revocation_list(State(app): State<Arc<App>>) -> Response {
     match app.tls.as_ref().and_then(|tls| tls.revocation_list()) {
         Some(list) => ([(header::CONTENT_TYPE, "application/x-pem-file")], list.to_vec()).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn reload(State(app): State<Arc<App>>) -> Response {
+    let (answer, answered) = oneshot::channel();
+    let asked = match &app.reload {
+        Some(requests) => requests.send(Reload(answer)).await.is_ok(),
+        None => false,
+    };
+    match answered.await {
+        Ok(Ok(value)) if asked => json(&value),
+        Ok(Err(reason)) => error::ApiError::new(StatusCode::CONFLICT, reason).into_response(),
+        Ok(Ok(_)) | Err(_) => error::ApiError::internal("nothing here can be read again").into_response(),
     }
 }
 

@@ -11,7 +11,6 @@ pub(crate) mod trigger;
 
 use jiff::Timestamp;
 use model::EventTime;
-use serde::{Deserialize, Serialize};
 
 /// How a scenario fills and overflows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +46,7 @@ impl Kind {
 /// An instant in 12 bytes: nanoseconds since 1970 and the minutes east of UTC that it is shown with.
 ///
 /// Years before 1678 and after 2262 are clamped, as Go's differences of times are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) nanos: i64,
     pub(crate) minutes: i16,
@@ -81,7 +80,7 @@ pub(crate) fn timestamp(nanos: i64) -> Timestamp {
 }
 
 /// What every bucket counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Tally {
     /// Accepted pours.
     pub(crate) count: u32,
