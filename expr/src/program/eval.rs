@@ -50,7 +50,8 @@ impl<'a> Cx<'a> {
     pub(crate) fn new(env: &'a Env<'a>, locals: usize, compiler: u64) -> Self {
         Self {
             env,
-            locals: vec![Value::Nil; locals],
+            // Most programs have none.
+            locals: if locals == 0 { Vec::new() } else { vec![Value::Nil; locals] },
             skip: false,
             compiler,
             elements: ELEMENTS,
