@@ -3,7 +3,9 @@
 //! A line that contains none of them cannot match, so the matcher is neither run nor even built. The set is a
 //! necessary condition only: too small a set would be wrong, none at all is always right.
 
-use aho_corasick::AhoCorasick;
+use std::sync::OnceLock;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use memchr::memmem;
 use regex_syntax::hir::{Class, Hir, HirKind};
 
@@ -14,37 +16,98 @@ const MAX_PRODUCT: usize = 16;
 /// Texts shorter than this occur everywhere.
 const MIN_LENGTH: usize = 2;
 
-/// A quick look for the texts of which every match contains at least one.
+/// The texts of which every match contains at least one, and a quick look for them.
 #[derive(Debug)]
-pub enum Literals {
-    /// Nothing is known.
+pub struct Literals {
+    /// None at all where nothing is known.
+    texts: Vec<Vec<u8>>,
+    finder: OnceLock<Finder>,
+}
+
+#[derive(Debug)]
+enum Finder {
     Anything,
-    /// This one.
     One(Box<memmem::Finder<'static>>),
-    /// One of these.
     Any(Box<AhoCorasick>),
 }
 
 impl Literals {
     /// What every match of `hir` contains.
     pub fn of(hir: &Hir) -> Self {
-        match required(hir) {
-            None => Self::Anything,
-            Some(set) if set.iter().any(|text| text.len() < MIN_LENGTH) => Self::Anything,
-            Some(set) => match &set[..] {
-                [one] => Self::One(Box::new(memmem::Finder::new(one).into_owned())),
-                many => AhoCorasick::new(many).map_or(Self::Anything, |finder| Self::Any(Box::new(finder))),
-            },
-        }
+        let telling = |set: &Set| set.iter().all(|text| text.len() >= MIN_LENGTH);
+        Self { texts: required(hir).filter(telling).unwrap_or_default(), finder: OnceLock::new() }
+    }
+
+    /// The texts; none at all where nothing is known.
+    pub fn texts(&self) -> &[Vec<u8>] {
+        &self.texts
     }
 
     /// Whether `text` may match.
     pub fn may_match(&self, text: &str) -> bool {
-        match self {
-            Self::Anything => true,
-            Self::One(finder) => finder.find(text.as_bytes()).is_some(),
-            Self::Any(finder) => finder.is_match(text),
+        match self.finder.get_or_init(|| self.finder()) {
+            Finder::Anything => true,
+            Finder::One(finder) => finder.find(text.as_bytes()).is_some(),
+            Finder::Any(finder) => finder.is_match(text),
         }
+    }
+
+    fn finder(&self) -> Finder {
+        match &self.texts[..] {
+            [] => Finder::Anything,
+            [one] => Finder::One(Box::new(memmem::Finder::new(one).into_owned())),
+            many => AhoCorasick::new(many).map_or(Finder::Anything, |finder| Finder::Any(Box::new(finder))),
+        }
+    }
+}
+
+/// The literals of several patterns, so that one look at a text says which of them may match.
+#[derive(Debug)]
+pub(crate) struct Chorus {
+    /// By number of the text the patterns that need it.
+    owners: Vec<u64>,
+    /// Patterns of which nothing is known.
+    always: u64,
+    texts: Vec<Vec<u8>>,
+    finder: OnceLock<Option<AhoCorasick>>,
+}
+
+impl Chorus {
+    /// Most patterns of one.
+    pub(crate) const MOST: usize = 64;
+
+    /// Of patterns with these literals, [`Chorus::MOST`] at most. A pattern without any is always one that may match.
+    pub(crate) fn new<'l>(patterns: impl Iterator<Item = Option<&'l Literals>>) -> Self {
+        let mut chorus = Self { owners: Vec::new(), always: 0, texts: Vec::new(), finder: OnceLock::new() };
+        for (number, literals) in patterns.enumerate() {
+            let bit = 1 << number;
+            match literals.map_or(&[][..], Literals::texts) {
+                [] => chorus.always |= bit,
+                texts => {
+                    for text in texts {
+                        let known = chorus.texts.iter().position(|known| known == text);
+                        let known = known.unwrap_or_else(|| {
+                            chorus.texts.push(text.clone());
+                            chorus.owners.push(0);
+                            chorus.texts.len() - 1
+                        });
+                        chorus.owners[known] |= bit;
+                    }
+                }
+            }
+        }
+        chorus
+    }
+
+    /// The patterns that may match `text`, a bit for each.
+    pub(crate) fn possible(&self, text: &str) -> u64 {
+        let build = || {
+            let kind = Some(AhoCorasickKind::DFA);
+            AhoCorasick::builder().kind(kind).match_kind(MatchKind::Standard).build(&self.texts).ok()
+        };
+        let Some(finder) = self.finder.get_or_init(build) else { return u64::MAX };
+        let found = finder.find_overlapping_iter(text).map(|found| self.owners[found.pattern().as_usize()]);
+        found.fold(self.always, |possible, owners| possible | owners)
     }
 }
 
@@ -178,6 +241,19 @@ mod tests {
         for (pattern, texts) in cases {
             let expected = texts.map(|texts| texts.iter().map(|text| (*text).to_owned()).collect());
             assert_eq!(set(pattern), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn one_look_says_what_each_would_say() {
+        let literals = ["a foo", "foo|bar", ".*", "barfoo", "oob"]
+            .map(|pattern| Literals::of(&regex_syntax::parse(pattern).expect(pattern)));
+        let chorus = Chorus::new(literals.iter().map(Some));
+        for text in ["", "foo", "a foobar", "barfoo", "xoobx", "a fo"] {
+            for (number, literals) in literals.iter().enumerate() {
+                let alone = literals.may_match(text);
+                assert_eq!(chorus.possible(text) & 1 << number != 0, alone, "{number} on {text}");
+            }
         }
     }
 

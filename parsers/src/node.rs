@@ -13,9 +13,11 @@ use model::{Event, fields};
 
 use crate::Context;
 use crate::config::{GrokConfig, InputConfig, NodeConfig, PatternConfig, StashConfig};
+use crate::dispatch::Candidates;
 use crate::enrich::date::Dated;
 use crate::enrich::geoip::Located;
 use crate::grok::{Pattern, Patterns};
+use crate::literals::Chorus;
 use crate::patterns::Library;
 use crate::recent::Recent;
 use crate::stash::StashSpec;
@@ -33,9 +35,20 @@ pub(crate) struct Node {
     grok: Option<Grok>,
     stash: Vec<Remember>,
     children: Vec<Node>,
+    chorus: Option<Chorused>,
     statics: Vec<Static>,
     pub(crate) next_stage: bool,
 }
+
+/// What children need that only look at one and the same field.
+#[derive(Debug)]
+struct Chorused {
+    field: FieldId,
+    chorus: Chorus,
+}
+
+/// Children from which on one look at the text for all of them pays.
+const WORTH_A_CHORUS: usize = 4;
 
 /// A condition whose answer is remembered where one field alone decides it.
 #[derive(Debug)]
@@ -110,6 +123,7 @@ pub(crate) struct Texts {
 pub(crate) struct Counts {
     truths: usize,
     texts: usize,
+    candidates: usize,
 }
 
 impl Counts {
@@ -117,6 +131,12 @@ impl Counts {
     pub(crate) fn truth(&mut self) -> usize {
         self.truths += 1;
         self.truths - 1
+    }
+
+    /// A memory of candidates.
+    pub(crate) fn candidates(&mut self) -> usize {
+        self.candidates += 1;
+        self.candidates - 1
     }
 
     /// A memory of texts.
@@ -132,6 +152,8 @@ pub(crate) struct Answers {
     /// `None` where there is none.
     truths: Vec<Recent<Option<bool>>>,
     texts: Vec<Recent<Yield>>,
+    /// Which expressions of a whitelist an event leaves possible, by number.
+    candidates: Vec<Candidates>,
     pub(crate) dates: Recent<Dated, 64>,
     pub(crate) places: Recent<Option<Located>, 2048>,
 }
@@ -150,6 +172,10 @@ pub(crate) enum Yield {
 impl Answers {
     pub(crate) fn truth(&mut self, number: usize) -> &mut Recent<Option<bool>> {
         numbered(&mut self.truths, number)
+    }
+
+    pub(crate) fn candidates(&mut self, number: usize) -> &mut Candidates {
+        numbered(&mut self.candidates, number)
     }
 
     pub(crate) fn text(&mut self, number: usize) -> &mut Recent<Yield> {
@@ -234,6 +260,7 @@ impl Node {
             whitelist,
             grok,
             stash,
+            chorus: Chorused::of(&children),
             children,
             statics,
             next_stage: config.next_stage,
@@ -248,6 +275,13 @@ impl Node {
     /// Its filter.
     pub(crate) fn filter(&self) -> Option<&Program> {
         self.filter.as_ref().map(|filter| &filter.program)
+    }
+
+    /// The field and the pattern of a node that can do nothing where the pattern does not match.
+    fn only_groks(&self) -> Option<(FieldId, &Arc<Pattern>)> {
+        let other = self.filter.is_some() || self.whitelist.is_some() || !self.children.is_empty();
+        let Input::Field(field) = self.grok.as_ref()?.input else { return None };
+        (!other).then_some((field, &self.grok.as_ref()?.pattern))
     }
 
     /// Whether it is there only to trust somebody, and did not.
@@ -302,7 +336,21 @@ impl Node {
             }
             cx.changed();
         }
-        for child in &self.children {
+        let mut possible = u64::MAX;
+        let mut seen = None;
+        for (number, child) in self.children.iter().enumerate() {
+            // the first child is often the one, and says so sooner
+            if let (Some(chorused), None, 1..) = (&self.chorus, &trace, number) {
+                let span = event.span(chorused.field);
+                if seen != Some(span) {
+                    seen = Some(span);
+                    possible = span.map_or(u64::MAX, |span| chorused.chorus.possible(event.text(span)));
+                }
+                if possible & (1 << number) == 0 {
+                    success = success && grokked;
+                    continue;
+                }
+            }
             let result = match trace.as_deref_mut() {
                 None => child.run(run, event, cx, None)?,
                 Some(trace) => {
@@ -329,6 +377,26 @@ impl Node {
             trace.success = success;
         }
         Ok(success)
+    }
+}
+
+impl Chorused {
+    /// Of the children that do nothing but look at the field that most of them look at.
+    fn of(children: &[Node]) -> Option<Self> {
+        if children.len() > Chorus::MOST {
+            return None;
+        }
+        let field = children.iter().find_map(Node::only_groks)?.0;
+        let patterns: Vec<Option<&Arc<Pattern>>> = children
+            .iter()
+            .map(|child| child.only_groks().filter(|(of, _)| *of == field).map(|(_, pattern)| pattern))
+            .collect();
+        let known = patterns.iter().flatten().filter(|pattern| !pattern.literals().texts().is_empty());
+        if known.count() < WORTH_A_CHORUS {
+            return None;
+        }
+        let chorus = Chorus::new(patterns.iter().map(|pattern| pattern.map(|pattern| pattern.literals())));
+        Some(Self { field, chorus })
     }
 }
 

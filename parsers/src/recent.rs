@@ -12,7 +12,7 @@ const LONGEST: usize = 128;
 
 /// Some answers.
 #[derive(Debug)]
-pub(crate) struct Recent<T, const PLACES: usize = 256> {
+pub(crate) struct Recent<T, const PLACES: usize = 1024> {
     places: Vec<Option<(Box<str>, T)>>,
     hasher: DefaultHashBuilder,
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use memchr::memmem::Finder;
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
-use regex_automata::util::primitives::NonMaxUsize;
+use regex_automata::util::primitives::{NonMaxUsize, StateID};
 use regex_automata::{Anchored, Input, MatchKind};
 use regex_syntax::hir::{Capture, Class, Hir, HirKind, Look, Repetition};
 
@@ -38,13 +38,32 @@ pub struct Scanner {
     starts: Starts,
 }
 
-type Dfa = dense::DFA<Vec<u32>>;
+/// An automaton as one table.
+#[derive(Debug)]
+struct Table {
+    classes: [u8; 256],
+    /// Entries of a state: one for each class of bytes, one for the end of the text.
+    stride: usize,
+    /// First entry of the next state, and marks.
+    next: Box<[u32]>,
+    /// By the byte before the first one; the last for none.
+    starts: Box<[u32]>,
+}
+
+/// In an entry: a match ended before the byte that led there.
+const MATCHED: u32 = 1 << 31;
+/// In an entry: nothing more can match.
+const DEAD: u32 = 1 << 30;
+/// In an entry: the automaton cannot go on.
+const STUCK: u32 = 1 << 29;
+/// What is no mark in an entry.
+const STATE: u32 = STUCK - 1;
 
 /// Automata that are built already: addresses and dates occur in many patterns.
 #[derive(Default)]
 pub struct Automata {
     /// By regex and purpose; nothing where it would be too large.
-    known: Mutex<HashMap<Purpose, Option<Arc<Dfa>>>>,
+    known: Mutex<HashMap<Purpose, Option<Arc<Table>>>>,
 }
 
 type Purpose = (String, Use);
@@ -79,7 +98,7 @@ struct Landmark {
     op: usize,
     /// What stands before it, relaxed; nothing if it comes first.
     before: Option<Hir>,
-    backwards: OnceLock<Option<Arc<Dfa>>>,
+    backwards: OnceLock<Option<Arc<Table>>>,
     automata: Arc<Automata>,
 }
 
@@ -162,9 +181,9 @@ struct Follow {
 struct Token {
     follow: Follow,
     /// Knows every end.
-    all: Option<Arc<Dfa>>,
+    all: Option<Arc<Table>>,
     /// Knows the end that the regex prefers.
-    preferred: Option<Arc<Dfa>>,
+    preferred: Option<Arc<Table>>,
     /// What follows never fails.
     sure: bool,
 }
@@ -359,9 +378,9 @@ impl Landmark {
         while let Some(found) = text.get(from..).and_then(|rest| self.finder.find(rest)) {
             let end = from + found;
             if let Some(before) = &self.before {
-                let dfa = self.backwards.get_or_init(|| self.automata.get(before, Use::Begins));
-                let Some(dfa) = dfa else { return false };
-                if !before_literal(dfa, end, walk, starts) {
+                let table = self.backwards.get_or_init(|| self.automata.get(before, Use::Begins));
+                let Some(table) = table else { return false };
+                if !before_literal(table, end, walk, starts) {
                     return false;
                 }
             } else {
@@ -379,24 +398,20 @@ impl Landmark {
 }
 
 /// Adds where a match of what `dfa` walks backwards could begin, if it ends at `end`. `false` when that takes too long.
-fn before_literal(dfa: &Dfa, end: usize, walk: &mut Walk<'_, '_>, starts: &mut Vec<usize>) -> bool {
-    let input = Input::new(walk.text).span(0..end).anchored(Anchored::Yes);
-    let Ok(mut state) = dfa.start_state_reverse(&input) else { return false };
+fn before_literal(table: &Table, end: usize, walk: &mut Walk<'_, '_>, starts: &mut Vec<usize>) -> bool {
+    let mut state = table.start(walk.text.get(end));
     let mut at = end;
     loop {
         let byte = at.checked_sub(1).and_then(|before| walk.text.get(before));
-        state = match byte {
-            Some(byte) => dfa.next_state(state, *byte),
-            None => dfa.next_eoi_state(state),
-        };
-        if dfa.is_special_state(state) {
-            if dfa.is_dead_state(state) {
-                break;
-            } else if dfa.is_quit_state(state) {
-                return false;
-            } else if dfa.is_match_state(state) && at > 0 {
-                starts.push(at);
-            }
+        state = table.next(state, byte);
+        if state & DEAD != 0 {
+            break;
+        }
+        if state & STUCK != 0 {
+            return false;
+        }
+        if state & MATCHED != 0 && at > 0 {
+            starts.push(at);
         }
         if byte.is_none() {
             break;
@@ -593,7 +608,7 @@ fn relaxed(hir: &Hir) -> Hir {
 
 impl Automata {
     /// The automaton of `hir`; none if it would be too large.
-    fn get(&self, hir: &Hir, purpose: Use) -> Option<Arc<Dfa>> {
+    fn get(&self, hir: &Hir, purpose: Use) -> Option<Arc<Table>> {
         // an automaton is whole or not there, whoever panicked elsewhere
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.entry((hir.to_string(), purpose)).or_insert_with(|| purpose.automaton(hir).map(Arc::new)).clone()
@@ -607,11 +622,12 @@ impl fmt::Debug for Automata {
 }
 
 impl Use {
-    fn automaton(self, hir: &Hir) -> Option<Dfa> {
+    fn automaton(self, hir: &Hir) -> Option<Table> {
+        let backwards = self == Self::Begins;
         let config = thompson::Config::new()
             .which_captures(thompson::WhichCaptures::None)
             .nfa_size_limit(Some(MAX_DFA * 4))
-            .reverse(self == Self::Begins);
+            .reverse(backwards);
         let nfa = thompson::Compiler::new().configure(config).build_from_hir(hir).ok()?;
         let kind = if self == Self::Preferred { MatchKind::LeftmostFirst } else { MatchKind::All };
         let config = dense::Config::new()
@@ -620,7 +636,61 @@ impl Use {
             .accelerate(false)
             .dfa_size_limit(Some(MAX_DFA))
             .determinize_size_limit(Some(MAX_DFA * 8));
-        dense::Builder::new().configure(config).build_from_nfa(&nfa).ok()
+        Table::of(&dense::Builder::new().configure(config).build_from_nfa(&nfa).ok()?, backwards)
+    }
+}
+
+impl Table {
+    /// The states of `dfa` that can be reached.
+    fn of(dfa: &dense::DFA<Vec<u32>>, backwards: bool) -> Option<Self> {
+        let stride = dfa.byte_classes().alphabet_len();
+        let classes = std::array::from_fn(|byte| dfa.byte_classes().get(byte as u8));
+        let mut places: HashMap<StateID, u32> = HashMap::new();
+        let mut states = Vec::new();
+        let mut place = |state: StateID, states: &mut Vec<StateID>| {
+            *places.entry(state).or_insert_with(|| {
+                states.push(state);
+                ((states.len() - 1) * stride) as u32
+            })
+        };
+        let mut starts = Vec::with_capacity(257);
+        for byte in 0..=256_u16 {
+            let beside: &[u8] = if byte < 256 { &[byte as u8] } else { &[] };
+            let at = if backwards { 0 } else { beside.len() };
+            let input = Input::new(beside).span(at..at).anchored(Anchored::Yes);
+            let start = if backwards { dfa.start_state_reverse(&input) } else { dfa.start_state_forward(&input) };
+            starts.push(place(start.ok()?, &mut states));
+        }
+        let mut next = Vec::new();
+        let mut known = 0;
+        while let Some(state) = states.get(known).copied() {
+            known += 1;
+            let mut row = vec![DEAD; stride];
+            let bytes =
+                (0..=u8::MAX).map(|byte| (usize::from(dfa.byte_classes().get(byte)), dfa.next_state(state, byte)));
+            for (class, to) in bytes.chain([(stride - 1, dfa.next_eoi_state(state))]) {
+                row[class] = if dfa.is_dead_state(to) {
+                    DEAD
+                } else if dfa.is_quit_state(to) {
+                    STUCK
+                } else {
+                    place(to, &mut states) | if dfa.is_match_state(to) { MATCHED } else { 0 }
+                };
+            }
+            next.extend(row);
+        }
+        (next.len() <= STATE as usize).then(|| Self { classes, stride, next: next.into(), starts: starts.into() })
+    }
+
+    /// The state to start in, beside this byte.
+    fn start(&self, beside: Option<&u8>) -> u32 {
+        self.starts[beside.map_or(256, |byte| usize::from(*byte))]
+    }
+
+    /// Where a byte, or the end of the text, leads.
+    fn next(&self, state: u32, byte: Option<&u8>) -> u32 {
+        let class = byte.map_or(self.stride - 1, |byte| usize::from(self.classes[usize::from(*byte)]));
+        self.next.get((state & STATE) as usize + class).copied().unwrap_or(DEAD)
     }
 }
 
@@ -1020,29 +1090,25 @@ impl Walk<'_, '_> {
     }
 
     fn token(&mut self, token: &Token) -> Went {
-        let input = Input::new(self.text).span(self.at..self.text.len()).anchored(Anchored::Yes);
-        if let Some(dfa) = &token.all {
-            let Ok(mut state) = dfa.start_state_forward(&input) else { return Went::Astray };
+        let before = self.at.checked_sub(1).and_then(|at| self.text.get(at));
+        if let Some(table) = &token.all {
+            let mut state = table.start(before);
             let mut ends = None;
             let mut several = false;
             let mut at = self.at;
-            // automata learn of a match one byte late
             loop {
                 let byte = self.text.get(at);
-                state = match byte {
-                    Some(byte) => dfa.next_state(state, *byte),
-                    None => dfa.next_eoi_state(state),
-                };
-                if dfa.is_special_state(state) {
-                    if dfa.is_match_state(state) {
-                        if token.follow.admits(byte) {
-                            several = ends.is_some();
-                            ends = Some(at);
-                        }
-                    } else if dfa.is_dead_state(state) {
+                state = table.next(state, byte);
+                if state > STATE {
+                    if state & DEAD != 0 {
                         break;
-                    } else if dfa.is_quit_state(state) {
+                    }
+                    if state & STUCK != 0 {
                         return Went::Astray;
+                    }
+                    if token.follow.admits(byte) {
+                        several = ends.is_some();
+                        ends = Some(at);
                     }
                 }
                 if several || byte.is_none() {
@@ -1062,14 +1128,32 @@ impl Walk<'_, '_> {
                 Some(_) => {}
             }
         }
-        let Some(dfa) = &token.preferred else { return Went::Astray };
-        let Ok(found) = dfa.try_search_fwd(&input) else { return Went::Astray };
-        let Some(found) = found else { return Went::Nowhere };
-        let end = found.offset();
-        if !self.spend(end - self.at) || !token.follow.admits(self.text.get(end)) {
+        let Some(table) = &token.preferred else { return Went::Astray };
+        let mut state = table.start(before);
+        let mut end = None;
+        let mut at = self.at;
+        loop {
+            let byte = self.text.get(at);
+            state = table.next(state, byte);
+            if state > STATE {
+                if state & STUCK != 0 {
+                    return Went::Astray;
+                }
+                if state & DEAD != 0 {
+                    break;
+                }
+                end = Some(at);
+            }
+            if byte.is_none() {
+                break;
+            }
+            at += 1;
+        }
+        if !self.spend(at - self.at) {
             return Went::Astray;
         }
-        if !token.sure && !self.mark(Mark::Unknown) {
+        let Some(end) = end else { return Went::Nowhere };
+        if !token.follow.admits(self.text.get(end)) || !token.sure && !self.mark(Mark::Unknown) {
             return Went::Astray;
         }
         self.at = end;

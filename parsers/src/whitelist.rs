@@ -12,6 +12,7 @@ use model::{Event, fields};
 
 use crate::Context;
 use crate::config::WhitelistConfig;
+use crate::dispatch::Index;
 use crate::node::{Build, Run, program};
 use crate::trace::NodeTrace;
 
@@ -25,7 +26,12 @@ pub(crate) struct Whitelist {
     addresses: HashSet<Address>,
     prefixes: Vec<IpNet>,
     expressions: Vec<Program>,
+    /// Which expressions could be true, where there are many, and the number of its memory.
+    index: Option<(Index, usize)>,
 }
+
+/// Expressions from which on an index over them pays.
+const WORTH_AN_INDEX: usize = 4;
 
 /// An address, with the zone that an IPv6 address may have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,12 +66,17 @@ impl Whitelist {
                     .hint("write a prefix such as `198.51.100.0/24`; single addresses belong under `ip`")
             })
         };
+        let expressions: Vec<Program> =
+            config.expression.iter().map(|source| program(source, build)).collect::<Result<_, _>>()?;
+        let indexed =
+            expressions.len() >= WORTH_AN_INDEX && !expressions.iter().any(|expression| expression.facts().effect);
         let whitelist = Self {
+            index: indexed.then(|| (Index::new(expressions.iter().map(Some)), build.counts.candidates())),
             reason: build.text(&config.reason),
             memory: build.counts.truth(),
             addresses: config.ip.iter().map(address).collect::<Result<_, _>>()?,
             prefixes: config.cidr.iter().map(prefix).collect::<Result<_, _>>()?,
-            expressions: config.expression.iter().map(|source| program(source, build)).collect::<Result<_, _>>()?,
+            expressions,
         };
         if whitelist.asks_addresses() {
             build.touches.reads.insert(fields::SOURCE_IP);
@@ -111,7 +122,19 @@ impl Whitelist {
         }
         let vars = [Value::Object(event)];
         let env = cx.env(&vars);
-        for expression in &self.expressions {
+        let mut answers = cx.scratch.answers.borrow_mut();
+        let possible = match (&self.index, &trace) {
+            (Some((index, number)), None) => {
+                let candidates = answers.candidates(*number);
+                index.find(event, &env, candidates);
+                Some(&candidates.nodes)
+            }
+            _ => None,
+        };
+        for (number, expression) in self.expressions.iter().enumerate() {
+            if possible.is_some_and(|possible| possible.next(number) != Some(number)) {
+                continue;
+            }
             let result = expression.eval_bool(&env);
             if expression.facts().effect {
                 cx.changed();
@@ -144,6 +167,7 @@ mod tests {
             addresses: ["192.0.2.1", "fe80::1%eth0"].into_iter().filter_map(Address::parse).collect(),
             prefixes: ["198.51.100.7/24", "fe80::/10"].into_iter().filter_map(|text| text.parse().ok()).collect(),
             expressions: Vec::new(),
+            index: None,
         };
         let cases: &[(&str, bool)] = &[
             ("192.0.2.1", true),
