@@ -61,3 +61,39 @@ fn the_fields_rules_load_unmodified() {
     }
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
 }
+
+/// Dispatch, memories and scanners change nothing: what every node is asked for gives the same event as what is asked for only where
+/// it could matter.
+#[test]
+fn what_is_skipped_and_remembered_changes_no_event() {
+    let hub = root().join("../shared/hub");
+    if !hub.is_dir() {
+        eprintln!("SKIPPED: the reference rules are not here ({})", hub.display());
+        return;
+    }
+    let mut table = FieldTable::default();
+    let set = load_files(&files(&hub.join("parsers")), &mut Compiler::new(&mut table)).finish(&mut table);
+    let table = std::sync::Arc::new(table);
+    let [mut quick, mut full] = [Worker::new(&table), Worker::new(&table)];
+    let mut compared = 0;
+    for entry in fs::read_dir(hub.join(".tests")).expect("the tests of the reference rules") {
+        let folder = entry.expect("readable").path();
+        let Ok(config) = fs::read_to_string(folder.join("config.yaml")) else { continue };
+        let setting = |key: &str| {
+            let line = config.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+            line.map(|value| value.trim().trim_matches(['"', '\'']).to_owned())
+        };
+        let (Some(kind), Some(log)) = (setting("log_type"), setting("log_file")) else { continue };
+        let Ok(log) = fs::read(folder.join(log)) else { continue };
+        // twice, so that what was remembered is used
+        for line in String::from_utf8_lossy(&log).lines().take(2).flat_map(|line| [line, line]) {
+            let mut trace = Trace::default();
+            let expected = full.run(&set, &kind, line, Some(&mut trace));
+            assert_eq!(quick.run(&set, &kind, line, None), expected, "{}: {line}", folder.display());
+            assert_eq!(quick.event.dump(), full.event.dump(), "{}: {line}", folder.display());
+            assert_eq!(quick.passed(&set), full.passed(&set), "{}: {line}", folder.display());
+            compared += 1;
+        }
+    }
+    assert!(compared > 500, "{compared}");
+}
