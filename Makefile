@@ -54,6 +54,11 @@ bench-api: ## the local API with a million decisions, many agents and many follo
 	$(CARGO) build --release --locked
 	@"$(target)/release/cordon" bench api
 
+.PHONY: openapi
+openapi: ## let schemathesis try the API by its own description, as everybody who may ask; EXAMPLES (20) per route
+	@.ci/setup openapi
+	@tests/openapi/run
+
 .PHONY: fuzz
 fuzz: ## feed hostile input to everything that reads outside text, FUZZ_SECONDS each, FUZZ_JOBS at a time
 	@.ci/setup fuzz

@@ -9,3 +9,4 @@ mod clients;
 mod commands;
 mod crash;
 mod defence;
+mod disk;

@@ -59,6 +59,13 @@ impl Cordon {
         self.command(args).stdin(Stdio::null()).output().expect("the binary was built")
     }
 
+    /// Starts one of its commands, and does not wait for it.
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
+        let mut command = self.command(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("the binary was built")
+    }
+
     /// Runs one of its commands, which must succeed; what it printed.
     pub(crate) fn ask(&self, args: &[&str]) -> String {
         let output = self.run(args);

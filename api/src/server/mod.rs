@@ -14,6 +14,7 @@ mod events;
 mod identity_tests;
 mod limits;
 mod machines;
+mod openapi;
 mod patience;
 pub mod service;
 pub mod stream;
@@ -493,6 +494,7 @@ fn routes(app: Arc<App>) -> Router {
         .merge(admin)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), count))
         .route("/v1/pki/crl", get(revocation_list))
+        .route("/v1/openapi.json", get(openapi::serve))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .fallback(unmatched)
