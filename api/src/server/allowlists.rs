@@ -165,7 +165,7 @@ pub(crate) async fn take(
 }
 
 /// The service as an administrator changes it.
-fn administered(app: &App, client: &Client) -> Service {
+pub(crate) fn administered(app: &App, client: &Client) -> Service {
     acting(app, client.admin.as_deref().unwrap_or_default(), client)
 }
 

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::alerts::durable;
-use super::allowlists::read_body;
+use super::allowlists::{administered, read_body};
+use super::auth::Client;
 use super::error::ApiError;
 use super::service::NewBouncer;
 use super::{App, json};
@@ -58,7 +59,12 @@ struct NewBody {
     ranges: Vec<String>,
 }
 
-pub(crate) async fn add(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(crate) async fn add(
+    State(app): State<Arc<App>>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let NewBody { name, key, mut rights, ranges } = read_body(&app, &headers, body).await?;
     if rights.is_empty() {
         rights.push(Right::Read);
@@ -66,7 +72,7 @@ pub(crate) async fn add(State(app): State<Arc<App>>, headers: HeaderMap, body: B
     let ranges = ranges.iter().map(|text| model::scope::parse_net(text)).collect::<Result<_, _>>();
     let ranges = ranges.map_err(|error| ApiError::bad_request(error.to_string()))?;
     let new = NewBouncer { name: name.clone(), key, rights, ranges };
-    let (key, receipt) = app.service.add_bouncer(new).await?;
+    let (key, receipt) = administered(&app, &client).add_bouncer(new).await?;
     durable(receipt).await?;
     Ok((StatusCode::CREATED, json(&json!({ "name": name, "key": key.expose_secret() }))).into_response())
 }
@@ -82,12 +88,13 @@ struct RotateBody {
 
 pub(crate) async fn rotate(
     State(app): State<Arc<App>>,
+    client: Client,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let RotateBody { key, grace } = read_body(&app, &headers, body).await?;
-    let (key, receipt) = app.service.rotate_bouncer(&name, key, read_duration(&grace)?).await?;
+    let (key, receipt) = administered(&app, &client).rotate_bouncer(&name, key, read_duration(&grace)?).await?;
     durable(receipt).await?;
     Ok(json(&json!({ "name": name, "key": key.expose_secret() })))
 }
@@ -99,9 +106,14 @@ struct PruneBody {
     silent: String,
 }
 
-pub(crate) async fn prune(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(crate) async fn prune(
+    State(app): State<Arc<App>>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let PruneBody { silent } = read_body(&app, &headers, body).await?;
-    let (names, receipt) = app.service.prune_bouncers(read_duration(&silent)?).await?;
+    let (names, receipt) = administered(&app, &client).prune_bouncers(read_duration(&silent)?).await?;
     durable(receipt).await?;
     Ok(json(&json!({ "removed": names })))
 }
@@ -115,8 +127,12 @@ pub(crate) fn read_duration(text: &str) -> Result<SignedDuration, ApiError> {
     Ok(duration)
 }
 
-pub(crate) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
-    durable(app.service.delete_bouncer(&name).await?).await?;
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    client: Client,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    durable(administered(&app, &client).delete_bouncer(&name).await?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -11,8 +11,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::alerts::durable;
-use super::allowlists::read_body;
+use super::alerts::{acting, durable};
+use super::allowlists::{administered, read_body};
 use super::auth::{self, BouncerId, Client, MachineId};
 use super::bouncers::{flags, os, read_duration};
 use super::error::ApiError;
@@ -58,8 +58,9 @@ pub(crate) async fn register(
         }
         validated = true;
     }
+    let author = name.clone();
     let new = NewMachine { name, password, validated, force: false, ip: client.ip.to_string() };
-    durable(app.service.add_machine(new).await?).await?;
+    durable(acting(&app, &author, &client).add_machine(new).await?).await?;
     Ok(if validated { StatusCode::ACCEPTED } else { StatusCode::CREATED }.into_response())
 }
 
@@ -129,8 +130,9 @@ pub(crate) async fn refresh(
 pub(crate) async fn remove_self(
     State(app): State<Arc<App>>,
     MachineId(machine): MachineId,
+    client: Client,
 ) -> Result<Response, ApiError> {
-    match app.service.delete_machine(&machine).await {
+    match acting(&app, &machine, &client).delete_machine(&machine).await {
         Ok(receipt) => durable(receipt).await?,
         Err(AccountError::NoMachine) => return Err(ApiError::internal(format!("'{machine}' does not exist"))),
         Err(error) => return Err(error.into()),
@@ -177,20 +179,33 @@ pub(crate) struct NewBody {
     force: bool,
 }
 
-pub(crate) async fn add(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(crate) async fn add(
+    State(app): State<Arc<App>>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let NewBody { name, password, force } = read_body(&app, &headers, body).await?;
     let new = NewMachine { name, password, validated: true, force, ip: String::new() };
-    durable(app.service.add_machine(new).await?).await?;
+    durable(administered(&app, &client).add_machine(new).await?).await?;
     Ok(StatusCode::CREATED.into_response())
 }
 
-pub(crate) async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
-    durable(app.service.delete_machine(&name).await?).await?;
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    client: Client,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    durable(administered(&app, &client).delete_machine(&name).await?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-pub(crate) async fn validate(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
-    durable(app.service.validate_machine(&name).await?).await?;
+pub(crate) async fn validate(
+    State(app): State<Arc<App>>,
+    client: Client,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    durable(administered(&app, &client).validate_machine(&name).await?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -204,9 +219,14 @@ struct PruneBody {
     only_pending: bool,
 }
 
-pub(crate) async fn prune(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub(crate) async fn prune(
+    State(app): State<Arc<App>>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let PruneBody { silent, only_pending } = read_body(&app, &headers, body).await?;
-    let (names, receipt) = app.service.prune_machines(read_duration(&silent)?, only_pending).await?;
+    let (names, receipt) = administered(&app, &client).prune_machines(read_duration(&silent)?, only_pending).await?;
     durable(receipt).await?;
     Ok(json(&json!({ "removed": names })))
 }

@@ -400,6 +400,23 @@ const ROUTES: &[Route] = &[
         answers: &[(204, None), (404, Some("Message"))],
         ..ROUTE
     },
+    Route {
+        method: "post",
+        path: "/v1/forgive",
+        says: "End decisions about an address or range, clear its strikes, and spare it for a while",
+        who: ADMIN,
+        body: Some("Forgiveness"),
+        ..ROUTE
+    },
+    Route {
+        method: "post",
+        path: "/v1/alerts/flush",
+        says: "Erase old alerts that own no decision in force",
+        who: ADMIN,
+        body: Some("Flush"),
+        answers: &[(200, Some("Deleted"))],
+        ..ROUTE
+    },
     Route { path: "/v1/status", says: "What runs in this process, and how it is", who: ADMIN, ..ROUTE },
 ];
 

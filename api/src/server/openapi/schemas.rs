@@ -118,7 +118,7 @@ pub(super) fn all() -> Value {
         })),
         "NewItems": object(&["values"], json!({ "values": many(address.clone()), "comment": short, "expiration": duration })),
         "Items": object(&["values"], json!({ "values": many(address.clone()) })),
-        "Targets": object(&["targets"], json!({ "targets": many(address) })),
+        "Targets": object(&["targets"], json!({ "targets": many(address.clone()) })),
         "Check": object(&[], json!({ "allowlisted": flag, "reason": text })),
         "Checked": object(&["results"], json!({
             "results": many(object(&["target", "allowlists"], json!({ "target": text, "allowlists": many(text.clone()) }))),
@@ -136,6 +136,10 @@ pub(super) fn all() -> Value {
         "NewMachine": object(&["name", "password"], json!({
             "name": { "type": "string", "minLength": 1, "maxLength": 255 },
             "password": { "type": "string", "minLength": 1, "maxLength": 72 }, "force": flag,
+        })),
+        "Forgiveness": object(&["value", "duration"], json!({ "value": address, "duration": duration })),
+        "Flush": object(&[], json!({
+            "max_items": { "type": "integer", "minimum": 0, "maximum": 1_000_000_000 }, "max_age": duration,
         })),
         "Silent": object(&["silent"], json!({ "silent": duration, "only_pending": flag })),
         "Removed": object(&["removed"], json!({ "removed": many(text) })),
