@@ -83,7 +83,7 @@ pub(super) fn all() -> Value {
         "Numbers": many(text.clone()),
         "Deleted": object(&["nbDeleted"], json!({ "nbDeleted": text })),
         "Source": object(&["scope", "value"], json!({
-            "scope": short, "value": short, "ip": text, "range": text, "as_name": text, "as_number": text,
+            "scope": text, "value": text, "ip": text, "range": text, "as_name": text, "as_number": text,
             "cn": text, "latitude": { "type": "number" }, "longitude": { "type": "number" },
         })),
         "Meta": object(&[], json!({ "key": text, "value": text })),
