@@ -157,6 +157,9 @@ pub(crate) async fn stream(
                 writer.row(row);
             }
             before = writer.before;
+            if rows.is_empty() {
+                tokio::task::yield_now().await;
+            }
         }
         Some((Ok(Bytes::from(text)), Some((pulled, before, done))))
     });

@@ -88,6 +88,8 @@ impl Reader {
                     if !part.is_empty() {
                         return Some(written(event::DECISIONS, None, &part));
                     }
+                    // Among a million that are not wanted others must get their turn.
+                    tokio::task::yield_now().await;
                 }
                 Ok(Some(Batch::Ready(cursor))) => return Some(written(event::READY, Some(cursor), &())),
                 Ok(Some(Batch::Delta(cursor, shared))) => self.waiting = self.delta(cursor, &shared),
