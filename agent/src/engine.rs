@@ -1,14 +1,15 @@
 //! The engine: rounds of batches in, alerts out.
 //!
 //! A round parses its batches on all threads, waits for the last, and applies the pours in the order of batches and lines on all
-//! threads. So the result depends on the batches alone, and one small batch (a quiet log) never changes threads. The live
-//! pipeline and `replay` drive the same engine; only the clock differs.
+//! threads. So the result depends on the batches alone, and one small batch (a quiet log) never changes threads. Lines of the
+//! next round may be parsed while the pours of this one are applied: parsing does not look at buckets. The live pipeline and
+//! `replay` drive the same engine; only the clock differs.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use model::bytes::Writer;
@@ -23,10 +24,10 @@ use tracing::{info, warn};
 
 use crate::acquisition::Batch;
 use crate::backlog::Backlog;
-use crate::meter::Spent;
+use crate::meter::{self, Spent};
 use crate::parse::{Fates, Parsed, Scene, Worker, alerts_of};
 use crate::partitions::{Partitions, Timed};
-use crate::pool::Pool;
+use crate::pool::{Pool, Started};
 use crate::report::Lift;
 use crate::resolver::Question;
 use crate::ruleset::RuleSet;
@@ -110,6 +111,13 @@ pub struct Revision {
     pub lifts: Vec<Lift>,
 }
 
+/// A round whose lines are being parsed.
+#[derive(Debug)]
+pub struct Parsing {
+    facts: Vec<Fact>,
+    started: Started<Parsed>,
+}
+
 /// What a round gave.
 #[derive(Debug, Default)]
 pub struct Round {
@@ -148,14 +156,37 @@ impl Engine {
 
     /// Works on `batches`, at most [`ROUND`] of them, in this order.
     pub fn round(&mut self, batches: Vec<Batch>) -> Round {
-        let mut round = Round::default();
-        let mut pours: Vec<Timed> = std::mem::take(&mut self.again);
-        let facts: Vec<Fact> = batches.iter().map(Fact::of).collect();
+        let (facts, jobs) = self.jobs(batches);
+        let answers = self.pool.run(jobs);
+        self.apply(facts, answers)
+    }
+
+    /// The first half of [`Engine::round`]. Meanwhile the round before may be ended, unless lines depend on what rounds leave
+    /// behind ([`RuleSet::in_order`]); rounds are ended in the order in which they began.
+    pub fn begin(&mut self, batches: Vec<Batch>) -> Parsing {
+        let (facts, jobs) = self.jobs(batches);
+        Parsing { facts, started: self.pool.start(jobs) }
+    }
+
+    /// The second half of [`Engine::round`].
+    pub fn end(&mut self, parsing: Parsing) -> Round {
+        let Parsing { facts, started } = parsing;
+        let answers = self.pool.finish(started);
+        self.apply(facts, answers)
+    }
+
+    fn jobs(&self, batches: Vec<Batch>) -> (Vec<Fact>, Vec<impl FnOnce(&mut Worker) -> Parsed + Send + use<>>) {
+        let facts = batches.iter().map(Fact::of).collect();
         let jobs = batches.into_iter().map(|batch| {
             let scene = self.scene.clone();
-            move |worker: &mut Worker| worker.parse(batch, &scene)
+            move |worker: &mut Worker| worker.parse(&batch, &scene)
         });
-        let answers = self.pool.run(jobs.collect());
+        (facts, jobs.collect())
+    }
+
+    fn apply(&mut self, facts: Vec<Fact>, answers: Vec<Option<Parsed>>) -> Round {
+        let mut round = Round::default();
+        let mut pours: Vec<Timed> = std::mem::take(&mut self.again);
         let mut present = pours.iter().map(|(now, _)| *now).max().unwrap_or(Timestamp::UNIX_EPOCH);
         for (fact, parsed) in facts.into_iter().zip(answers) {
             let Fact { source, lines, now, backlog, caught_up } = fact;
@@ -380,9 +411,10 @@ impl Engine {
                 return;
             }
             let overflows = self.partitions.pour(pours, &self.scene, &mut self.pool);
-            let started = self.scene.measure.then(Instant::now);
+            let started = self.scene.measure.then(meter::thread_time);
             pours = self.finish(overflows, now, alerts);
-            self.spent.overflows += started.map_or(Duration::ZERO, |started| started.elapsed());
+            self.spent.overflows +=
+                started.map_or(Duration::ZERO, |started| meter::thread_time().saturating_sub(started));
         }
         self.again = pours;
     }
@@ -421,6 +453,7 @@ impl Engine {
 }
 
 /// What a round remembers of a batch whose lines are being parsed.
+#[derive(Debug)]
 struct Fact {
     source: u32,
     lines: u64,

@@ -38,7 +38,7 @@ pub fn explain(rules: &Arc<RuleSet>, raw: &str, origin: Origin, allow: &Arc<Allo
         measure: false,
     };
     let line = Line { raw: raw.into(), origin: Arc::new(origin), time: now, offset: 0 };
-    let (trace, outcome, event, pours) = Worker::new().trace(line, &scene, now);
+    let (trace, outcome, event, pours) = Worker::new().trace(&line, &scene, now);
     let name = |index: usize| rules.scenarios.all().get(index).map_or(String::new(), |scenario| scenario.name.clone());
     let poured = pours.iter().map(|pour| (name(pour.scenario), pour.group.to_string())).collect();
     let address = event.meta.get("source_ip").and_then(|ip| ip.parse().ok());

@@ -8,7 +8,7 @@ use expr::Host as _;
 use expr::memo::Memo;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use model::{AllowSet, Event, Part, Probe, RuntimeAlert};
+use model::{AllowSet, Event, LineRef, Part, Probe, RuntimeAlert};
 use parsers::{Context, Outcome, Scratch, Stashes, Trace, YearRule};
 use scenarios::metrics::SelectMetrics;
 use scenarios::{HashKey, Pour, Selector, Surroundings};
@@ -134,11 +134,11 @@ impl Worker {
 
     /// Parses the lines of `batch` and asks the scenarios which of them want the events. The present is the moment at
     /// which the batch was closed.
-    pub fn parse(&mut self, batch: Batch, scene: &Scene) -> Parsed {
+    pub fn parse(&mut self, batch: &Batch, scene: &Scene) -> Parsed {
         let mut meter = self.meter.take().or_else(|| scene.measure.then(Meter::new));
         let bench = self.bench(scene);
         let mut done = Parsed::default();
-        for line in batch.lines {
+        for line in batch.lines.iter() {
             Meter::time(meter.as_mut(), Part::Line, |probe| bench.line(line, scene, batch.read_at, probe, &mut done));
         }
         done.metrics = mem::take(&mut bench.selector.metrics);
@@ -150,7 +150,7 @@ impl Worker {
     /// Takes one line through all stages, asking every node and every scenario, and says what happened.
     pub fn trace(
         &mut self,
-        line: model::Line,
+        line: &model::Line,
         scene: &Scene,
         now: Timestamp,
     ) -> (Trace, Outcome, model::EventDump, Vec<Pour>) {
@@ -197,7 +197,7 @@ impl Worker {
 }
 
 impl Bench {
-    fn line(&mut self, line: model::Line, scene: &Scene, now: Timestamp, probe: Option<&Probe>, done: &mut Parsed) {
+    fn line(&mut self, line: LineRef<'_>, scene: &Scene, now: Timestamp, probe: Option<&Probe>, done: &mut Parsed) {
         self.event.start_line(line);
         let fates = &mut done.fates;
         match self.run(scene, now, None, probe) {

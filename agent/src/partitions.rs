@@ -120,21 +120,23 @@ impl Partitions {
             self.spent.merge(&meter.map(Meter::take).unwrap_or_default());
             return overflows;
         }
-        let mut shares: Vec<Vec<(usize, Timed)>> = self.groups.iter().map(|_| Vec::new()).collect();
-        for (place, (now, pour)) in pours.into_iter().enumerate() {
-            shares[usize::from(pour.partition) / GROUP].push((place, (now, pour)));
+        let mut shares: Vec<Vec<u32>> = self.groups.iter().map(|_| Vec::new()).collect();
+        for (place, (_, pour)) in (0..).zip(&pours) {
+            shares[usize::from(pour.partition) / GROUP].push(place);
         }
+        let pours = Arc::new(pours);
         let jobs = mem::take(&mut self.groups).into_iter().zip(shares).map(|(mut group, share)| {
-            let scene = scene.clone();
+            let (scene, pours) = (scene.clone(), Arc::clone(&pours));
             move |worker: &mut Worker| {
                 let mut meter = worker.pour_meter(&scene);
                 let mut found = Vec::new();
                 let mut overflows = Vec::new();
-                for (place, (now, pour)) in share {
-                    let world = World::new(&scene, now);
+                for place in share {
+                    let Some((now, pour)) = pours.get(place as usize) else { continue };
+                    let world = World::new(&scene, *now);
                     let buckets = &mut group[usize::from(pour.partition) % GROUP];
                     Meter::time(meter.as_deref_mut(), Part::Pour(pour.scenario), |_| {
-                        buckets.pour(&pour, now, &world, &mut overflows);
+                        buckets.pour(pour, *now, &world, &mut overflows);
                     });
                     found.extend(overflows.drain(..).map(|overflow| (place, overflow)));
                 }

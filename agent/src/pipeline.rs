@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info};
 
 use crate::acquisition::config::SourceConfig;
+use crate::acquisition::lines::Lines;
 use crate::acquisition::queue::{Lanes, Receiver, queue};
 use crate::acquisition::{self, Batch, Outlet, Running};
 use crate::backlog::Backlog;
@@ -411,7 +412,7 @@ impl EngineStage {
             taken.extend(lagging.keys().map(|source| Batch {
                 source: *source,
                 sequence: u64::MAX,
-                lines: Vec::new(),
+                lines: Lines::default(),
                 backlog: false,
                 caught_up: true,
                 steps: Vec::new(),

@@ -17,7 +17,7 @@ use scenarios::metrics::{BucketMetrics, SelectMetrics};
 
 use crate::acquisition::file::Cat;
 use crate::acquisition::{Outlet, Running, queue};
-use crate::engine::{Engine, EngineOptions, ROUND};
+use crate::engine::{Engine, EngineOptions, Parsing, ROUND};
 use crate::meter::{self, Breakdown};
 use crate::parse::Fates;
 use crate::ruleset::RuleSet;
@@ -80,18 +80,29 @@ pub fn replay(
     let (sender, batches) = queue::single(2 * ROUND);
     let running = Running::start(Box::new(input), Outlet::new(0, sender, Arc::clone(&status)))?;
     let mut fates = Fates::default();
-    loop {
-        let taken: Vec<_> = batches.iter().take(ROUND).collect();
-        let last = taken.len() < ROUND;
-        let round = engine.round(taken);
+    let mut end = |engine: &mut Engine, parsing: Option<Parsing>| {
+        let Some(parsing) = parsing else { return };
+        let round = engine.end(parsing);
         for some in round.fates.values() {
             fates.merge(some);
         }
         tell(round.alerts, &status);
+    };
+    // Its pours are applied while the next lines are parsed.
+    let mut parsing = None;
+    loop {
+        let taken: Vec<_> = batches.iter().take(ROUND).collect();
+        let last = taken.len() < ROUND;
+        if engine.rules().in_order {
+            end(&mut engine, parsing.take());
+        }
+        let next = engine.begin(taken);
+        end(&mut engine, parsing.replace(next));
         if last {
             break;
         }
     }
+    end(&mut engine, parsing);
     running.join();
     let total = meter::process_time().saturating_sub(started);
     let reading = Duration::from_nanos(status.nanos.get());

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use crate::alert::RuntimeAlert;
 use crate::classes;
 use crate::fields::{self, Constant, FieldTable};
-use crate::line::{Line, Origin};
+use crate::line::{LineRef, Origin};
 use crate::time::EventTime;
 
 /// What kind of event this is: `evt.Type`.
@@ -95,7 +95,7 @@ pub struct Event {
     generation: u32,
     slots: Box<[Cell<Slot>]>,
     touched: RefCell<Vec<FieldId>>,
-    line: Box<str>,
+    line: String,
     texts: FrozenVec<Box<str>>,
     shared: FrozenVec<Arc<str>>,
     extra: FrozenVec<Box<Extra>>,
@@ -120,7 +120,7 @@ impl Event {
             slots: vec![Cell::new(empty); table.len()].into_boxed_slice(),
             generation: 1,
             touched: RefCell::default(),
-            line: "".into(),
+            line: String::new(),
             texts: FrozenVec::new(),
             shared: FrozenVec::new(),
             extra: FrozenVec::new(),
@@ -142,17 +142,18 @@ impl Event {
     }
 
     /// Becomes the event of `line`; everything of the previous one is gone.
-    pub fn start_line(&mut self, line: Line) {
+    pub fn start_line<'l>(&mut self, line: impl Into<LineRef<'l>>) {
+        let line = line.into();
         self.reset();
-        if !Arc::ptr_eq(&self.origin, &line.origin) {
-            self.origin = line.origin;
+        if !Arc::ptr_eq(&self.origin, line.origin) {
+            self.origin = Arc::clone(line.origin);
             self.number_labels();
         }
         self.kind = EventKind::Log;
         self.time_machine = self.origin.time_machine;
         self.offset = line.offset;
         self.read_at = line.time;
-        self.line = line.raw;
+        self.line.push_str(line.raw);
         self.set_span(fields::LINE_RAW, Span { chunk: LINE, start: 0, len: self.line.len() as u32 });
         self.set_span(fields::LINE_SRC, whole(ORIGIN_SRC, &self.origin.src));
         self.set_span(fields::LINE_MODULE, whole(ORIGIN_MODULE, &self.origin.module));
@@ -186,7 +187,7 @@ impl Event {
         self.shared.as_mut().clear();
         self.extra.as_mut().clear();
         self.unmarshaled.as_mut().clear();
-        self.line = "".into();
+        self.line.clear();
         self.offset = 0;
         self.time = None;
         self.whitelisted = false;
@@ -647,6 +648,7 @@ mod tests {
     use expr::Fields as _;
 
     use super::*;
+    use crate::line::Line;
 
     fn line(raw: &str, labels: &[(&str, &str)]) -> Line {
         let labels = labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
@@ -661,7 +663,7 @@ mod tests {
         let greeting = table.constant("hello");
         let mut event = Event::new(Arc::new(table));
 
-        event.start_line(line("root logged in", &[("type", "syslog"), ("site", "a")]));
+        event.start_line(&line("root logged in", &[("type", "syslog"), ("site", "a")]));
         let raw = event.span(fields::LINE_RAW).expect("a line has text");
         event.set_span(user, raw.slice(0..4));
         event.set_constant(fields::SERVICE, greeting);
@@ -673,7 +675,7 @@ mod tests {
         assert_eq!(event.entries_of(fields::LABELS), [("site", "a"), ("type", "syslog")]);
         assert_eq!(event.entries_of(fields::META), [("nobody-reads-this", "x"), ("service", "hello")]);
 
-        event.start_line(line("", &[]));
+        event.start_line(&line("", &[]));
         assert_eq!(event.get(user), None);
         assert_eq!(event.get(fields::LABEL_TYPE), None);
         assert_eq!(event.get(fields::LINE_RAW), Some(""));

@@ -28,7 +28,7 @@ pub use data::DataFile;
 pub use decision::{Decision, Delta};
 pub use event::{Event, EventDump, EventKind};
 pub use fields::FieldTable;
-pub use line::{Line, Origin};
+pub use line::{Line, LineRef, Origin};
 pub use probe::{Part, Probe};
 pub use record::Record;
 pub use scope::Scope;

@@ -19,6 +19,31 @@ pub struct Line {
     pub offset: u64,
 }
 
+/// A line whose text is kept elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LineRef<'a> {
+    /// As [`Line::raw`].
+    pub raw: &'a str,
+    /// As [`Line::origin`].
+    pub origin: &'a Arc<Origin>,
+    /// As [`Line::time`].
+    pub time: Timestamp,
+    /// As [`Line::offset`].
+    pub offset: u64,
+}
+
+impl<'a> From<&'a Line> for LineRef<'a> {
+    fn from(Line { raw, origin, time, offset }: &'a Line) -> Self {
+        Self { raw, origin, time: *time, offset: *offset }
+    }
+}
+
+impl From<LineRef<'_>> for Line {
+    fn from(LineRef { raw, origin, time, offset }: LineRef<'_>) -> Self {
+        Self { raw: raw.into(), origin: Arc::clone(origin), time, offset }
+    }
+}
+
 /// What the lines of one file, unit or peer have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {

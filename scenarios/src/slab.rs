@@ -200,7 +200,7 @@ mod tests {
 
     fn record(text: &str) -> Arc<Record> {
         let mut event = Event::new(Arc::<FieldTable>::default());
-        event.start_line(Line {
+        event.start_line(&Line {
             raw: text.into(),
             origin: Arc::default(),
             time: jiff::Timestamp::UNIX_EPOCH,

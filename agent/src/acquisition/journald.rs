@@ -13,7 +13,7 @@ use std::thread;
 
 use compact_str::CompactString;
 use jiff::Timestamp;
-use model::{Line, Origin};
+use model::{LineRef, Origin};
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::{info, warn};
@@ -154,7 +154,7 @@ impl Journal {
             Some((raw, cut)) => {
                 out.status().cut.add(cut.into());
                 let offset = written.as_microsecond().max(0) as u64;
-                out.line(Line { raw, origin: Arc::clone(&self.origin), time: written, offset });
+                out.line(LineRef { raw: &raw, origin: &self.origin, time: written, offset });
             }
         }
         Ok(())
@@ -461,7 +461,8 @@ mod tests {
 
     fn messages(receiver: &Receiver) -> Vec<String> {
         let batches = receiver.try_iter();
-        let raw = |line: Line| line.raw.split_once(": ").map_or_else(String::new, |(_, message)| message.to_owned());
+        let raw =
+            |line: model::Line| line.raw.split_once(": ").map_or_else(String::new, |(_, message)| message.to_owned());
         batches.flat_map(|batch| batch.lines).map(raw).collect()
     }
 

@@ -12,6 +12,7 @@ pub mod config;
 pub mod discover;
 pub mod file;
 pub mod journald;
+pub mod lines;
 pub mod queue;
 pub mod syslog;
 pub mod transform;
@@ -23,7 +24,7 @@ use std::time::{Duration, SystemTime};
 use std::{io, thread};
 
 use jiff::Timestamp;
-use model::Line;
+use model::{LineRef, Origin};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -31,6 +32,7 @@ pub use self::bell::Bell;
 use self::config::{Input, SourceConfig};
 use self::file::{Cat, FileSource};
 use self::journald::Journal;
+use self::lines::Lines;
 use self::queue::{HungUp, Lane};
 use self::syslog::Syslog;
 use self::transform::Transform;
@@ -39,10 +41,13 @@ use crate::state::Places;
 use crate::status::SourceStatus;
 use crate::tail::checkpoint::FilePlace;
 use crate::tail::rotate::FileId;
+use crate::tail::split;
 
 /// A batch is full at this many bytes of text, or at this many lines.
 const BATCH_BYTES: usize = 64 * 1024;
 const BATCH_LINES: usize = 4096;
+/// Batches differ by about this many bytes.
+const SLACK: usize = 4096;
 
 /// Shortest and longest pause before a datasource that failed is started again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
@@ -137,7 +142,7 @@ pub struct Batch {
     /// Number of the batch: 0, 1, 2... within its datasource.
     pub sequence: u64,
     /// The lines.
-    pub lines: Vec<Line>,
+    pub lines: Lines,
     /// Whether the lines were written while nobody read (they wait since before the start).
     pub backlog: bool,
     /// Whether all that was written while nobody read has been handed out with this batch.
@@ -175,8 +180,7 @@ pub struct Outlet {
     sequence: u64,
     lane: Lane,
     status: Arc<SourceStatus>,
-    lines: Vec<Line>,
-    bytes: usize,
+    lines: Lines,
     backlog: bool,
     /// Whether it was said that nothing is left of what was written while nobody read.
     caught_up: bool,
@@ -192,8 +196,7 @@ impl Outlet {
             sequence: 0,
             lane,
             status,
-            lines: Vec::new(),
-            bytes: 0,
+            lines: Lines::default(),
             backlog: false,
             caught_up: false,
             steps: Vec::new(),
@@ -217,19 +220,29 @@ impl Outlet {
     }
 
     /// Adds a line to the open batch.
-    pub fn line(&mut self, line: Line) {
-        let Self { lines, bytes, transform, status, .. } = self;
-        let mut add = |line: Line| {
-            *bytes += line.raw.len();
-            lines.push(line);
-        };
+    pub fn line<'l>(&mut self, line: impl Into<LineRef<'l>>) {
+        let Self { lines, transform, status, .. } = self;
         match transform {
-            None => add(line),
+            None => lines.push(line.into()),
             Some(transform) => {
-                if !transform.apply(line, &mut add) {
+                if !transform.apply(line.into(), &mut |line| lines.push(line)) {
                     status.unchanged.add(1);
                 }
             }
+        }
+    }
+
+    /// Adds a line as it was read to the open batch: what is no text is replaced, what is too long is cut and counted.
+    pub fn bytes(&mut self, bytes: &[u8], origin: &Arc<Origin>, time: Timestamp, offset: u64) {
+        let cut = if self.transform.is_some() {
+            let (raw, cut) = split::text(bytes);
+            self.line(LineRef { raw: &raw, origin, time, offset });
+            cut
+        } else {
+            self.lines.push_bytes(bytes, origin, time, offset)
+        };
+        if cut {
+            self.status.cut.add(1);
         }
     }
 
@@ -249,7 +262,7 @@ impl Outlet {
 
     /// Whether the open batch should be sent before more is read.
     pub fn is_full(&self) -> bool {
-        self.bytes >= BATCH_BYTES || self.lines.len() >= BATCH_LINES
+        self.lines.bytes() >= BATCH_BYTES || self.lines.len() >= BATCH_LINES
     }
 
     /// Says whether the lines that follow were written while nobody read. Lines of both kinds never share a batch.
@@ -287,7 +300,9 @@ impl Outlet {
     }
 
     fn close(&mut self) -> Result<(), SourceError> {
-        let lines = std::mem::take(&mut self.lines);
+        // After a full batch the next one will be, as a rule.
+        let room = if self.is_full() { self.lines.bytes() + SLACK } else { 0 };
+        let lines = std::mem::replace(&mut self.lines, Lines::with_capacity(room));
         let read_at = Timestamp::now();
         self.status.lines.add(lines.len() as u64);
         self.status.fell_behind(read_at);
@@ -301,7 +316,6 @@ impl Outlet {
             read_at,
         };
         self.sequence += 1;
-        self.bytes = 0;
         self.lane.send(batch).map_err(|HungUp| SourceError::Hangup)
     }
 }

@@ -225,12 +225,13 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::acquisition::lines::Lines;
 
     fn batch(source: u32, sequence: u64) -> Batch {
         Batch {
             source,
             sequence,
-            lines: Vec::new(),
+            lines: Lines::default(),
             backlog: false,
             caught_up: false,
             steps: Vec::new(),

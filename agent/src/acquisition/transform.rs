@@ -9,7 +9,7 @@ use expr::{Compiler, Env, Host, List, Program, Value};
 use jiff::Timestamp;
 use model::line::MAX_LINE;
 use model::yaml::{Fault, Text};
-use model::{Event, FieldTable, Line, classes};
+use model::{Event, FieldTable, LineRef, classes};
 
 /// Most lines that one line becomes.
 const MOST: usize = 10_000;
@@ -31,21 +31,20 @@ impl Transform {
     }
 
     /// Hands what `line` becomes to `out`; `false` when it stays as it is because the expression failed or gave something else.
-    pub fn apply(&self, line: Line, out: &mut dyn FnMut(Line)) -> bool {
+    pub fn apply(&self, line: LineRef<'_>, out: &mut dyn FnMut(LineRef<'_>)) -> bool {
         let mut event = Event::new(Arc::clone(&self.table));
-        event.start_line(line.clone());
+        event.start_line(line);
         let vars = [Value::Object(&event)];
         let world = Before { now: line.time, files: Files::default() };
         let env = Env { vars: &vars, host: &world, memo: None };
-        let become_text = |text: &str| Line { raw: cut(text).into(), ..line.clone() };
         match self.program.eval(&env) {
-            Ok(Value::Str(text)) => out(become_text(&text)),
+            Ok(Value::Str(text)) => out(LineRef { raw: cut(&text), ..line }),
             Ok(Value::List(list)) => {
                 let mut all_texts = true;
                 for value in texts(&list) {
                     let text = value.as_str();
                     all_texts &= text.is_some();
-                    out(text.map_or_else(|| line.clone(), become_text));
+                    out(text.map_or(line, |text| LineRef { raw: cut(text), ..line }));
                 }
                 return all_texts && list.len() <= MOST;
             }
@@ -63,12 +62,12 @@ fn texts<'a>(list: &List<'a>) -> impl Iterator<Item = Value<'a>> {
 }
 
 /// The text up to the longest length of a line; a line break would make it two.
-fn cut(text: &str) -> String {
+fn cut(text: &str) -> &str {
     let mut end = text.len().min(MAX_LINE);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end].trim_end_matches(['\n', '\r']).to_owned()
+    text[..end].trim_end_matches(['\n', '\r'])
 }
 
 /// The world before parsing: there are no rules yet, and so no data files.
@@ -90,7 +89,7 @@ impl Host for Before {
 
 #[cfg(test)]
 mod tests {
-    use model::Origin;
+    use model::{Line, Origin};
 
     use super::*;
 
@@ -118,7 +117,7 @@ mod tests {
             let origin = Origin { labels: vec![("type".into(), "t".into())], ..Origin::default() };
             let line = Line { raw: (*raw).into(), origin: Arc::new(origin), time: Timestamp::UNIX_EPOCH, offset: 7 };
             let mut lines = Vec::new();
-            let done = transform.apply(line, &mut |line| lines.push(line));
+            let done = transform.apply((&line).into(), &mut |line| lines.push(Line::from(line)));
             let texts: Vec<&str> = lines.iter().map(|line| &*line.raw).collect();
             assert_eq!((texts.as_slice(), done), (*expected, *worked), "{source}");
             assert!(lines.iter().all(|line| line.offset == 7), "{source}");

@@ -126,14 +126,14 @@ impl Bench {
     fn line(&mut self, line: Line) {
         let worker = self.pool.own();
         let mut pours = if self.tracing {
-            let (trace, _, _, pours) = worker.trace(line, &self.scene, self.now);
+            let (trace, _, _, pours) = worker.trace(&line, &self.scene, self.now);
             self.dump.put_away(trace.entries);
             pours
         } else {
-            let (lines, steps) = (vec![line], Vec::new());
+            let (lines, steps) = ([line].into_iter().collect(), Vec::new());
             let batch =
                 Batch { source: 0, sequence: 0, lines, backlog: false, caught_up: false, steps, read_at: self.now };
-            worker.parse(batch, &self.scene).pours
+            worker.parse(&batch, &self.scene).pours
         };
         for _ in 0..ECHOES {
             let timed = pours.into_iter().map(|pour| (self.now, pour)).collect();

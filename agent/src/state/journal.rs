@@ -13,10 +13,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use model::bytes::{Garbled, Reader, Writer};
 use model::record::{decode_origin, decode_time, encode_origin, encode_time};
-use model::{Line, Origin};
+use model::{LineRef, Origin};
 
 use super::log::{self, Contents, Damage, Format, Log, StateError};
 use crate::acquisition::Batch;
+use crate::acquisition::lines::Lines;
 
 /// What segments are.
 pub(super) const FORMAT: Format = Format { kind: "journal", version: 1 };
@@ -227,9 +228,9 @@ fn encode_batch(batch: &Batch, out: &mut Writer) {
     let mut origins: Vec<&Origin> = Vec::new();
     let mut runs: Vec<(u64, u64)> = Vec::new();
     let mut newest = None;
-    for line in lines {
+    for line in lines.iter() {
         // Most lines come from where the line before came from.
-        let origin = Arc::as_ptr(&line.origin);
+        let origin = Arc::as_ptr(line.origin);
         if newest == Some(origin) {
             if let Some((_, count)) = runs.last_mut() {
                 *count += 1;
@@ -238,7 +239,7 @@ fn encode_batch(batch: &Batch, out: &mut Writer) {
         }
         newest = Some(origin);
         let number = *numbers.entry(origin).or_insert_with(|| {
-            origins.push(&line.origin);
+            origins.push(line.origin);
             origins.len() as u64 - 1
         });
         runs.push((number, 1));
@@ -253,7 +254,7 @@ fn encode_batch(batch: &Batch, out: &mut Writer) {
         out.number(count);
     }
     let (mut offset, mut time) = (0_u64, None);
-    for line in lines {
+    for line in lines.iter() {
         out.signed(line.offset.wrapping_sub(offset) as i64);
         offset = line.offset;
         out.flag(time != Some(line.time));
@@ -261,7 +262,7 @@ fn encode_batch(batch: &Batch, out: &mut Writer) {
             encode_time(line.time, out);
             time = Some(line.time);
         }
-        out.text(&line.raw);
+        out.text(line.raw);
     }
 }
 
@@ -277,7 +278,7 @@ fn decode_batch(reader: &mut Reader<'_>) -> Result<Batch, Garbled> {
     let runs = (0..reader.count()?)
         .map(|_| Ok((reader.number()? as usize, reader.number()?)))
         .collect::<Result<Vec<_>, Garbled>>()?;
-    let mut lines = Vec::new();
+    let mut lines = Lines::default();
     let (mut offset, mut time) = (0_u64, None);
     for (origin, count) in runs {
         let origin = origins.get(origin).ok_or(Garbled)?;
@@ -286,8 +287,7 @@ fn decode_batch(reader: &mut Reader<'_>) -> Result<Batch, Garbled> {
             if reader.flag()? {
                 time = Some(decode_time(reader)?);
             }
-            let raw = reader.text()?.into();
-            lines.push(Line { raw, origin: Arc::clone(origin), time: time.ok_or(Garbled)?, offset });
+            lines.push(LineRef { raw: reader.text()?, origin, time: time.ok_or(Garbled)?, offset });
         }
     }
     Ok(Batch { source, sequence, lines, backlog, caught_up, steps, read_at })
@@ -295,6 +295,7 @@ fn decode_batch(reader: &mut Reader<'_>) -> Result<Batch, Garbled> {
 
 #[cfg(test)]
 mod tests {
+    use model::Line;
     use tempfile::TempDir;
 
     use super::*;
@@ -314,12 +315,13 @@ mod tests {
             time,
             offset,
         };
-        let lines = vec![
+        let lines = [
             line(&a, at(1), 1000, "one"),
             line(&a, at(1), 1004, ""),
             line(&b, at(2), 7, "zwei \u{fffd}"),
             line(&a, at(0), 1005, "three"),
         ];
+        let lines = lines.into_iter().collect();
         let steps = vec![Step::At(Place::Cursor("c".into()))];
         Batch { source: 1, sequence, lines, backlog: sequence == 1, caught_up: sequence == 2, steps, read_at: at(9) }
     }

@@ -18,12 +18,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
+use model::Origin;
 use model::line::MAX_LINE;
-use model::{Line, Origin};
 
 use self::checkpoint::FilePlace;
 use self::rotate::{Age, FileId, PRINT_LEN, Print};
-use self::split::{Piece, Splitter, text};
+use self::split::{Piece, Splitter};
 use crate::acquisition::{Outlet, Place, SourceError, Step};
 
 /// How much is read at once.
@@ -322,10 +322,6 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     fn add(&mut self, piece: &Piece<'_>) {
-        let (raw, cut) = text(piece.bytes);
-        if cut {
-            self.out.status().cut.add(1);
-        }
-        self.out.line(Line { raw, origin: Arc::clone(self.origin), time: self.time, offset: piece.start });
+        self.out.bytes(piece.bytes, self.origin, self.time, piece.start);
     }
 }

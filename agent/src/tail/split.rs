@@ -102,19 +102,27 @@ fn give(line: &[u8], keep: usize, start: u64, emit: &mut impl FnMut(Piece<'_>)) 
 /// The text of a line, and whether its end was cut: each byte that is not part of a UTF-8 character becomes
 /// U+FFFD, and the text ends before the character that does not fit into [`MAX_LINE`].
 pub fn text(bytes: &[u8]) -> (Box<str>, bool) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        return (text[..text.floor_char_boundary(MAX_LINE)].into(), text.len() > MAX_LINE);
+    let mut text = String::with_capacity(bytes.len());
+    let cut = append(bytes, &mut text);
+    (text.into(), cut)
+}
+
+/// The same, behind what `text` holds already.
+pub fn append(bytes: &[u8], text: &mut String) -> bool {
+    if let Ok(line) = std::str::from_utf8(bytes) {
+        text.push_str(&line[..line.floor_char_boundary(MAX_LINE)]);
+        return line.len() > MAX_LINE;
     }
-    let mut text = String::with_capacity(bytes.len() + 16);
+    let start = text.len();
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         for _ in chunk.invalid() {
             text.push(char::REPLACEMENT_CHARACTER);
         }
     }
-    let cut = text.len() > MAX_LINE;
-    text.truncate(text.floor_char_boundary(MAX_LINE));
-    (text.into(), cut)
+    let cut = text.len() - start > MAX_LINE;
+    text.truncate(text.floor_char_boundary(start + MAX_LINE));
+    cut
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ impl Worker {
             labels.clone_into(&mut self.labels);
             self.origin = Arc::new(origin(labels));
         }
-        self.event.start_line(Line { raw: raw.into(), origin: Arc::clone(&self.origin), time: now(), offset: 0 });
+        self.event.start_line(&Line { raw: raw.into(), origin: Arc::clone(&self.origin), time: now(), offset: 0 });
         let mut cx = Context {
             host: &self.host,
             now: now(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{Line, Origin};
+use model::Origin;
 use tracing::warn;
 
 use super::Files;
@@ -16,7 +16,7 @@ use crate::acquisition::{Bell, Datasource, Outlet, SourceError};
 use crate::status::SourceStatus;
 use crate::tail::CHUNK;
 use crate::tail::packed::Packing;
-use crate::tail::split::{Piece, Splitter, text};
+use crate::tail::split::{Piece, Splitter};
 
 /// Inputs that are read once, one after the other. A name that ends in `.gz`, `.zst` or `.xz` is unpacked.
 #[derive(Debug)]
@@ -133,9 +133,7 @@ impl Input {
     }
 
     fn line(&self, piece: &Piece<'_>, time: Timestamp, out: &mut Outlet) {
-        let (raw, cut) = text(piece.bytes);
-        out.status().cut.add(cut.into());
-        out.line(Line { raw, origin: Arc::clone(&self.origin), time, offset: piece.start });
+        out.bytes(piece.bytes, &self.origin, time, piece.start);
     }
 }
 

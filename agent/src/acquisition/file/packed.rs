@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use model::{Line, Origin};
+use model::Origin;
 
 use crate::acquisition::{Outlet, Place, SourceError, Step};
 use crate::tail::checkpoint::FilePlace;
 use crate::tail::rotate::{FileId, Found, PRINT_LEN, Print};
-use crate::tail::split::{Piece, Splitter, text};
+use crate::tail::split::{Piece, Splitter};
 use crate::tail::{CHUNK, packed};
 
 /// Where reading stands in the content of a compressed file.
@@ -86,7 +86,5 @@ impl Packed {
 }
 
 fn add(origin: &Arc<Origin>, now: Timestamp, piece: &Piece<'_>, out: &mut Outlet) {
-    let (raw, cut) = text(piece.bytes);
-    out.status().cut.add(cut.into());
-    out.line(Line { raw, origin: Arc::clone(origin), time: now, offset: piece.start });
+    out.bytes(piece.bytes, origin, now, piece.start);
 }

@@ -194,7 +194,7 @@ impl Scribe {
             Ok((raw, cut_again)) => {
                 out.status().cut.add((cut || cut_again).into());
                 let origin = self.origin(sender);
-                out.line(Line { raw, origin, time: now, offset: self.count });
+                out.line(&Line { raw, origin, time: now, offset: self.count });
                 self.count += 1;
             }
             Err(why) => {
