@@ -42,6 +42,13 @@ test: ## run every test; as root also the ones in network namespaces, with real 
 	$(CARGO) test --workspace --exclude cordon-expr --locked --no-fail-fast
 	$(CARGO) test -p cordon-expr --locked --no-fail-fast
 
+.PHONY: bench
+bench: ## speed and memory of the engine, part by part and on large logs, against what it must reach
+	@.ci/setup build
+	$(CARGO) bench -p cordon-agent --locked
+	$(CARGO) build --profile dist --locked
+	@"$(target)/dist/cordon" bench engine
+
 .PHONY: bench-latency
 bench-latency: ## from the last attack line to the first dropped packet: p50 and p99 over 200 bans (root)
 	@.ci/setup run

@@ -849,6 +849,8 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 100_000)]
         loaded: usize,
     },
+    /// Speed and memory of the engine against what it must reach
+    Engine(BenchEngine),
     /// The local API under load
     Api {
         /// How many decisions are in force
@@ -858,6 +860,25 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 1000)]
         followers: usize,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BenchEngine {
+    /// Folder with the logs that are made large, and the program that does it
+    #[arg(long, value_name = "FOLDER", default_value = "../shared/corpora")]
+    pub(crate) corpora: PathBuf,
+    /// Folder of the hub whose rules are used
+    #[arg(long, value_name = "FOLDER", default_value = "../shared/hub")]
+    pub(crate) hub: PathBuf,
+    /// How many lines the logs are made to have
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000)]
+    pub(crate) lines: u64,
+    /// How many sources take part in the flood
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000_000)]
+    pub(crate) sources: u32,
+    /// How often each is run; the best counts
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) runs: u16,
 }
 
 fn net(text: &str) -> Result<IpNet, String> {

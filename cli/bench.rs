@@ -91,7 +91,7 @@ fn measure(bans: u16, loaded: usize, global: &Global) -> anyhow::Result<Run> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let log = folder.path().join("auth.log");
     let mut file = File::create(&log)?;
-    let (subject, start) = Subject::start(lab.victim(), folder.path(), &log, global)?;
+    let (subject, start) = Subject::start(Some(lab.victim()), folder.path(), &log, global)?;
     sleep(Duration::from_secs(1));
     let idle = subject.resident()?;
     load(&subject, folder.path(), loaded)?;

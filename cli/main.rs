@@ -9,6 +9,7 @@ mod allowlists;
 mod args;
 mod bench;
 mod bench_api;
+mod bench_engine;
 mod bouncer;
 mod check;
 mod config;
@@ -78,6 +79,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Config(ConfigCommand::Check) => config::check(global),
         Command::Config(ConfigCommand::Show) => config::show(global),
         Command::Bench(Bench::Latency { bans, loaded }) => bench::latency(bans, loaded, global),
+        Command::Bench(Bench::Engine(args)) => bench_engine::run(global, &args),
         Command::Bench(Bench::Api { decisions, followers }) => bench_api::run(decisions, followers, global),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { folder } => shell::man(&folder),

@@ -41,24 +41,31 @@ pub(crate) fn enter() -> anyhow::Result<()> {
     Err(error).context("cannot run `unshare`\nhint: install util-linux")
 }
 
-/// A cordon under observation, on a host of a lab.
+/// A cordon under observation.
 pub(crate) struct Subject {
-    host: Host,
+    /// `None` is this host, where it changes nothing.
+    host: Option<Host>,
     config: PathBuf,
     program: PathBuf,
     child: Child,
 }
 
 impl Subject {
-    /// Starts one that reads `log` and enforces; answers when it watches, and how long that took.
-    pub(crate) fn start(host: &Host, folder: &Path, log: &Path, global: &Global) -> anyhow::Result<(Self, Duration)> {
+    /// Starts one that reads `log`, and enforces if it has a host of a lab; answers when it watches, and how long that took.
+    pub(crate) fn start(
+        host: Option<&Host>,
+        folder: &Path,
+        log: &Path,
+        global: &Global,
+    ) -> anyhow::Result<(Self, Duration)> {
         let acquisition = folder.join("acquisition.yaml");
         fs::write(&acquisition, format!("filename: {}\nlabels:\n  type: syslog\n", log.display()))?;
         let config = folder.join("cordon.yaml");
         let text = format!(
             "state: {0}/state\napi:\n  listen: off\nacquisition:\n  discover: false\n  paths: [{0}/acquisition.yaml]\n\
-             enforcement:\n  mode: enforce\n",
-            folder.display()
+             enforcement:\n  mode: {1}\n",
+            folder.display(),
+            if host.is_some() { "enforce" } else { "dry-run" }
         );
         fs::write(&config, text)?;
         let notify = folder.join("notify");
@@ -68,11 +75,11 @@ impl Subject {
         let program = std::env::current_exe().context("cannot find the program file of cordon")?;
         let said = fs::File::create(folder.join("stderr"))?;
         let start = Instant::now();
-        let mut command = host.command(&program.to_string_lossy());
+        let mut command = command(host, &program);
         command.args(["run", "--config"]).arg(&config).env("NOTIFY_SOCKET", &notify);
         command.args(["--log-level", global.log_level.as_deref().unwrap_or("warn")]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).spawn();
-        let subject = Self { host: host.clone(), config, program, child: child.context("cannot start cordon")? };
+        let subject = Self { host: host.cloned(), config, program, child: child.context("cannot start cordon")? };
 
         let mut message = [0; 256];
         loop {
@@ -88,7 +95,7 @@ impl Subject {
 
     /// Runs one of its commands; what it printed.
     pub(crate) fn ask(&self, args: &[&str]) -> anyhow::Result<String> {
-        let mut command = self.host.command(&self.program.to_string_lossy());
+        let mut command = command(self.host.as_ref(), &self.program);
         let output = command.args(args).arg("--config").arg(&self.config).stdin(Stdio::null()).output()?;
         if !output.status.success() {
             bail!("`cordon {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
@@ -111,6 +118,10 @@ impl Drop for Subject {
         let _ = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
         let _ = self.child.wait();
     }
+}
+
+fn command(host: Option<&Host>, program: &Path) -> Command {
+    host.map_or_else(|| Command::new(program), |host| host.command(&program.to_string_lossy()))
 }
 
 /// `message` as syslog would write it for sshd, now.

@@ -43,7 +43,7 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let log = folder.path().join("auth.log");
     let mut file = File::create(&log).context("cannot write the victim's log")?;
-    let (subject, ready) = Subject::start(lab.victim(), folder.path(), &log, global)?;
+    let (subject, ready) = Subject::start(Some(lab.victim()), folder.path(), &log, global)?;
     story.tell("cordon", &format!("watches the victim's auth.log {} ms after its start", ready.as_millis()))?;
 
     let mut held = open(&attacker, ATTACKER).context("the attacker cannot reach the victim")?;
