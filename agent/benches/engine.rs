@@ -156,6 +156,7 @@ fn batch(log: &str, kind: &str) -> Batch {
         sequence: 0,
         lines: log.lines().map(line).collect(),
         backlog: false,
+        caught_up: false,
         steps: Vec::new(),
         read_at: Timestamp::UNIX_EPOCH,
     }
