@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) rules: Rules,
     /// Whether names are looked up for rules that ask for them.
     pub(crate) resolver: Lookups,
+    /// Whom rules may ask for pages; nobody by default.
+    pub(crate) requests: Requests,
     /// Addresses and ranges that are never punished, beside the built-in ones.
     pub(crate) allowlist: Vec<IpNet>,
     /// How long those are banned who come back.
@@ -92,6 +94,24 @@ pub(crate) enum Lookups {
     System,
     /// Nobody.
     Off,
+}
+
+/// Whom rules may ask for pages.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Requests {
+    /// With what addresses of requests must begin.
+    pub(crate) endpoints: Vec<String>,
+    /// A service that knows the reputation of addresses.
+    pub(crate) reputation: Option<Reputation>,
+}
+
+/// A service that knows the reputation of addresses.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Reputation {
+    /// Its address; the address that is asked about is added as the last part of the path.
+    pub(crate) url: String,
+    /// File that holds the key which it wants.
+    pub(crate) key_file: PathBuf,
 }
 
 /// Which rules are loaded.
@@ -160,6 +180,7 @@ impl Default for Config {
             acquisition: Acquisition { discover: true, paths: Vec::new(), catch_up: SignedDuration::from_hours(24) },
             rules: Rules { shipped: true, folders: Vec::new(), profiles: None },
             resolver: Lookups::System,
+            requests: Requests::default(),
             allowlist: Vec::new(),
             ladder: Rungs::default(),
             retention: Retention::default(),
@@ -190,6 +211,7 @@ struct RawConfig {
     acquisition: Option<RawAcquisition>,
     rules: Option<RawRules>,
     resolver: Option<Spanned<String>>,
+    requests: Option<RawRequests>,
     allowlist: Option<Vec<Spanned<String>>>,
     ladder: Option<RawLadder>,
     retention: Option<RawRetention>,
@@ -230,6 +252,38 @@ struct RawRules {
     profiles: Option<PathBuf>,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRequests {
+    endpoints: Option<Vec<Spanned<String>>>,
+    reputation: Option<RawReputation>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawReputation {
+    url: Spanned<String>,
+    key_file: PathBuf,
+}
+
+impl RawRequests {
+    fn check(self, faults: &mut Faults<'_>) -> Requests {
+        let mut page = |text: Spanned<String>| {
+            if !["http://", "https://"].iter().any(|scheme| text.value.starts_with(scheme)) {
+                let what = format_args!(
+                    "`{}` is not the address of a page, expected one like `https://lists.example/v1/`",
+                    text.value
+                );
+                faults.add(&text, what);
+            }
+            text.value
+        };
+        let endpoints = self.endpoints.unwrap_or_default().into_iter().map(&mut page).collect();
+        let reputation = self.reputation.map(|raw| Reputation { url: page(raw.url), key_file: raw.key_file });
+        Requests { endpoints, reputation }
+    }
+}
+
 impl RawConfig {
     /// The checked configuration, or everything that is wrong with it at once.
     fn check(self, path: &Path, text: &str) -> anyhow::Result<Config> {
@@ -266,6 +320,7 @@ impl RawConfig {
                 text => faults.add(&resolver, format_args!("`{text}` is no resolver, expected `system` or `off`")),
             }
         }
+        config.requests = self.requests.unwrap_or_default().check(&mut faults);
         for entry in self.allowlist.unwrap_or_default() {
             match model::scope::parse_net(&entry.value) {
                 Ok(net) => config.allowlist.push(net),
@@ -409,6 +464,7 @@ mod tests {
              acquisition:\n  discover: false\n  paths: [/etc/cordon/acquisition.d]\n  catch_up: 90m\n\
              rules:\n  shipped: false\n  folders: [/etc/cordon/rules]\n  profiles: /etc/cordon/profiles.yaml\n\
              resolver: off\n\
+             requests:\n  endpoints: [https://lists.example/]\n  reputation: {url: 'http://[::1]:1/v2', key_file: /etc/cordon/key}\n\
              allowlist:\n  - 192.0.2.7\n  - 2001:db8::/32\n\
              ladder:\n  steps: [1d, 2d]\n  forget_after: 30d\n\
              retention:\n  alerts: 5\n  age: 1d\n  decisions: 7\n\
@@ -418,6 +474,8 @@ mod tests {
         assert_eq!(config.state, Path::new("/srv/cordon"));
         assert_eq!(config.acquisition.catch_up, SignedDuration::from_mins(90));
         assert_eq!(config.resolver, Lookups::Off);
+        assert_eq!(config.requests.endpoints, ["https://lists.example/"]);
+        assert_eq!(config.requests.reputation.map(|service| service.url).as_deref(), Some("http://[::1]:1/v2"));
         assert_eq!(config.api.listen.map(|address| address.to_string()).as_deref(), Some("[::1]:9000"));
         assert_eq!(
             config.allowlist.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -439,7 +497,7 @@ mod tests {
             ("api:\n  lisen: off\n", "cordon.yaml:2: unknown key in `api`: `lisen`\nhint: did you mean `listen`?"),
             (
                 "zzz: 1\n",
-                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `resolver`, `allowlist`, `ladder`, `retention`, `enforcement`",
+                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `resolver`, `requests`, `allowlist`, `ladder`, `retention`, `enforcement`",
             ),
             (
                 "api:\n  listen: 8080\n",
@@ -458,6 +516,10 @@ mod tests {
                 "ladder:\n  steps: [16h, soon]\nretention: { age: 0s }\n",
                 "cordon.yaml:2: invalid duration `soon`, expected a form like `1h30m` or `10s`\n\
                  cordon.yaml:3: `0s` is nothing, expected a form like `16h` or `3d`",
+            ),
+            (
+                "requests:\n  endpoints: [lists.example]\n",
+                "cordon.yaml:2: `lists.example` is not the address of a page, expected one like `https://lists.example/v1/`",
             ),
             ("acquisition: 3\n", "cordon.yaml:1: expected mapping start"),
             ("acquisition:\n  discover: maybe\n", "cordon.yaml:2: invalid boolean"),

@@ -16,6 +16,7 @@ use agent::hub::{self, Choice, Hub};
 use agent::load::{Folders, RuleFiles};
 use agent::pipeline::{Parts, Pipeline};
 use agent::report::Target;
+use agent::requests::{Endpoints, Reputation, Requests, Url};
 use agent::resolver::Resolver;
 use agent::ruleset::{Built, RuleSet};
 use agent::shutdown::{Asked, Signals};
@@ -165,7 +166,11 @@ fn start_pipeline(config: &Config, service: &Service, status: &Arc<Status>) -> a
         info!(source = source.id, "reads");
     }
     remember(service, &rules)?;
-    let outside = Outside { resolver: resolver(config), decisions: Some(service.clone()) };
+    let requests = requests(config)?;
+    if requests.is_none() {
+        rules.asks_pages.iter().for_each(|fault| warn!("{fault}"));
+    }
+    let outside = Outside { resolver: resolver(config), decisions: Some(service.clone()), requests };
     let parts = Parts {
         sources,
         rules: Arc::new(rules),
@@ -189,6 +194,24 @@ fn resolver(config: &Config) -> Option<Resolver> {
             Resolver::system().inspect_err(told).ok()
         }
     }
+}
+
+/// Who fetches pages for rules, if the configuration names where from.
+fn requests(config: &Config) -> anyhow::Result<Option<Requests>> {
+    let page = |text: &String| Url::parse(text).with_context(|| format!("`{text}` is not the address of a page"));
+    let allowed = config.requests.endpoints.iter().map(page).collect::<anyhow::Result<Vec<_>>>()?;
+    let reputation = match &config.requests.reputation {
+        None => None,
+        Some(service) => {
+            let key = std::fs::read_to_string(&service.key_file)
+                .with_context(|| format!("cannot read `{}`", service.key_file.display()))?;
+            Some(Reputation { url: page(&service.url)?, key: key.trim().to_owned() })
+        }
+    };
+    if allowed.is_empty() && reputation.is_none() {
+        return Ok(None);
+    }
+    Requests::new(Endpoints { allowed, reputation }).map(Some).context("cannot send requests")
 }
 
 /// Keeps past decisions at hand, if `rules` ask for them.

@@ -8,5 +8,6 @@ mod cli;
 mod clients;
 mod commands;
 mod crash;
+mod crowdsec_folder;
 mod defence;
 mod disk;

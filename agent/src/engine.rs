@@ -29,11 +29,10 @@ use crate::parse::{Fates, Parsed, Scene, Worker, alerts_of};
 use crate::partitions::{Partitions, Timed};
 use crate::pool::{Pool, Started};
 use crate::report::Lift;
-use crate::resolver::Question;
 use crate::ruleset::RuleSet;
 use crate::state::checkpoint::Stash;
 use crate::state::{Kept, Mark, Meta};
-use crate::world::Outside;
+use crate::world::{Outside, Unknown};
 
 /// Most batches of a round.
 pub const ROUND: usize = 16;
@@ -96,7 +95,7 @@ pub struct Engine {
 pub struct Doubt {
     /// As it came out of its bucket.
     overflow: RuntimeAlert,
-    unknown: Vec<Question>,
+    unknown: Vec<Unknown>,
     /// What was handed on; nothing if a whitelist caught it.
     handed_on: Vec<Lift>,
     since: Timestamp,
@@ -316,17 +315,13 @@ impl Engine {
     /// first judgement stays.
     pub fn revise(&mut self, now: Timestamp) -> Revision {
         let mut revision = Revision::default();
-        let Some(resolver) = self.scene.outside.resolver.clone() else { return revision };
+        let outside = self.scene.outside.clone();
         for mut doubt in std::mem::take(&mut self.doubts) {
             let late = now.duration_since(doubt.since) > PATIENCE;
-            // Each is asked: what found no place in the queue before may find one now.
-            let open = doubt.unknown.iter().filter(|question| resolver.ask(question).is_none()).count();
+            let open = doubt.unknown.iter().filter(|unknown| !outside.knows(unknown)).count();
             if open > 0 {
                 if late {
-                    warn!(
-                        scenario = doubt.overflow.alert.scenario,
-                        "a rule asked for a name and got no answer in time"
-                    );
+                    warn!(scenario = doubt.overflow.alert.scenario, "a rule asked and got no answer in time");
                 } else {
                     self.doubts.push(doubt);
                 }
@@ -426,7 +421,7 @@ impl Engine {
             // A replayed overflow happened when its log says.
             let now = if self.live { now } else { overflow.alert.stop_at.parse().unwrap_or(now) };
             let mut pours = Vec::new();
-            let asks = self.scene.rules.asks_names && self.scene.outside.resolver.is_some();
+            let asks = self.scene.outside.may_answer_late(&self.scene.rules);
             let original = asks.then(|| overflow.clone());
             let (judged, unknown) = self.pool.own().finish(overflow, &self.scene, now, &mut pours);
             let judged = judged.map(alerts_of);

@@ -23,6 +23,7 @@ pub mod pipeline;
 mod pool;
 pub mod replay;
 pub mod report;
+pub mod requests;
 pub mod resolver;
 pub mod ruleset;
 pub mod shutdown;

@@ -16,9 +16,8 @@ use tracing::debug;
 
 use crate::acquisition::Batch;
 use crate::meter::{Meter, Sample};
-use crate::resolver::Question;
 use crate::ruleset::RuleSet;
-use crate::world::{Outside, World};
+use crate::world::{Outside, Unknown, World};
 
 /// What all workers look at while they parse.
 #[derive(Clone, Debug)]
@@ -176,7 +175,7 @@ impl Worker {
         scene: &Scene,
         now: Timestamp,
         again: &mut Vec<Pour>,
-    ) -> (Option<RuntimeAlert>, Vec<Question>) {
+    ) -> (Option<RuntimeAlert>, Vec<Unknown>) {
         let bench = self.bench(scene);
         let unknown = bench.settle(overflow, scene, now, again);
         (bench.event.take_overflow().filter(|overflow| !overflow.whitelisted), unknown)
@@ -224,13 +223,7 @@ impl Bench {
         scene.rules.parsers.run(&mut self.event, &mut cx)
     }
 
-    fn settle(
-        &mut self,
-        overflow: RuntimeAlert,
-        scene: &Scene,
-        now: Timestamp,
-        again: &mut Vec<Pour>,
-    ) -> Vec<Question> {
+    fn settle(&mut self, overflow: RuntimeAlert, scene: &Scene, now: Timestamp, again: &mut Vec<Pour>) -> Vec<Unknown> {
         self.event.start_overflow(overflow, now);
         let world = World::new(scene, now);
         let mut cx = context(scene, &world, &self.memo, &mut self.overflow_scratch);

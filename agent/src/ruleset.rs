@@ -42,6 +42,8 @@ pub struct RuleSet {
     stashes: Vec<StashSpec>,
     /// Whether any rule wants to know names of addresses, or addresses of names.
     pub asks_names: bool,
+    /// Where rules ask for pages or reputations: what fails unless the configuration names whom to ask.
+    pub asks_pages: Vec<Fault>,
     /// Whether any rule wants to know how many decisions there were.
     pub asks_history: bool,
     /// Whether any rule reads or writes a stash: lines then depend on the lines before them.
@@ -158,6 +160,7 @@ impl RuleSet {
             geo,
             stashes,
             asks_names: mentioned(files, &["reverse_dns", "LookupHost", "MatchKnownBot"]),
+            asks_pages: pages(files),
             asks_history: mentioned(files, &["GetDecisionsCount", "GetDecisionsSinceCount"]),
             in_order,
         };
@@ -185,6 +188,31 @@ pub(crate) fn library(files: &[RuleFile], problems: &mut Vec<Problem>) -> Librar
 fn mentioned(files: &RuleFiles, words: &[&str]) -> bool {
     let lists = [&files.parsers, &files.postoverflows, &files.scenarios, &files.contexts];
     lists.into_iter().flatten().any(|file| words.iter().any(|word| file.text.contains(word)))
+}
+
+/// Where rules call helpers that need the network.
+fn pages(files: &RuleFiles) -> Vec<Fault> {
+    const CALLS: [(&str, &str); 5] = [
+        ("CrowdsecCTI(", "reputation"),
+        ("HTTPGet(", "endpoints"),
+        ("HTTPHead(", "endpoints"),
+        ("HTTPPost(", "endpoints"),
+        ("HTTPRequest(", "endpoints"),
+    ];
+    let lists = [&files.parsers, &files.postoverflows, &files.scenarios, &files.contexts];
+    let mut found = Vec::new();
+    for file in lists.into_iter().flatten() {
+        let lines = file.text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
+        for (number, line) in lines {
+            for (call, key) in CALLS.iter().filter(|(call, _)| line.contains(call)) {
+                let fault = Fault::new(number as u32 + 1, format!("`{}` asks the network", call.trim_end_matches('(')));
+                let hint =
+                    format!("it fails unless `requests: {{{key}: ...}}` in the configuration names whom it may ask");
+                found.push(fault.hint(hint).within(&file.path));
+            }
+        }
+    }
+    found
 }
 
 /// Version and hash of a scenario that we ship or that a hub has; a local one has neither.

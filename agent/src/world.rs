@@ -2,16 +2,19 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::server::service::Service;
 use expr::files::Files;
-use expr::{DecisionQuery, EvalError, Geo, Host};
+use expr::{DecisionQuery, EvalError, Geo, Host, HttpAnswer};
 use jiff::Timestamp;
 use parsers::GeoIp;
 use tracing::info;
 
 use crate::parse::Scene;
+use crate::requests::{Known, Request, Requests};
 use crate::resolver::{Question, Resolver};
+use crate::ruleset::RuleSet;
 
 /// How many unanswered questions of one evaluation are remembered.
 const MAX_UNKNOWN: usize = 16;
@@ -23,6 +26,35 @@ pub struct Outside {
     pub resolver: Option<Resolver>,
     /// Who knows decisions.
     pub decisions: Option<Service>,
+    /// Who fetches pages.
+    pub requests: Option<Requests>,
+}
+
+/// What was asked, and is not known yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// A name or an address.
+    Name(Question),
+    /// A page.
+    Page(Request),
+}
+
+impl Outside {
+    /// Whether `rules` may be told something later that they cannot be told now.
+    pub fn may_answer_late(&self, rules: &RuleSet) -> bool {
+        (rules.asks_names && self.resolver.is_some()) || (!rules.asks_pages.is_empty() && self.requests.is_some())
+    }
+
+    /// Whether there is an answer now. Each question is asked again: what found no place in the queue before may find one.
+    pub fn knows(&self, unknown: &Unknown) -> bool {
+        match unknown {
+            Unknown::Name(question) => self.resolver.as_ref().is_none_or(|resolver| resolver.ask(question).is_some()),
+            Unknown::Page(request) => {
+                let ask = |requests: &Requests| !matches!(requests.ask(request.clone()), Known::Pending(_));
+                self.requests.as_ref().is_none_or(ask)
+            }
+        }
+    }
 }
 
 /// The world at one moment, for one batch.
@@ -30,7 +62,7 @@ pub struct Outside {
 pub struct World<'a> {
     scene: &'a Scene,
     now: Timestamp,
-    unknown: RefCell<Vec<Question>>,
+    unknown: RefCell<Vec<Unknown>>,
 }
 
 impl<'a> World<'a> {
@@ -40,7 +72,7 @@ impl<'a> World<'a> {
     }
 
     /// What was asked, and is not known yet.
-    pub fn into_unknown(self) -> Vec<Question> {
+    pub fn into_unknown(self) -> Vec<Unknown> {
         self.unknown.into_inner()
     }
 
@@ -49,11 +81,26 @@ impl<'a> World<'a> {
         if let Some(answer) = resolver.ask(&question) {
             return answer.to_vec();
         }
+        self.wonder(Unknown::Name(question));
+        Vec::new()
+    }
+
+    fn wonder(&self, what: Unknown) {
         let mut unknown = self.unknown.borrow_mut();
         if unknown.len() < MAX_UNKNOWN {
-            unknown.push(question);
+            unknown.push(what);
         }
-        Vec::new()
+    }
+
+    fn page(&self, known: Known) -> Result<Arc<HttpAnswer>, EvalError> {
+        match known {
+            Known::Answer(answer) => Ok(answer),
+            Known::Failure(failure) => Err(EvalError::new(&*failure)),
+            Known::Pending(request) => {
+                self.wonder(Unknown::Page(request));
+                Err(EvalError::new("the answer is not there yet"))
+            }
+        }
     }
 }
 
@@ -91,6 +138,26 @@ impl Host for World<'_> {
 
     fn decisions(&self, query: DecisionQuery, value: &str) -> Option<Result<i64, EvalError>> {
         self.scene.outside.decisions.as_ref().map(|service| service.recall(query, value, self.now))
+    }
+
+    fn reputation(&self, ip: &str) -> Result<serde_json::Value, EvalError> {
+        let known = self.scene.outside.requests.as_ref().and_then(|requests| requests.reputation(ip));
+        let known = known.ok_or_else(|| EvalError::new("the configuration names no reputation service"))?;
+        let answer = self.page(known)?;
+        match answer.status {
+            200 => serde_json::from_str(&answer.body)
+                .map_err(|_| EvalError::new("the reputation service did not answer in JSON")),
+            // An address that it has never heard of.
+            404 => Ok(serde_json::json!({ "ip": ip })),
+            status => Err(EvalError::new(format!("the reputation service answered {status}"))),
+        }
+    }
+
+    fn http(&self, method: &str, url: &str, headers: &[(String, String)], body: &str) -> Result<HttpAnswer, EvalError> {
+        let Some(requests) = &self.scene.outside.requests else {
+            return Err(EvalError::new("the configuration names no endpoint for requests"));
+        };
+        self.page(requests.http(method, url, headers, body)).map(|answer| HttpAnswer::clone(&answer))
     }
 
     fn log(&self, message: &str) {
