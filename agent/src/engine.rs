@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::acquisition::Batch;
 use crate::backlog::Backlog;
+use crate::doubts::Doubts;
 use crate::meter::{self, Spent};
 use crate::parse::{Fates, Parsed, Scene, Worker, alerts_of};
 use crate::partitions::{Partitions, Timed};
@@ -84,6 +85,8 @@ pub struct Engine {
     selected: SelectMetrics,
     whitelisted: u64,
     doubts: Vec<Doubt>,
+    /// The same for lines.
+    lines: Doubts,
     spent: Spent,
     backlog: Backlog,
     /// What the stashes held when they were last kept, in short.
@@ -147,6 +150,7 @@ impl Engine {
             selected: SelectMetrics::default(),
             whitelisted: 0,
             doubts: Vec::new(),
+            lines: Doubts::default(),
             spent: Spent::default(),
             backlog: Backlog::default(),
             stashes_kept: None,
@@ -193,6 +197,7 @@ impl Engine {
             let parsed = parsed.unwrap_or_else(lost);
             round.fates.entry(source).or_default().merge(&parsed.fates);
             self.selected.merge(&parsed.metrics);
+            parsed.doubtful.into_iter().for_each(|doubtful| self.lines.add(doubtful));
             self.spent.lines.merge(&parsed.spent.unwrap_or_default());
             present = present.max(now);
             if backlog {
@@ -306,16 +311,19 @@ impl Engine {
         self.scene.outside = outside;
     }
 
-    /// Whether an overflow waits for an answer: then [`Engine::revise`] should be called soon.
+    /// Whether an overflow or a line waits for an answer: then [`Engine::revise`] should be called soon.
     pub fn doubts(&self) -> bool {
-        !self.doubts.is_empty()
+        !self.doubts.is_empty() || !self.lines.is_empty()
     }
 
-    /// Judges again the overflows to whose questions there is an answer now. Of those to which there is none in time, the
+    /// Judges again the lines and overflows to whose questions there is an answer now. Of those to which there is none in time, the
     /// first judgement stays.
     pub fn revise(&mut self, now: Timestamp) -> Revision {
         let mut revision = Revision::default();
         let outside = self.scene.outside.clone();
+        let Self { lines, pool, scene, .. } = self;
+        revision.lifts = lines.revise(now, &outside, |line, read_at| pool.own().judge(line, scene, read_at));
+        self.whitelisted += revision.lifts.len() as u64;
         for mut doubt in std::mem::take(&mut self.doubts) {
             let late = now.duration_since(doubt.since) > PATIENCE;
             let open = doubt.unknown.iter().filter(|unknown| !outside.knows(unknown)).count();
@@ -424,7 +432,8 @@ impl Engine {
             let asks = self.scene.outside.may_answer_late(&self.scene.rules);
             let original = asks.then(|| overflow.clone());
             let (judged, unknown) = self.pool.own().finish(overflow, &self.scene, now, &mut pours);
-            let judged = judged.map(alerts_of);
+            let judged =
+                judged.map(alerts_of).map(|alerts| self.lines.passed(alerts)).filter(|alerts| !alerts.is_empty());
             if let Some(overflow) = original.filter(|_| !unknown.is_empty()) {
                 let handed_on = judged.iter().flatten().map(Lift::of).collect();
                 self.doubt(Doubt { overflow, unknown, handed_on, since: now });

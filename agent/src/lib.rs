@@ -10,6 +10,7 @@ pub mod acquisition;
 pub mod backlog;
 pub mod check;
 pub mod crowdsec;
+pub mod doubts;
 pub mod engine;
 pub mod explain;
 pub mod hub;

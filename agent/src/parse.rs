@@ -15,6 +15,7 @@ use scenarios::{HashKey, Pour, Selector, Surroundings};
 use tracing::debug;
 
 use crate::acquisition::Batch;
+use crate::doubts::Doubtful;
 use crate::meter::{Meter, Sample};
 use crate::ruleset::RuleSet;
 use crate::world::{Outside, Unknown, World};
@@ -68,6 +69,8 @@ pub struct Parsed {
     pub fates: Fates,
     /// What the scenarios said.
     pub metrics: SelectMetrics,
+    /// Lines about which a rule asked something that is not known yet.
+    pub doubtful: Vec<Doubtful>,
     /// What it cost, if that is measured.
     pub spent: Option<Sample>,
 }
@@ -146,6 +149,13 @@ impl Worker {
         done
     }
 
+    /// Parses one line and nothing more: what becomes of it, and what was asked on the way and is not known yet.
+    pub fn judge(&mut self, line: &model::Line, scene: &Scene, now: Timestamp) -> (Outcome, Vec<Unknown>) {
+        let bench = self.bench(scene);
+        bench.event.start_line(line);
+        bench.run(scene, now, None, None)
+    }
+
     /// Takes one line through all stages, asking every node and every scenario, and says what happened.
     pub fn trace(
         &mut self,
@@ -156,7 +166,7 @@ impl Worker {
         let bench = self.bench(scene);
         let mut trace = Trace { with_events: true, ..Trace::default() };
         bench.event.start_line(line);
-        let outcome = bench.run(scene, now, Some(&mut trace), None);
+        let (outcome, _) = bench.run(scene, now, Some(&mut trace), None);
         let mut pours = Vec::new();
         if outcome == Outcome::Parsed {
             let passed = scene.rules.parsers.passed(&mut bench.scratch);
@@ -199,9 +209,13 @@ impl Bench {
     fn line(&mut self, line: LineRef<'_>, scene: &Scene, now: Timestamp, probe: Option<&Probe>, done: &mut Parsed) {
         self.event.start_line(line);
         let fates = &mut done.fates;
-        match self.run(scene, now, None, probe) {
+        let (outcome, unknown) = self.run(scene, now, None, probe);
+        match outcome {
             Outcome::Parsed => {
                 fates.parsed += 1;
+                if !unknown.is_empty() {
+                    done.doubtful.push(Doubtful { line: line.into(), read_at: now, unknown });
+                }
                 let passed = scene.rules.parsers.passed(&mut self.scratch);
                 Probe::time(probe, Part::Select, || self.select(scene, now, &passed, probe, &mut done.pours));
             }
@@ -217,10 +231,18 @@ impl Bench {
         }
     }
 
-    fn run(&mut self, scene: &Scene, now: Timestamp, trace: Option<&mut Trace>, probe: Option<&Probe>) -> Outcome {
+    /// What becomes of the line, and what was asked on the way and is not known yet.
+    fn run(
+        &mut self,
+        scene: &Scene,
+        now: Timestamp,
+        trace: Option<&mut Trace>,
+        probe: Option<&Probe>,
+    ) -> (Outcome, Vec<Unknown>) {
         let world = World::new(scene, now);
         let mut cx = Context { trace, probe, ..context(scene, &world, &self.memo, &mut self.scratch) };
-        scene.rules.parsers.run(&mut self.event, &mut cx)
+        let outcome = scene.rules.parsers.run(&mut self.event, &mut cx);
+        (outcome, world.into_unknown())
     }
 
     fn settle(&mut self, overflow: RuntimeAlert, scene: &Scene, now: Timestamp, again: &mut Vec<Pour>) -> Vec<Unknown> {

@@ -660,7 +660,11 @@ mod tests {
     impl Lookup for Names {
         fn names(&self, ip: IpAddr) -> Found<'_, String> {
             let named = ip != IpAddr::from([198, 51, 100, 3]);
-            Box::pin(async move { named.then(|| "one.bot.example.".to_owned()).into_iter().collect() })
+            Box::pin(async move {
+                // Long enough for lines to be judged without the name.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                named.then(|| "one.bot.example.".to_owned()).into_iter().collect()
+            })
         }
 
         fn addresses<'a>(&'a self, _name: &'a str) -> Found<'a, IpAddr> {
@@ -668,24 +672,14 @@ mod tests {
         }
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_ban_does_not_wait_for_the_name_that_lifts_it() {
+    /// A host whose rules, beside the shipped ones, are these files, and that asks [`Names`].
+    fn asking(files: &[(&str, &str)]) -> Host {
         let mut host = Host::new();
         let rules = TempDir::new().expect("a temporary folder");
-        let files = [
-            (
-                "s00-enrich",
-                "name: names\nonsuccess: next_stage\nstatics:\n  - method: reverse_dns\n    expression: evt.Overflow.Alert.Source.IP\n",
-            ),
-            (
-                "s01-whitelist",
-                "name: bots\nwhitelist:\n  reason: a bot\n  expression: [\"evt.Enriched.reverse_dns endsWith '.bot.example.'\"]\n",
-            ),
-        ];
-        for (stage, text) in files {
-            let folder = rules.path().join("postoverflows").join(stage);
-            fs::create_dir_all(&folder).expect("room on the disk");
-            fs::write(folder.join("a.yaml"), text).expect("room on the disk");
+        for (name, text) in files {
+            let path = rules.path().join(name);
+            fs::create_dir_all(path.parent().expect("it has a folder")).expect("room on the disk");
+            fs::write(path, text).expect("room on the disk");
         }
         let folders = Folders { shipped: true, folders: vec![rules.path().to_path_buf()] };
         let built = RuleSet::build(&RuleFiles::read(&folders));
@@ -693,7 +687,21 @@ mod tests {
         assert!(built.rules.asks_names && !host.rules.asks_names);
         host.rules = Arc::new(built.rules);
         host.outside.resolver = Some(Resolver::new(Arc::new(Names)));
+        host
+    }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_ban_does_not_wait_for_the_name_that_lifts_it() {
+        let host = asking(&[
+            (
+                "postoverflows/s00-enrich/a.yaml",
+                "name: names\nonsuccess: next_stage\nstatics:\n  - method: reverse_dns\n    expression: evt.Overflow.Alert.Source.IP\n",
+            ),
+            (
+                "postoverflows/s01-whitelist/a.yaml",
+                "name: bots\nwhitelist:\n  reason: a bot\n  expression: [\"evt.Enriched.reverse_dns endsWith '.bot.example.'\"]\n",
+            ),
+        ]);
         let (pipeline, status) = host.start();
         for address in ["198.51.100.1", "198.51.100.2", "198.51.100.3"] {
             host.guesses(address, 20);
@@ -705,6 +713,23 @@ mod tests {
         let query = AlertQuery::default();
         let alerts = host.service.read(move |store| store.alerts(&query, Timestamp::now())).await.expect("the store");
         assert!(alerts.iter().any(|alert| alert.source.value == "198.51.100.1"), "the ban had not waited");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_whitelist_of_lines_lifts_what_they_led_to_before_the_name_was_known() {
+        let host = asking(&[(
+            "parsers/s02-enrich/zz-bots.yaml",
+            "name: names\nstatics:\n  - method: reverse_dns\n    expression: evt.Meta.source_ip\n---\n\
+             name: bots\nwhitelist:\n  reason: a bot\n  expression: [\"evt.Enriched.reverse_dns endsWith '.bot.example.'\"]\n",
+        )]);
+        let (pipeline, _) = host.start();
+        host.wait("the file is open", |host| host.folder.path().join("checkpoint").exists()).await;
+        for address in ["198.51.100.1", "198.51.100.2", "198.51.100.3"] {
+            host.guesses(address, 20);
+        }
+        host.wait("only two are banned", |host| host.banned() == ["198.51.100.2", "198.51.100.3"]).await;
+        pipeline.stop().await;
+        assert_eq!(host.banned(), ["198.51.100.2", "198.51.100.3"]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

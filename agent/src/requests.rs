@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use expr::HttpAnswer;
 pub use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use reqwest::{Client, Method, redirect};
+use reqwest::{Client, Method, RequestBuilder, redirect};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -51,13 +52,22 @@ impl std::fmt::Debug for Reputation {
     }
 }
 
-/// What a rule asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Request {
-    method: Method,
-    url: Url,
-    headers: Vec<(String, String)>,
-    body: String,
+/// What a rule asks for. No key is in it, so it may be kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Request {
+    /// A page.
+    Page {
+        /// How.
+        method: String,
+        /// Where.
+        url: String,
+        /// Names and values.
+        headers: Vec<(String, String)>,
+        /// What is sent along.
+        body: String,
+    },
+    /// What the reputation service says of an address.
+    Reputation(String),
 }
 
 /// What is known of a request.
@@ -100,8 +110,8 @@ impl Requests {
         // A page elsewhere, or a proxy of the environment, is not what the configuration names.
         let client = Client::builder().redirect(redirect::Policy::none()).no_proxy().timeout(BUDGET).build()?;
         let (asked, requests) = channel(QUEUE);
-        let shared = Arc::new(Shared { endpoints, cache: Mutex::default(), asked });
-        tokio::spawn(serve(client, Arc::downgrade(&shared), requests));
+        let shared = Arc::new(Shared { endpoints: endpoints.clone(), cache: Mutex::default(), asked });
+        tokio::spawn(serve(client, endpoints, Arc::downgrade(&shared), requests));
         Ok(Self(shared))
     }
 
@@ -112,17 +122,17 @@ impl Requests {
         if !self.0.endpoints.allowed.iter().any(|endpoint| begins_with(&url, endpoint)) {
             return failure(format!("the configuration names no endpoint for `{}`", url.host_str().unwrap_or("")));
         }
-        let Ok(method) = method.parse() else { return failure(format!("`{method}` is not a method")) };
-        self.ask(Request { method, url, headers: headers.to_vec(), body: body.to_owned() })
+        if method.parse::<Method>().is_err() {
+            return failure(format!("`{method}` is not a method"));
+        }
+        let (method, headers, body) = (method.to_owned(), headers.to_vec(), body.to_owned());
+        self.ask(Request::Page { method, url: url.into(), headers, body })
     }
 
     /// What the reputation service says of an address; never waits. `None` when there is no such service.
     pub fn reputation(&self, ip: &str) -> Option<Known> {
-        let Reputation { url, key } = self.0.endpoints.reputation.as_ref()?;
-        let mut url = url.clone();
-        url.path_segments_mut().ok()?.pop_if_empty().push(ip);
-        let headers = vec![("x-api-key".to_owned(), key.clone())];
-        Some(self.ask(Request { method: Method::GET, url, headers, body: String::new() }))
+        self.0.endpoints.reputation.as_ref()?;
+        Some(self.ask(Request::Reputation(ip.to_owned())))
     }
 
     /// What is known of a request; one that is not known is sent.
@@ -158,7 +168,11 @@ impl Shared {
 
 impl Cache {
     fn put(&mut self, request: Request, answer: Answer) {
-        let size = request.url.as_str().len() + request.body.len() + answer.as_ref().map_or(0, |page| page.body.len());
+        let asked = match &request {
+            Request::Page { url, body, .. } => url.len() + body.len(),
+            Request::Reputation(ip) => ip.len(),
+        };
+        let size = asked + answer.as_ref().map_or(0, |page| page.body.len());
         let end = Instant::now() + if answer.is_ok() { KEPT } else { KEPT_FAILED };
         self.bytes += size;
         self.order.push_back((end, size, request.clone()));
@@ -175,13 +189,13 @@ impl Cache {
 }
 
 /// Sends what is asked for, until nobody can ask any more.
-async fn serve(client: Client, shared: Weak<Shared>, mut requests: Receiver<Request>) {
+async fn serve(client: Client, endpoints: Endpoints, shared: Weak<Shared>, mut requests: Receiver<Request>) {
     let room = Arc::new(Semaphore::new(AT_ONCE));
     while let Some(request) = requests.recv().await {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let (client, shared) = (client.clone(), Weak::clone(&shared));
+        let (client, shared, endpoints) = (client.clone(), Weak::clone(&shared), endpoints.clone());
         tokio::spawn(async move {
-            let answer = fetch(&client, &request).await;
+            let answer = fetch(&client, &endpoints, &request).await;
             drop(permit);
             let Some(shared) = shared.upgrade() else { return };
             let mut cache = shared.cache();
@@ -191,18 +205,35 @@ async fn serve(client: Client, shared: Weak<Shared>, mut requests: Receiver<Requ
     }
 }
 
-async fn fetch(client: &Client, request: &Request) -> Answer {
+/// The request as it is sent, with the key that the reputation service wants.
+fn sent(client: &Client, endpoints: &Endpoints, request: &Request) -> Result<RequestBuilder, String> {
+    match request {
+        Request::Page { method, url, headers, body } => {
+            let mut all = HeaderMap::new();
+            all.insert(USER_AGENT, HeaderValue::from_static(concat!("cordon/", env!("CARGO_PKG_VERSION"))));
+            for (name, value) in headers {
+                let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) else {
+                    return Err(format!("`{name}` is not a header, or has a value that none can have"));
+                };
+                all.insert(name, value);
+            }
+            let method = method.parse::<Method>().map_err(|_| format!("`{method}` is not a method"))?;
+            Ok(client.request(method, url).headers(all).body(body.clone()))
+        }
+        Request::Reputation(ip) => {
+            let service = endpoints.reputation.as_ref().ok_or("there is no reputation service")?;
+            let mut url = service.url.clone();
+            let base = "the address of the reputation service has no path";
+            url.path_segments_mut().map_err(|()| base)?.pop_if_empty().push(ip);
+            Ok(client.get(url).header("x-api-key", &service.key))
+        }
+    }
+}
+
+async fn fetch(client: &Client, endpoints: &Endpoints, request: &Request) -> Answer {
     // What goes wrong is told without the address, which may hold a key.
     let failed = |error: reqwest::Error| Arc::from(error.without_url().to_string());
-    let mut headers = HeaderMap::new();
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("cordon/", env!("CARGO_PKG_VERSION"))));
-    for (name, value) in &request.headers {
-        let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) else {
-            return Err(format!("`{name}` is not a header, or has a value that none can have").into());
-        };
-        headers.insert(name, value);
-    }
-    let sent = client.request(request.method.clone(), request.url.clone()).headers(headers).body(request.body.clone());
+    let sent = sent(client, endpoints, request).map_err(Arc::<str>::from)?;
     let mut response = sent.send().await.map_err(failed)?;
     let mut headers: Vec<(String, Vec<String>)> = Vec::new();
     for name in response.headers().keys() {

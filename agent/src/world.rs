@@ -9,6 +9,7 @@ use expr::files::Files;
 use expr::{DecisionQuery, EvalError, Geo, Host, HttpAnswer};
 use jiff::Timestamp;
 use parsers::GeoIp;
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::parse::Scene;
@@ -31,7 +32,7 @@ pub struct Outside {
 }
 
 /// What was asked, and is not known yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unknown {
     /// A name or an address.
     Name(Question),

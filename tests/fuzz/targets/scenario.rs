@@ -9,7 +9,6 @@ use agent::load::RuleFiles;
 use agent::ruleset::RuleSet;
 use cordon_fuzz::{batch, few_and_all, file, library, line, parts};
 use libfuzzer_sys::fuzz_target;
-use parsers::YearRule;
 use scenarios::HashKey;
 
 /// Makes fields of what a line says.
@@ -39,8 +38,8 @@ fuzz_target!(|input: &str| {
         few_and_all(&rules, line);
     }
     let alerts = |threads: usize| {
-        let options =
-            EngineOptions { threads, memory: 1 << 20, key: HashKey::new([7; 16]), year: YearRule::Latest, live: false };
+        let key = HashKey::new([7; 16]);
+        let options = EngineOptions { threads, memory: 1 << 20, live: false, ..EngineOptions::live(key) };
         let mut engine = Engine::new(Arc::clone(&rules), options).expect("threads can be started");
         let mut alerts = Vec::new();
         // Small batches, so that a round has several.
