@@ -67,7 +67,7 @@ fn install(folder: &Path) -> Option<PathBuf> {
 
 fn cordon(args: &[&str], etc: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cordon"));
-    command.args(args).arg("--config-dir").arg(etc).output().expect("the binary was built")
+    command.args(args).arg("--config-dir").arg(etc).env("CORDON_LOG", "warn").output().expect("the binary was built")
 }
 
 #[test]
