@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use agent::acquisition::Batch;
+use agent::acquisition::lines::Lines;
 use agent::load::{Folders, RuleFile, RuleFiles};
 use agent::parse::{Scene, Worker};
 use agent::ruleset::RuleSet;
@@ -82,8 +84,8 @@ pub fn line(kind: &str, raw: &str) -> Line {
 /// the same end.
 pub fn few_and_all(rules: &Arc<RuleSet>, line: &Line) -> Vec<Pour> {
     // Each has stashes of its own, so that the second does not find what the first left.
-    let (_, outcome, _, all) = Worker::new().trace(line.clone(), &scene(rules), NOW);
-    let few = Worker::new().parse(batch(vec![line.clone()]), &scene(rules));
+    let (_, outcome, _, all) = Worker::new().trace(line, &scene(rules), NOW);
+    let few = Worker::new().parse(&batch(std::slice::from_ref(line)), &scene(rules));
     let fates = &few.fates;
     let ends = (fates.parsed, fates.whitelisted, fates.unparsed, fates.failed);
     let expected = match outcome {
@@ -99,8 +101,10 @@ pub fn few_and_all(rules: &Arc<RuleSet>, line: &Line) -> Vec<Pour> {
 }
 
 /// A batch of lines.
-pub fn batch(lines: Vec<Line>) -> agent::acquisition::Batch {
-    agent::acquisition::Batch { source: 0, sequence: 0, lines, backlog: false, steps: Vec::new(), read_at: NOW }
+pub fn batch(all: &[Line]) -> Batch {
+    let mut lines = Lines::default();
+    all.iter().for_each(|line| lines.push(line.into()));
+    Batch { source: 0, sequence: 0, lines, backlog: false, caught_up: true, steps: Vec::new(), read_at: NOW }
 }
 
 /// A world with nothing in it but the time.
@@ -120,7 +124,7 @@ impl Host for Nowhere {
 /// An event as expressions find it: three fields of text, and the same text where types are not known.
 pub fn event(table: &Arc<model::FieldTable>, texts: [&str; 3]) -> Event {
     let mut event = Event::new(Arc::clone(table));
-    event.start_line(line("fuzz", texts[0]));
+    event.start_line(&line("fuzz", texts[0]));
     event.set_time(model::EventTime::utc(NOW));
     for (key, text) in ["a", "b", "c"].into_iter().zip(texts) {
         event.set_named(model::fields::PARSED, key, text);

@@ -44,7 +44,7 @@ fuzz_target!(|input: &str| {
         let mut alerts = Vec::new();
         // Small batches, so that a round has several.
         for round in lines.chunks(16) {
-            alerts.extend(engine.round(round.chunks(4).map(|lines| batch(lines.to_vec())).collect()).alerts);
+            alerts.extend(engine.round(round.chunks(4).map(batch).collect()).alerts);
         }
         alerts
     };
