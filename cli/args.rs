@@ -95,6 +95,19 @@ pub(crate) enum Command {
     /// Accounts of those who send alerts
     #[command(subcommand, visible_alias = "machine")]
     Machines(Machines),
+    /// Who changed what, when, from where
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Copy the database into a file; Cordon may be running
+    Backup {
+        /// File that does not exist yet
+        file: PathBuf,
+    },
+    /// Put a backup in the place of the database; Cordon must not be running
+    Restore {
+        /// What `backup` wrote
+        file: PathBuf,
+    },
     /// The site's own certificates: for the API, and for those who talk to it
     Pki(Pki),
     /// What is read, what was seen, what is enforced, and what does not work
@@ -119,17 +132,49 @@ pub(crate) enum Command {
     #[command(subcommand, hide = true)]
     Bench(Bench),
     /// Print completions for a shell
-    #[command(hide = true)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
     /// Write the manual pages into a folder
-    #[command(hide = true)]
     Man {
         /// Where to
         folder: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// The newest records
+    List {
+        #[command(flatten)]
+        filter: AuditFilter,
+        /// How many at most
+        #[arg(short, long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Whether any record was altered, removed or moved; tells where the first one is
+    Verify {
+        /// A record that was noted elsewhere, as `verify` printed it: it must still be there
+        #[arg(long, value_name = "SEQ:HASH", value_parser = head)]
+        expect: Option<api::audit::Head>,
+    },
+    /// All records as lines of JSON, the oldest first
+    Export,
+}
+
+/// What narrows a list of records.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AuditFilter {
+    /// Only within this time
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub(crate) since: Option<SignedDuration>,
+    /// Only by this machine or administrator
+    #[arg(long)]
+    pub(crate) actor: Option<String>,
+    /// Only this action (`decisions.add`), or all of a kind (`decisions`)
+    #[arg(long)]
+    pub(crate) action: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -883,6 +928,15 @@ pub(crate) struct BenchEngine {
 
 fn net(text: &str) -> Result<IpNet, String> {
     model::scope::parse_net(text).map_err(|error| error.to_string())
+}
+
+/// A record's place and hash.
+fn head(text: &str) -> Result<api::audit::Head, String> {
+    let wrong = || format!("`{text}` is not a form like `12:0f3c...`, with 64 hexadecimal digits");
+    let (seq, hash) = text.split_once(':').ok_or_else(wrong)?;
+    let seq = seq.parse().map_err(|_| wrong())?;
+    let right = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if right { Ok(api::audit::Head { seq, hash: hash.to_ascii_lowercase() }) } else { Err(wrong()) }
 }
 
 fn duration(text: &str) -> Result<SignedDuration, String> {

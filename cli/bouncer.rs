@@ -74,6 +74,7 @@ pub(crate) fn switch(global: &Global, armed: bool) -> anyhow::Result<()> {
     if !there {
         bail!("there is no table `inet {}` in this kernel: nothing is enforced here", config.table);
     }
+    crate::remote::note(global, if armed { "enforcement.arm" } else { "enforcement.disarm" }, &config.table);
     confirm(
         global,
         if armed { "armed: bans drop packets again" } else { "disarmed: nothing is dropped until `cordon arm`" },

@@ -166,6 +166,11 @@ impl Config {
         raw.check(path, text)
     }
 
+    /// The file that holds alerts, decisions and accounts.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.state.join("cordon.db")
+    }
+
     /// The socket on which this host's own commands reach the running process.
     pub(crate) fn socket(&self) -> PathBuf {
         self.state.join("cordon.sock")

@@ -7,6 +7,8 @@ mod accounts;
 mod alerts;
 mod allowlists;
 mod args;
+mod audit;
+mod backup;
 mod bench;
 mod bench_api;
 mod bench_engine;
@@ -68,6 +70,9 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Allowlists(command) => allowlists::run(global, &command),
         Command::Bouncers(command) => accounts::bouncers(global, &command),
         Command::Machines(command) => accounts::machines(global, &command),
+        Command::Audit(command) => audit::run(global, &command),
+        Command::Backup { file } => backup::backup(global, &file),
+        Command::Restore { file } => backup::restore(global, &file),
         Command::Pki(args) => pki::run(global, &args),
         Command::Status => status::run(global),
         Command::Reload => reload::run(global),

@@ -81,6 +81,15 @@ impl Remote {
     }
 }
 
+/// Puts what was done beside the API into the audit trail, if anybody runs who keeps one; says in the log if not.
+pub(crate) fn note(global: &Global, action: &str, subject: &str) {
+    let body = serde_json::json!({ "action": action, "subject": subject });
+    let noted = Remote::connect(global).and_then(|remote| remote.post::<serde_json::Value>("v1/audit", &body));
+    if let Err(error) = noted {
+        tracing::warn!(%error, action, "this is not in the audit trail");
+    }
+}
+
 /// Names and values that narrow a question.
 #[derive(Default)]
 pub(crate) struct Query(Vec<(&'static str, String)>);

@@ -397,7 +397,7 @@ pub(crate) fn configured_entries(config: &Config) -> impl Iterator<Item = AllowE
 }
 
 fn open_service(config: &Config) -> anyhow::Result<Service> {
-    let store = Arc::new(Sqlite::open(&config.state.join("cordon.db"))?);
+    let store = Arc::new(Sqlite::open(&config.database())?);
     let mut allow: Vec<AllowEntry> = configured_entries(config).collect();
     allow.extend(agent::own_addresses::own_addresses(Path::new("/proc")));
     let retention = &config.retention;

@@ -11,3 +11,4 @@ mod crash;
 mod crowdsec_folder;
 mod defence;
 mod disk;
+mod trail;

@@ -6,6 +6,8 @@
 //! Public types: [`Feed`], [`Update`], [`client::Client`], [`client::SseFeed`], [`decisions::Table`]; with `server`: [`server::service::Service`],
 //! [`store::Sqlite`], [`profiles::Profiles`].
 
+#[cfg(feature = "server")]
+pub mod audit;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;

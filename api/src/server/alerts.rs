@@ -17,7 +17,7 @@ use super::allowlists::read_body;
 use super::auth::{Client, MachineId};
 use super::error::ApiError;
 use super::limits::LARGE_BODY;
-use super::service::{Author, Receipt, Service};
+use super::service::{Author, Origin, Receipt, Service};
 use super::{App, json, parameters};
 use crate::decisions::Reach;
 use crate::store::{AlertQuery, Order};
@@ -128,7 +128,8 @@ pub(crate) async fn durable(receipt: Receipt) -> Result<(), ApiError> {
 
 /// The service as `name` changes it.
 pub(crate) fn acting(app: &App, name: &str, client: &Client) -> Service {
-    app.service.by(Author { name: name.to_owned(), from: Some(client.ip) })
+    let from = if client.socket { Origin::Socket } else { Origin::Address(client.ip) };
+    app.service.by(Author { name: name.to_owned(), from, proof: client.proof(name) })
 }
 
 /// Lets pass who is on this host, or listed.

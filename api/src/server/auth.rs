@@ -83,9 +83,22 @@ pub(crate) struct Client {
     pub(crate) socket: bool,
     /// The certificate that its connection showed.
     pub(crate) certificate: Option<Arc<PeerCertificate>>,
+    /// Whose key it sent, if the key is good.
+    pub(crate) key_owner: Option<String>,
 }
 
 impl Client {
+    /// How it proved to be `name`.
+    pub(crate) fn proof(&self, name: &str) -> &'static str {
+        match () {
+            () if name.is_empty() => "none",
+            () if self.socket && self.admin.as_deref() == Some(name) => "socket",
+            () if self.key_owner.as_deref() == Some(name) => "key",
+            () if self.certificate.is_some() => "certificate",
+            () => "token",
+        }
+    }
+
     /// Where a request comes from, without a look at keys.
     fn read(parts: &Parts, app: &App) -> Result<Self, ApiError> {
         let peer = parts.extensions.get::<Peer>().ok_or_else(ApiError::forbidden)?;
@@ -98,11 +111,12 @@ impl Client {
                     admin: administers.map(|certificate| certificate.name.clone()),
                     socket: false,
                     certificate: certificate.clone(),
+                    key_owner: None,
                 }
             }
             Peer::Unix { admin } => {
                 let admin = admin.then(|| LOCAL_ADMIN.to_owned());
-                Self { ip: peer.ip(), admin, socket: true, certificate: None }
+                Self { ip: peer.ip(), admin, socket: true, certificate: None, key_owner: None }
             }
         })
     }
@@ -118,6 +132,7 @@ impl FromRequestParts<Arc<App>> for Client {
             && let Some(key) = key(&parts.headers)
         {
             let owner = app.service.key_owner(&KeyHash::new(key), client.ip);
+            client.key_owner = owner.as_ref().map(|owner| owner.name.clone());
             client.admin = owner.filter(|owner| owner.may(Right::Admin)).map(|owner| owner.name);
         }
         Ok(client)

@@ -5,6 +5,7 @@
 
 mod alerts;
 mod allowlists;
+mod audit;
 mod auth;
 mod bouncers;
 mod decisions;
@@ -458,6 +459,8 @@ fn bind_socket(path: &Path) -> Result<UnixListener, ServerError> {
 /// All routes (spec: local-api 3), and ours.
 fn routes(app: Arc<App>) -> Router {
     let admin = Router::new()
+        .route("/v1/audit", get(audit::list).post(audit::note))
+        .route("/v1/audit/verify", get(audit::verify))
         .route("/v1/bouncers", get(bouncers::list).post(bouncers::add))
         .route("/v1/bouncers/{name}", delete(bouncers::remove))
         .route("/v1/bouncers/{name}/rotate", post(bouncers::rotate))
@@ -518,14 +521,20 @@ async fn revocation_list(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-async fn reload(State(app): State<Arc<App>>) -> Response {
+async fn reload(State(app): State<Arc<App>>, client: auth::Client) -> Response {
     let (answer, answered) = oneshot::channel();
     let asked = match &app.reload {
         Some(requests) => requests.send(Reload(answer)).await.is_ok(),
         None => false,
     };
     match answered.await {
-        Ok(Ok(value)) if asked => json(&value),
+        Ok(Ok(value)) if asked => {
+            // What was read holds already: a store that cannot write must not deny it.
+            if let Err(error) = allowlists::administered(&app, &client).note("config.reload", "").await {
+                warn!(%error, "cannot put a reload into the audit trail");
+            }
+            json(&value)
+        }
         Ok(Err(reason)) => error::ApiError::new(StatusCode::CONFLICT, reason).into_response(),
         Ok(Ok(_)) | Err(_) => error::ApiError::internal("nothing here can be read again").into_response(),
     }

@@ -9,12 +9,14 @@ pub(crate) mod writer;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use compact_str::CompactString;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use model::{Alert, Decision};
 
+use crate::audit::{AuditQuery, Break, Entry, Head, Record};
 use crate::decisions::{Epochs, Reach};
 use crate::ladder::Strikes;
 
@@ -43,8 +45,23 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// The decision with this number, live or over.
     fn decision(&self, id: i64) -> Result<Option<Decision>, StoreError>;
 
+    /// The records of the audit trail that `query` wants, the oldest first.
+    fn audit(&self, query: &AuditQuery) -> Result<Vec<Record>, StoreError>;
+
+    /// Walks the whole audit trail. The outer error is the store's.
+    fn verify_audit(&self) -> Result<Result<Verified, Break>, StoreError>;
+
     /// How many decisions, live or over, cover `net`; those made at or after `since` if it is given.
     fn count_covering(&self, net: IpNet, since: Option<Timestamp>) -> Result<i64, StoreError>;
+}
+
+/// An audit trail that holds together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Its end.
+    pub head: Head,
+    /// How many of its subjects are forgotten.
+    pub forgotten: u64,
 }
 
 /// The connection that writes.
@@ -61,8 +78,8 @@ pub enum Write {
     Alert(Box<NewAlert>),
     /// Decisions that end before their time: their numbers and those of the changes.
     Lift {
-        /// Decision and change numbers; the change is 0 when the decision was over already.
-        lifted: Vec<(i64, u64)>,
+        /// Which.
+        lifted: Vec<Lift>,
         /// When they end.
         until: Timestamp,
     },
@@ -106,6 +123,19 @@ pub enum Write {
     DeleteStrikes(IpNet),
     /// Erases what is too old or too much.
     Retain(Retention),
+    /// The next record of the audit trail.
+    Audit(Box<Entry>),
+}
+
+/// A decision that ends before its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lift {
+    /// The decision's number.
+    pub id: i64,
+    /// The change's number; 0 when the decision was over already.
+    pub change: u64,
+    /// Whom it was about.
+    pub target: CompactString,
 }
 
 /// An alert as it is stored.
@@ -121,6 +151,8 @@ pub struct NewAlert {
     pub decisions: Vec<(Decision, u64)>,
     /// Under which key to remember it, so that it is not taken twice.
     pub seen: Option<SeenKey>,
+    /// Whether its decisions came with it, instead of from profiles.
+    pub supplied: bool,
 }
 
 /// A machine and the identity it gave to an alert, condensed.

@@ -4,7 +4,7 @@
 //! cut, not only `kill -9`; group commit shares that fsync among all who wait. One connection writes, a few read.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, param
 use model::alert::DecisionBody;
 use model::{Alert, Decision, Scope};
 
-use super::{AlertQuery, NewAlert, Order, Remembered, Restored, Retention, Store, StoreError, Write, Writer, bounds};
+use super::{
+    AlertQuery, NewAlert, Order, Remembered, Restored, Retention, Store, StoreError, Verified, Write, Writer, bounds,
+};
+use crate::audit::{AuditQuery, Break, Entry, Head, Record, Verifier};
 use crate::decisions::{Epochs, LOG_LEN, Reach, from_micros, net_of, to_micros};
 use crate::ladder::Strikes;
 use crate::wire;
@@ -26,7 +29,8 @@ use crate::wire;
 const APPLICATION_ID: u32 = 0x436f_7264;
 
 /// The schema, one step per file. A step that was ever released never changes.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
 
 /// To how many bytes the write-ahead log shrinks again after a large import.
 const MAX_LOG: i64 = 64 << 20;
@@ -76,6 +80,98 @@ impl Sqlite {
             readers.push(connection);
         }
         result
+    }
+}
+
+/// Copies the database at `path` to `copy`, which must not exist, as it is at one moment; its server may be running. The
+/// copy is readable for its owner alone.
+pub fn backup(path: &Path, copy: &Path) -> Result<(), StoreError> {
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StoreError::File { path, source }
+    };
+    std::fs::metadata(path).map_err(file(path))?;
+    let connection = connect(path)?;
+    known_schema(&connection, path)?;
+    // SQLite writes into an empty file; made here, nobody else can read it for a moment.
+    let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(copy).map_err(file(copy))?;
+    let written = connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()]);
+    let durable = written.map_err(StoreError::from).and_then(|_| made.sync_all().map_err(file(copy)));
+    if durable.is_err() {
+        // The failure is told; half a copy must not be taken for a whole one.
+        let _ = std::fs::remove_file(copy);
+    }
+    durable
+}
+
+/// Puts the backup `copy` in the place of the database at `path`, which no server may be using; the one that was there is
+/// kept beside it, as `cordon.db.before-restore`. Readers of the stream will be told everything anew. `entry` goes into
+/// its audit trail. Answers where the former database is kept, if there was one.
+pub fn restore(path: &Path, copy: &Path, entry: &Entry) -> Result<Option<PathBuf>, StoreError> {
+    let _lock = lock(path)?;
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StoreError::File { path, source }
+    };
+    let (fresh, kept) = (sibling(path, ".restoring"), sibling(path, ".before-restore"));
+    std::fs::copy(copy, &fresh).map_err(file(copy))?;
+    let prepared = prepare_restored(&fresh, copy, entry);
+    if prepared.is_err() {
+        // The failure is told; nothing else was touched.
+        let _ = std::fs::remove_file(&fresh);
+    }
+    prepared?;
+    let had_one = path.exists();
+    if had_one {
+        // What is still in its write-ahead log goes into the file.
+        let former = connect(path)?;
+        former.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        drop(former);
+        std::fs::rename(path, &kept).map_err(file(path))?;
+    }
+    for rest in ["-wal", "-shm"] {
+        match std::fs::remove_file(sibling(path, rest)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(file(path)(error)),
+            _ => {}
+        }
+    }
+    std::fs::rename(&fresh, path).map_err(file(path))?;
+    if let Some(folder) = path.parent().and_then(|folder| File::open(folder).ok()) {
+        folder.sync_all().map_err(file(path))?;
+    }
+    Ok(had_one.then_some(kept))
+}
+
+/// Checks a copied backup and makes it ready to be served.
+fn prepare_restored(fresh: &Path, named: &Path, entry: &Entry) -> Result<(), StoreError> {
+    std::fs::set_permissions(fresh, std::fs::Permissions::from_mode(0o640))
+        .map_err(|source| StoreError::File { path: fresh.into(), source })?;
+    let mut connection = connect(fresh)?;
+    known_schema(&connection, named)?;
+    let whole: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if whole != "ok" {
+        return Err(StoreError::Garbled(whole));
+    }
+    migrate(&mut connection, fresh, MIGRATIONS)?;
+    let step = connection.transaction()?;
+    step.execute("DELETE FROM meta WHERE key = 'epochs'", [])?;
+    put_record(&step, entry)?;
+    step.commit()?;
+    connection.pragma_update(None, "journal_mode", "DELETE")?;
+    drop(connection);
+    File::open(fresh).and_then(|file| file.sync_all()).map_err(|source| StoreError::File { path: fresh.into(), source })
+}
+
+/// Refuses what is not ours or newer than we are.
+fn known_schema(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
+    let foreign = |_| StoreError::Foreign { path: path.into() };
+    let (owner, found) = (number("application_id").map_err(foreign)?, number("user_version").map_err(foreign)?);
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    match () {
+        () if owner != APPLICATION_ID => Err(StoreError::Foreign { path: path.into() }),
+        () if found > known => Err(StoreError::Newer { path: path.into(), found, known }),
+        () => Ok(()),
     }
 }
 
@@ -200,6 +296,41 @@ impl Store for Sqlite {
         })
     }
 
+    fn audit(&self, query: &AuditQuery) -> Result<Vec<Record>, StoreError> {
+        // The newest are wanted unless somebody reads on from a place: they are found first, and then turned round.
+        let order = if query.after.is_some() { "ASC" } else { "DESC" };
+        let sql = format!(
+            "SELECT {RECORD} FROM audit WHERE seq > ?1 AND at >= ?2 AND (?3 IS NULL OR actor = ?3) \
+             AND (?4 IS NULL OR action = ?4 OR substr(action, 1, length(?4) + 1) = ?4 || '.') ORDER BY seq {order} LIMIT ?5"
+        );
+        let since = query.since.map_or(i64::MIN, to_micros);
+        let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+        self.read(|connection| {
+            let mut records = connection
+                .prepare_cached(&sql)?
+                .query_map(params![query.after.unwrap_or(0), since, query.actor, query.action, limit], read_record)?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            records.sort_unstable_by_key(|record| record.seq);
+            Ok(records)
+        })
+    }
+
+    fn verify_audit(&self) -> Result<Result<Verified, Break>, StoreError> {
+        self.read(|connection| {
+            // One transaction: the head must be that of the records that are read.
+            let view = connection.unchecked_transaction()?;
+            let head = audit_head(&view)?;
+            let mut verifier = Verifier::default();
+            let mut statement = view.prepare(&format!("SELECT {RECORD} FROM audit ORDER BY seq"))?;
+            for record in statement.query_map([], read_record)? {
+                if let Err(broken) = verifier.take(&record?) {
+                    return Ok(Err(broken));
+                }
+            }
+            Ok(verifier.finish(&head).map(|forgotten| Verified { head, forgotten }))
+        })
+    }
+
     fn count_covering(&self, net: IpNet, since: Option<Timestamp>) -> Result<i64, StoreError> {
         // A prefix covers another exactly if it starts where the other does after cutting it to its own length:
         // asking for the few possible starts uses the index, comparing ranges would read half of it.
@@ -286,12 +417,11 @@ fn apply(connection: &Connection, write: &Write, last_change: &mut u64) -> rusql
         Write::Alert(new) => put_alert(connection, new, last_change),
         Write::Lift { lifted, until } => {
             let until = to_micros(*until);
-            for (id, change) in lifted {
-                *last_change = (*last_change).max(*change);
-                let change = change.cast_signed();
+            for lift in lifted {
+                *last_change = (*last_change).max(lift.change);
                 run(
                     "UPDATE decisions SET until = ?2, lifted = 1, change = max(change, ?3) WHERE id = ?1",
-                    &[id, &until, &change],
+                    &[&lift.id, &until, &lift.change.cast_signed()],
                 )?;
             }
             Ok(())
@@ -337,7 +467,51 @@ fn apply(connection: &Connection, write: &Write, last_change: &mut u64) -> rusql
         ),
         Write::DeleteStrikes(net) => run("DELETE FROM strikes WHERE net = ?1", &[&net.to_string()]),
         Write::Retain(retention) => retain(connection, retention),
+        Write::Audit(entry) => put_record(connection, entry),
     }
+}
+
+/// Columns of a record, in the order in which [`read_record`] takes them.
+const RECORD: &str = "seq, at, actor, origin, proof, action, seal, hash, subject, salt";
+
+fn put_record(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+    let record = Record::follow(&audit_head(connection)?, entry, rand::random());
+    connection
+        .prepare_cached(&format!("INSERT INTO audit ({RECORD}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"))?
+        .execute(params![
+            record.seq,
+            to_micros(record.at),
+            record.actor,
+            record.origin,
+            record.proof,
+            record.action,
+            record.seal,
+            record.hash,
+            record.subject,
+            record.salt,
+        ])?;
+    set_meta(connection, "audit_head", &json(&record.head())?)
+}
+
+/// The head that is kept beside the records.
+fn audit_head(connection: &Connection) -> rusqlite::Result<Head> {
+    let kept = meta(connection, "audit_head")?;
+    kept.map_or_else(|| Ok(Head::default()), |text| serde_json::from_str(&text).map_err(garbled))
+}
+
+fn read_record(row: &Row<'_>) -> rusqlite::Result<Record> {
+    Ok(Record {
+        seq: row.get(0)?,
+        at: from_micros(row.get(1)?),
+        actor: row.get(2)?,
+        origin: row.get(3)?,
+        proof: row.get(4)?,
+        action: row.get(5)?,
+        seal: row.get(6)?,
+        hash: row.get(7)?,
+        subject: row.get(8)?,
+        salt: row.get(9)?,
+    })
 }
 
 fn strikes(connection: &Connection) -> rusqlite::Result<Vec<(IpNet, Strikes)>> {
@@ -797,7 +971,7 @@ mod tests {
         let alert = Alert { id, ..Alert::default() };
         let (created_at, started_at) = (from_micros(created), from_micros(created));
         let decisions = vec![(decision, id.cast_unsigned())];
-        Write::Alert(Box::new(NewAlert { alert, created_at, started_at, decisions, seen: None }))
+        Write::Alert(Box::new(NewAlert { alert, created_at, started_at, decisions, seen: None, supplied: false }))
     }
 
     #[test]
@@ -882,7 +1056,10 @@ mod tests {
         let mut writer = store.writer().expect("a writer");
         let alerts: Vec<Write> =
             (1..=5).map(|id| new_alert(id, "192.0.2.1", id, if id == 2 { 1000 } else { 20 })).collect();
-        let lift = Write::Lift { lifted: vec![(1, 9)], until: from_micros(15) };
+        let lift = Write::Lift {
+            lifted: vec![super::super::Lift { id: 1, change: 9, target: "192.0.2.1".into() }],
+            until: from_micros(15),
+        };
         let retain = |retention| [Write::Retain(Retention { now: from_micros(100), ..retention })];
         writer.commit(&[&alerts, &[lift]]).expect("the store works");
         let remaining = || store.alert_ids(&AlertQuery::default(), from_micros(100)).expect("it answers");
@@ -902,5 +1079,84 @@ mod tests {
         let restored = store.restore(from_micros(100), &mut |_| ()).expect("it answers");
         assert_eq!((restored.floor, restored.last_change), (9, 9), "who missed the lift that is gone gets a snapshot");
         assert_eq!((restored.last_alert, restored.last_decision), (6, 6), "numbers are not given twice");
+    }
+
+    #[test]
+    fn the_trail_is_append_only_and_tampering_is_found() {
+        let folder = folder();
+        let path = folder.path().join("cordon.db");
+        let store = Sqlite::open(&path).expect("it is made");
+        let mut writer = store.writer().expect("a writer");
+        let author = crate::server::service::Author::default();
+        let note = |n: i64| Write::Audit(Box::new(author.did("decisions.add", &n.to_string(), from_micros(n))));
+        let jobs: Vec<Write> = (1..=5).map(note).collect();
+        writer.commit(&[&jobs[..2], &jobs[2..]]).expect("the store works");
+        let verify = || store.verify_audit().expect("it answers").map(|verified| verified.head.seq);
+        assert_eq!(verify(), Ok(5));
+        let after = AuditQuery { after: Some(3), limit: 9, ..AuditQuery::default() };
+        let places =
+            |query: &AuditQuery| store.audit(query).expect("it answers").iter().map(|one| one.seq).collect::<Vec<_>>();
+        assert_eq!(places(&after), [4, 5]);
+        assert_eq!(places(&AuditQuery { limit: 2, ..AuditQuery::default() }), [4, 5]);
+        assert_eq!(places(&AuditQuery { limit: 9, action: Some("decisions".into()), ..after.clone() }), [4, 5]);
+        assert!(places(&AuditQuery { action: Some("decision".into()), ..after.clone() }).is_empty());
+        assert!(places(&AuditQuery { actor: Some("nobody".into()), ..after }).is_empty());
+        let intruder = Connection::open(&path).expect("it opens");
+        for sql in ["DELETE FROM audit WHERE seq = 3", "UPDATE audit SET actor = 'other' WHERE seq = 3"] {
+            let refused = intruder.execute(sql, []).expect_err("the schema forbids it").to_string();
+            assert!(refused.contains("records of the audit trail"), "{refused}");
+        }
+        intruder
+            .execute_batch("DROP TRIGGER audit_stays; DROP TRIGGER audit_holds")
+            .expect("who may write may do that");
+        // (what an intruder does, the first record that does not fit)
+        let cases = [
+            ("UPDATE audit SET actor = 'other' WHERE seq = 3", 3),
+            ("UPDATE audit SET subject = 'other' WHERE seq = 2", 2),
+            ("DELETE FROM audit WHERE seq = 4", 4),
+            ("DELETE FROM audit WHERE seq = 5", 5),
+            ("DELETE FROM audit", 1),
+            (
+                "UPDATE audit SET seq = 9 WHERE seq = 2; UPDATE audit SET seq = 2 WHERE seq = 3; UPDATE audit SET seq = 3 WHERE seq = 9",
+                2,
+            ),
+        ];
+        for (sql, seq) in cases {
+            intruder.execute_batch(&format!("SAVEPOINT before; {sql}; RELEASE before")).expect("it works");
+            assert_eq!(verify().map_err(|broken| broken.seq), Err(seq), "{sql}");
+            intruder.execute_batch("DELETE FROM audit; DELETE FROM meta WHERE key = 'audit_head'").expect("it works");
+            writer.commit(&[&jobs]).expect("the store works");
+            assert_eq!(verify(), Ok(5), "a trail made anew cannot be told from the old one without its head");
+        }
+    }
+
+    #[test]
+    fn a_backup_comes_back_as_it_was_and_readers_start_anew() {
+        let folder = folder();
+        let (path, copy) = (folder.path().join("cordon.db"), folder.path().join("copy"));
+        let store = Sqlite::open(&path).expect("it is made");
+        let before = store.restore(from_micros(10), &mut |_| ()).expect("it answers").epochs;
+        let mut writer = store.writer().expect("a writer");
+        writer.commit(&[&[new_alert(1, "192.0.2.1", 10, 99)]]).expect("the store works");
+        backup(&path, &copy).expect("it is copied while it is in use");
+        assert!(matches!(backup(&path, &copy), Err(StoreError::File { .. })), "nothing is overwritten");
+        assert_eq!(std::fs::metadata(&copy).expect("it is there").permissions().mode() & 0o777, 0o600);
+        writer.commit(&[&[new_alert(2, "192.0.2.2", 10, 99)]]).expect("the store works");
+        let entry = crate::server::service::Author::default().did("restore", "copy", from_micros(50));
+        assert!(matches!(restore(&path, &copy, &entry), Err(StoreError::InUse { .. })));
+        drop((writer, store));
+        let bad = folder.path().join("bad");
+        std::fs::write(&bad, "not a database, but long enough to be looked at as one").expect("a file");
+        assert!(restore(&path, &bad, &entry).is_err());
+        let kept = restore(&path, &copy, &entry).expect("it comes back").expect("there was one");
+        let alerts = |path: &Path| {
+            let store = Sqlite::open(path).expect("it opens");
+            store.alert_ids(&AlertQuery::default(), from_micros(20)).expect("it answers")
+        };
+        assert_eq!((alerts(&path), alerts(&kept)), (vec![1], vec![2, 1]));
+        let store = Sqlite::open(&path).expect("it opens");
+        let after = store.restore(from_micros(20), &mut |_| ()).expect("it answers").epochs;
+        assert!(after.began().iter().all(|epoch| !before.began().contains(epoch)), "no cursor from before is known");
+        assert_eq!(store.verify_audit().expect("it answers").map(|verified| verified.head.seq), Ok(1));
     }
 }

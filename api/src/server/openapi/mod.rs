@@ -329,6 +329,36 @@ const ROUTES: &[Route] = &[
         blames_itself: true,
         ..ROUTE
     },
+    Route {
+        path: "/v1/audit",
+        says: "Who changed what: the newest records, or those after a place",
+        who: ADMIN,
+        query: &[
+            ("since", Kind::Duration),
+            ("actor", Kind::Text),
+            ("action", Kind::Text),
+            ("after", Kind::Number),
+            ("limit", Kind::Number),
+        ],
+        answers: &[(200, Some("AuditRecords")), (400, Some("Message"))],
+        ..ROUTE
+    },
+    Route {
+        method: "post",
+        path: "/v1/audit",
+        says: "Put into the audit trail what was done beside the API",
+        who: ADMIN,
+        body: Some("AuditNote"),
+        answers: &[(201, None)],
+        ..ROUTE
+    },
+    Route {
+        path: "/v1/audit/verify",
+        says: "Whether the chain of the audit trail holds; if not, where it breaks (409)",
+        who: ADMIN,
+        answers: &[(200, Some("AuditVerified")), (409, Some("Message"))],
+        ..ROUTE
+    },
     Route { path: "/v1/bouncers", says: "Accounts of those who enforce", who: ADMIN, ..ROUTE },
     Route {
         method: "post",

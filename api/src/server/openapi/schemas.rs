@@ -69,6 +69,17 @@ pub(super) fn all() -> Value {
         }))),
         "hub_items": { "type": "object" }, "datasources": { "type": "object" },
     });
+    let record = object(
+        &["seq", "at", "actor", "origin", "proof", "action", "subject", "salt", "seal", "hash"],
+        json!({
+            "seq": number, "at": text, "actor": text, "origin": text, "proof": text, "action": text,
+            "subject": maybe(text.clone()), "salt": maybe(text.clone()), "seal": text, "hash": text,
+        }),
+    );
+    let done = json!({ "enum": ["enforcement.arm", "enforcement.disarm", "backup"] });
+    let note = object(&["action"], json!({ "action": done, "subject": short }));
+    let head = object(&["seq", "hash"], json!({ "seq": number, "hash": text }));
+    let verified = object(&["head", "forgotten"], json!({ "head": head, "forgotten": number }));
     json!({
         "Health": object(&["status"], json!({ "status": { "const": "up" } })),
         "Message": object(&["message"], json!({ "message": text })),
@@ -141,6 +152,9 @@ pub(super) fn all() -> Value {
         "Flush": object(&[], json!({
             "max_items": { "type": "integer", "minimum": 0, "maximum": 1_000_000_000 }, "max_age": duration,
         })),
+        "AuditRecords": many(record),
+        "AuditNote": note,
+        "AuditVerified": verified,
         "Silent": object(&["silent"], json!({ "silent": duration, "only_pending": flag })),
         "Removed": object(&["removed"], json!({ "removed": many(text) })),
     })

@@ -646,6 +646,6 @@ fn usable(what: &'static str, text: &str, max: usize) -> Result<(), AccountError
     if text.is_empty() || text.len() > max { Err(AccountError::Unusable { what, max }) } else { Ok(()) }
 }
 
-fn shortened(text: &str, limit: usize) -> String {
+pub(crate) fn shortened(text: &str, limit: usize) -> String {
     text.get(..text.floor_char_boundary(limit)).unwrap_or(text).to_owned()
 }

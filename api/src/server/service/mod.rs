@@ -28,6 +28,7 @@ use expr::{DecisionQuery, EvalError};
 use model::alert::DecisionBody;
 use model::{Alert, AllowEntry, AllowSet, Decision, Scope};
 
+use crate::audit;
 use crate::decisions::{LOG_LEN, Query, Reach, Row, Scan, Table, from_micros, net_of, to_micros};
 use crate::history::{History, Past};
 use crate::ladder::{self, Ladder, Rungs};
@@ -35,9 +36,12 @@ use crate::metrics::{DecisionLabels, Metrics, Snapshot};
 use crate::profiles::{self, Lookup, ProfileError, Profiles};
 use crate::server::stream::{self, Last, Pull};
 use crate::store::writer::{Durable, Job, Queue};
-use crate::store::{AllowItem, Allowlist, Bouncer, Machine, NewAlert, Retention, SeenKey, Store, StoreError, Write};
+use crate::store::{
+    AllowItem, Allowlist, Bouncer, Lift, Machine, NewAlert, Retention, SeenKey, Store, StoreError, Write,
+};
 use crate::wire;
 
+pub(crate) use accounts::shortened;
 pub use accounts::{AccountError, Caller, KeyHash, KeyOwner, Login, NewBouncer, NewMachine};
 pub use allow::{AllowError, FORGIVEN, Forgiven, Listed, NewItem};
 pub use follow::{Batch, Follow, Shared, Subscription};
@@ -108,21 +112,51 @@ pub struct Service(Arc<Inner>, Arc<Author>);
 pub struct Author {
     /// A machine, an administrator, or this program itself.
     pub name: String,
-    /// Where from, if not from inside.
-    pub from: Option<IpAddr>,
+    /// Where from.
+    pub from: Origin,
+    /// How he proved who he is: `socket`, `key`, `certificate`, `token`; `none` if he did not, or need not.
+    pub proof: &'static str,
+}
+
+/// Where a change comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This program itself.
+    Inside,
+    /// The Unix socket.
+    Socket,
+    /// An address.
+    Address(IpAddr),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inside => f.write_str("inside"),
+            Self::Socket => f.write_str("socket"),
+            Self::Address(ip) => ip.fmt(f),
+        }
+    }
+}
+
+impl Author {
+    /// Whether it is this program itself.
+    pub fn is_inside(&self) -> bool {
+        self.from == Origin::Inside
+    }
 }
 
 impl Default for Author {
     fn default() -> Self {
-        Self { name: "cordon".into(), from: None }
+        Self { name: "cordon".into(), from: Origin::Inside, proof: "none" }
     }
 }
 
 impl fmt::Display for Author {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.from {
-            Some(ip) => write!(f, "{} from {ip}", self.name),
-            None => f.write_str(&self.name),
+            Origin::Inside => f.write_str(&self.name),
+            from => write!(f, "{} from {from}", self.name),
         }
     }
 }
@@ -444,8 +478,12 @@ impl Service {
                 return (false, Vec::new());
             }
             let writes = state.lift([id], now);
-            let writes =
-                if writes.is_empty() { vec![Write::Lift { lifted: vec![(id, 0)], until: now }] } else { writes };
+            let writes = if writes.is_empty() {
+                let over = Lift { id, change: 0, target: CompactString::const_new("that was over") };
+                vec![Write::Lift { lifted: vec![over], until: now }]
+            } else {
+                writes
+            };
             (true, writes)
         })
         .await
@@ -751,7 +789,9 @@ impl Service {
         let mut state = self.lock();
         let now = present();
         state.table.expire(now);
-        let (answer, writes) = work(&mut state, now);
+        let (answer, mut writes) = work(&mut state, now);
+        let entries = audit::entries(&self.1, &writes, now);
+        writes.extend(entries.into_iter().map(|entry| Write::Audit(Box::new(entry))));
         let change = state.table.cursor().number;
         let receipt = if writes.is_empty() {
             Receipt(Pending::Reached(self.0.queue.durable(), state.job))
@@ -768,11 +808,19 @@ impl Service {
         Ok((answer, receipt))
     }
 
+    /// Puts into the audit trail that the author did `action` to `subject`: something that changes no decision or account.
+    pub async fn note(&self, action: &'static str, subject: &str) -> Result<Receipt, StoreError> {
+        let entry = |_: &mut State, now| ((), vec![Write::Audit(Box::new(self.1.did(action, subject, now)))]);
+        Ok(self.change(entry).await?.1)
+    }
+
     /// Queues writes at the start, when the queue is empty.
-    fn queue_writes(&self, state: &mut State, writes: Vec<Write>) -> Result<(), StoreError> {
+    fn queue_writes(&self, state: &mut State, mut writes: Vec<Write>) -> Result<(), StoreError> {
         if writes.is_empty() {
             return Ok(());
         }
+        let entries = audit::entries(&self.1, &writes, present());
+        writes.extend(entries.into_iter().map(|entry| Write::Audit(Box::new(entry))));
         state.job += 1;
         let reached = Durable { job: state.job, change: state.table.cursor().number };
         self.0.queue.send(Job { writes, reached, done: None })
@@ -959,13 +1007,16 @@ impl State {
             .collect();
         let id = alert.id;
         wire::limit(&mut alert);
-        let new = NewAlert { alert, created_at: now, started_at: started, decisions, seen };
+        let new = NewAlert { alert, created_at: now, started_at: started, decisions, seen, supplied };
         Ok((id, std::iter::once(Write::Alert(Box::new(new))).chain(strikes).collect()))
     }
 
     fn lift(&mut self, ids: impl IntoIterator<Item = i64>, now: Timestamp) -> Vec<Write> {
-        let lifted: Vec<(i64, u64)> =
-            ids.into_iter().filter_map(|id| Some((id, self.table.lift(id, now)?.0))).collect();
+        let lift = |id| {
+            let (change, decision) = self.table.lift(id, now)?;
+            Some(Lift { id, change, target: decision.value })
+        };
+        let lifted: Vec<Lift> = ids.into_iter().filter_map(lift).collect();
         if lifted.is_empty() { Vec::new() } else { vec![Write::Lift { lifted, until: now }] }
     }
 

@@ -180,6 +180,14 @@ impl Store for Gated {
     fn decision(&self, id: i64) -> Result<Option<Decision>, StoreError> {
         self.store.decision(id)
     }
+    fn audit(&self, query: &audit::AuditQuery) -> Result<Vec<audit::Record>, StoreError> {
+        self.store.audit(query)
+    }
+
+    fn verify_audit(&self) -> Result<Result<crate::store::Verified, audit::Break>, StoreError> {
+        self.store.verify_audit()
+    }
+
     fn count_covering(&self, net: ipnet::IpNet, since: Option<Timestamp>) -> Result<i64, StoreError> {
         self.store.count_covering(net, since)
     }

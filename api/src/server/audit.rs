@@ -1,0 +1,96 @@
+//! The audit trail over HTTP, for administrators.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use model::duration;
+
+use super::alerts::durable;
+use super::allowlists::{administered, read_body};
+use super::auth::Client;
+use super::error::ApiError;
+use super::{App, json, parameters};
+use crate::audit::AuditQuery;
+use crate::store::Store;
+
+/// How many records one answer has at most.
+const MAX_LIMIT: usize = 10_000;
+/// How many it has if nobody says how many.
+const DEFAULT_LIMIT: usize = 100;
+
+pub(crate) async fn list(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let query = read_query(&parameters(query.as_deref()), Timestamp::now())?;
+    // What was answered must be told.
+    app.service.settle().await?;
+    Ok(json(&app.service.read(move |store| store.audit(&query)).await?))
+}
+
+/// Says whether the chain holds; a broken one is an answer, too: 409, and where.
+pub(crate) async fn verify(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    match app.service.read(Store::verify_audit).await? {
+        Ok(verified) => Ok(json(&verified)),
+        Err(broken) => Err(ApiError::new(StatusCode::CONFLICT, broken.to_string())),
+    }
+}
+
+/// Something that was done beside the API, and what to.
+#[derive(Deserialize)]
+struct Note {
+    action: Done,
+    #[serde(default)]
+    subject: String,
+}
+
+/// What can be done beside the API.
+#[derive(Clone, Copy, Deserialize)]
+enum Done {
+    #[serde(rename = "enforcement.arm")]
+    Arm,
+    #[serde(rename = "enforcement.disarm")]
+    Disarm,
+    #[serde(rename = "backup")]
+    Backup,
+}
+
+pub(crate) async fn note(
+    State(app): State<Arc<App>>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Note { action, subject } = read_body(&app, &headers, body).await?;
+    let action = match action {
+        Done::Arm => "enforcement.arm",
+        Done::Disarm => "enforcement.disarm",
+        Done::Backup => "backup",
+    };
+    durable(administered(&app, &client).note(action, &subject).await?).await?;
+    Ok((StatusCode::CREATED, json(&())).into_response())
+}
+
+fn read_query(parameters: &[(String, String)], now: Timestamp) -> Result<AuditQuery, ApiError> {
+    let mut query = AuditQuery { limit: DEFAULT_LIMIT, ..AuditQuery::default() };
+    for (name, value) in parameters {
+        let number =
+            || value.parse::<u64>().map_err(|_| ApiError::bad_request(format!("`{name}`: `{value}` is no number")));
+        match name.as_str() {
+            "since" => {
+                let ago = duration::parse_with_days(value);
+                let ago = ago.map_err(|error| ApiError::bad_request(error.to_string()))?;
+                query.since = Some(now.saturating_sub(ago).unwrap_or(Timestamp::MIN));
+            }
+            "actor" => query.actor = Some(value.clone()),
+            "action" => query.action = Some(value.clone()),
+            "after" => query.after = Some(i64::try_from(number()?).unwrap_or(i64::MAX)),
+            "limit" => query.limit = usize::try_from(number()?).unwrap_or(MAX_LIMIT).min(MAX_LIMIT),
+            _ => return Err(ApiError::bad_request(format!("filter parameter `{name}` is not known"))),
+        }
+    }
+    Ok(query)
+}

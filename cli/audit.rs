@@ -1,0 +1,87 @@
+//! `cordon audit`: who changed what, when, from where.
+
+use anyhow::{Context, bail};
+use api::audit::{Head, Record};
+use api::store::Verified;
+use model::duration;
+use serde_json::json;
+
+use crate::args::{Audit, AuditFilter, Format, Global};
+use crate::output::{self, Rows, printable};
+use crate::remote::{Query, Remote};
+
+/// How many records are asked for at once.
+const PAGE: usize = 1000;
+
+pub(crate) fn run(global: &Global, command: &Audit) -> anyhow::Result<()> {
+    let remote = Remote::connect(global)?;
+    match command {
+        Audit::List { filter, limit } => list(global, &remote, filter, *limit),
+        Audit::Verify { expect } => verify(global, &remote, expect.as_ref()),
+        Audit::Export => export(&remote),
+    }
+}
+
+fn list(global: &Global, remote: &Remote, filter: &AuditFilter, limit: u32) -> anyhow::Result<()> {
+    let mut query = Query::new();
+    query
+        .maybe("since", filter.since.map(duration::format))
+        .maybe("actor", filter.actor.as_ref())
+        .maybe("action", filter.action.as_ref())
+        .add("limit", limit);
+    let records: Vec<Record> = remote.list("v1/audit", &query)?;
+    let rows = records.iter().map(|record| {
+        vec![
+            record.seq.to_string(),
+            format!("{:.0}", record.at),
+            printable(&record.actor),
+            record.origin.clone(),
+            record.proof.clone(),
+            record.action.clone(),
+            printable(record.subject.as_deref().unwrap_or("(forgotten)")),
+        ]
+    });
+    let rows = rows.collect();
+    match global.output {
+        Format::Json => output::json(&records),
+        Format::Raw => Rows { columns: &["seq", "at", "actor", "origin", "proof", "action", "subject"], rows }.raw(),
+        Format::Human => {
+            let columns = &["No", "When", "Who", "From", "By", "What", "To"];
+            Rows { columns, rows }.human("no records")
+        }
+    }
+}
+
+fn verify(global: &Global, remote: &Remote, expected: Option<&Head>) -> anyhow::Result<()> {
+    let Verified { head, forgotten } = remote.get("v1/audit/verify", &Query::new())?;
+    if let Some(expected) = expected.filter(|expected| expected.seq > 0) {
+        let mut query = Query::new();
+        query.add("after", expected.seq - 1).add("limit", 1);
+        let records: Vec<Record> = remote.list("v1/audit", &query)?;
+        if records.first().is_none_or(|record| record.head() != *expected) {
+            bail!("the audit trail is another one: record {} is not the one that was noted", expected.seq);
+        }
+    }
+    match global.output {
+        Format::Json => output::json(&json!({ "head": head, "forgotten": forgotten })),
+        Format::Human | Format::Raw => output::line(&format!(
+            "{} records hold together, {forgotten} of them with a forgotten subject\nhead: {}:{}",
+            head.seq, head.seq, head.hash
+        )),
+    }
+}
+
+/// Prints every record, the oldest first.
+fn export(remote: &Remote) -> anyhow::Result<()> {
+    let mut after = 0;
+    loop {
+        let mut query = Query::new();
+        query.add("after", after).add("limit", PAGE);
+        let records: Vec<Record> = remote.list("v1/audit", &query)?;
+        let Some(last) = records.last().map(|record| record.seq) else { return Ok(()) };
+        after = last;
+        for record in records {
+            output::line(&serde_json::to_string(&record).context("cannot print as JSON")?)?;
+        }
+    }
+}
