@@ -447,6 +447,15 @@ const ROUTES: &[Route] = &[
         answers: &[(200, Some("Deleted"))],
         ..ROUTE
     },
+    Route {
+        method: "post",
+        path: "/v1/reload",
+        says: "Read configuration, rules, datasources and certificates again; a mistake changes nothing (409)",
+        who: ADMIN,
+        answers: &[(200, None), (409, Some("Message"))],
+        blames_itself: true,
+        ..ROUTE
+    },
     Route { path: "/v1/status", says: "What runs in this process, and how it is", who: ADMIN, ..ROUTE },
 ];
 
