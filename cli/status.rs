@@ -100,6 +100,26 @@ fn tell(answer: &Value) -> String {
             of("parsed"),
             of("unparsed")
         );
+        let number = |name: &str| source.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let shown = [
+            ("lag", "bytes behind"),
+            ("lag_seconds", "seconds behind"),
+            ("dropped", "dropped"),
+            ("cut", "cut"),
+            ("retries", "restarts"),
+        ];
+        let worth: Vec<String> = shown
+            .iter()
+            .filter(|(name, _)| number(name) > 0)
+            .map(|(name, what)| format!("{} {what}", number(name)))
+            .collect();
+        if !worth.is_empty() {
+            let _ = writeln!(text, "               {}", worth.join(", "));
+        }
+        if let Some(failure) = source.get("last_error").filter(|failure| failure.is_object()) {
+            let of = |name: &str| show(failure.get(name).unwrap_or(&Value::Null));
+            let _ = writeln!(text, "               last error {}: {} {}", of("at"), of("about"), of("reason"));
+        }
         for trouble in source.get("trouble").and_then(Value::as_array).into_iter().flatten() {
             let of = |name: &str| show(trouble.get(name).unwrap_or(&Value::Null));
             let _ = writeln!(text, "               TROUBLE {}: {}; {}", of("about"), of("reason"), of("remedy"));
@@ -141,7 +161,9 @@ mod tests {
             "bouncer": { "applied": 1, "wanted": 2, "refused_total": 0, "heals": 3, "dropped": { "packets": 17 },
                          "error": null, "feed_error": "gone" },
             "engine": { "events": 9, "buckets": 4 },
-            "sources": [{ "name": "/var/log/auth.log", "lines": 5, "parsed": 4, "unparsed": 1,
+            "sources": [{ "name": "/var/log/auth.log", "lines": 5, "parsed": 4, "unparsed": 1, "lag": 700,
+                          "lag_seconds": 3, "dropped": 0, "retries": 2,
+                          "last_error": { "at": "2026-11-22T10:00:01Z", "about": "", "reason": "permission denied" },
                           "trouble": [{ "about": "", "reason": "permission denied", "remedy": "allow reading" }] }],
             "problems": [{ "path": "x.yaml", "line": 3, "message": "unknown key `filtr`" }],
             "reporting": null, "checkpoint": "disk full", "losses": ["`checkpoint` is damaged"],
@@ -156,6 +178,8 @@ mod tests {
           decisions    2 in force
           scenarios    9 events seen, 4 buckets open
           reads        /var/log/auth.log: 5 lines, 4 understood, 1 not
+                       700 bytes behind, 3 seconds behind, 2 restarts
+                       last error 2026-11-22T10:00:01Z:  permission denied
                        TROUBLE : permission denied; allow reading
           TROUBLE      disk full
           LOST         `checkpoint` is damaged

@@ -4,6 +4,7 @@
 mod lab;
 mod support;
 
+mod acquisition;
 mod cli;
 mod clients;
 mod commands;

@@ -286,7 +286,7 @@ fn nearby(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether `name` is what rotation makes of the name of `path`: `x.log.1`, `x.log-20261122.gz`, `x-20261122.log`, `x.log.old`.
-fn is_rotated(name: &Path, path: &Path) -> bool {
+pub fn is_rotated(name: &Path, path: &Path) -> bool {
     let text = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let (mut name, base) = (text(name), text(path));
     if name == base {

@@ -250,6 +250,11 @@ impl FileSource {
         self.names.get(tail.path()).is_some_and(|name| name.id == Some(tail.id()) && !name.missing)
     }
 
+    /// Whether rotation moves what another followed path led to here: then a new file is not a new log.
+    fn is_archive(&self, path: &Path) -> bool {
+        self.names.keys().any(|other| rotate::is_rotated(path, other))
+    }
+
     fn name(&mut self, path: &Path, id: FileId) {
         let name = self.names.entry(path.to_path_buf()).or_default();
         name.id = Some(id);
@@ -408,9 +413,6 @@ impl FileSource {
     ) -> Result<(), SourceError> {
         let id = found.age.id;
         let first = found.file.metadata().map_or(0, |metadata| rotate::first_generation(&metadata));
-        if self.done.contains(&first) {
-            return Ok(());
-        }
         let origin = Origin { generation: place.generation, ..self.files.origin(path) };
         if found.packing.is_some() {
             debug!(file = %found.path.display(), "reading the rest from a compressed file");
@@ -517,7 +519,7 @@ impl FileSource {
             return self.read_some(id, out);
         }
         if let Some(old) = before {
-            if old == id {
+            if old == id || self.is_archive(path) {
                 self.read_all(old, out)?;
             } else {
                 self.succeed(path, old, &metadata, out)?;
@@ -603,7 +605,8 @@ impl FileSource {
             Tail::resume(path, file, origin, &place, false)
         } else if from_start {
             // A copy has a name of its own.
-            match if before.is_some() { Likeness::Different } else { self.likeness(path, &file, out)? } {
+            let follows = before.is_some() && !self.is_archive(path);
+            match if follows { Likeness::Different } else { self.likeness(path, &file, out)? } {
                 Likeness::Different => {}
                 Likeness::Unclear => return Ok(()),
                 Likeness::Copy => {

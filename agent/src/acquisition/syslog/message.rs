@@ -109,7 +109,8 @@ impl<'a> Parts<'a> {
         let when = if time == "-" { When::Now } else { When::Moment(moment(time)?) };
         let given = |word: &'a str| (word != "-").then_some(word);
         let text = behind_data(rest)?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        // Some senders put a blank before every message.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_start_matches(' ');
         Some(Self { when, host: given(host), program, process: given(process), text })
     }
 
@@ -223,7 +224,7 @@ mod tests {
                 "Oct 11 22:14:15 m.example.com su: x",
             ),
             ("<165>1 2003-08-24T05:14:15.000003-07:00 h app 8710 - - y", "Aug 24 12:14:15 h app[8710]: y"),
-            ("<165>1 - - app - - - y", "Mar 5 04:05:06 unknownhost app: y"),
+            ("<165>1 - - app - - -  y", "Mar 5 04:05:06 unknownhost app: y"),
             (
                 r#"<165>1 - h app 7 ID47 [a@1 i="3" s="q\"]\\"][b@2 c="]"] text [not data]"#,
                 "Mar 5 04:05:06 h app[7]: text [not data]",

@@ -20,7 +20,8 @@ Looks through `acquis.yaml` and `acquis.d` for datasources of kind `syslog` that
 ### Why it is bad
 
 A line by UDP is believed as it comes. Whoever reaches the port writes `Failed password for root from 198.51.100.1` as often as he likes, with any
-sender on the packet, and gets 198.51.100.1 banned. No pattern helps: the line is perfect.
+sender on the packet. No pattern helps: the line is perfect. That is why such lines never ban by default, and with `spoofable: false` he gets
+198.51.100.1 banned.
 
 ### Example
 
@@ -32,7 +33,7 @@ labels: {type: syslog}
 
 ### Remedy
 
-Let a syslog daemon take the lines by TLS with client certificates and read its file or the journal, or let a firewall admit only the senders, on a
+Take the lines by TLS with client certificates (`protocol: tls`, `client_ca_file`), or let a firewall admit only the senders, on a
 network where addresses cannot be invented.",
     check,
 };
@@ -45,7 +46,8 @@ fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
             else {
                 continue;
             };
-            if address.is_empty()
+            if text("protocol").is_some_and(|protocol| !protocol.eq_ignore_ascii_case("udp"))
+                || address.is_empty()
                 || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
                 || &*address == "localhost"
             {
@@ -55,7 +57,7 @@ fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
                 &file.path,
                 address.line,
                 format!("whoever can send a datagram to `{}` writes this log, in anybody's name", &*address),
-                "take the lines by TLS with a syslog daemon, or listen on 127.0.0.1",
+                "take the lines by TLS (`protocol: tls` with `client_ca_file`), or listen on 127.0.0.1",
             );
         }
     }
@@ -73,6 +75,7 @@ mod tests {
                 ("acquis.yaml", "source: syslog\nlisten_addr: 0.0.0.0\n", &["2"]),
                 ("acquis.yaml", "source: syslog\nlisten_addr: '::1'\n", &[]),
                 ("acquis.yaml", "source: syslog\n", &[]),
+                ("acquis.yaml", "source: syslog\nlisten_addr: 0.0.0.0\nprotocol: tls\n", &[]),
                 ("acquis.yaml", "source: http\nlisten_addr: 0.0.0.0\n", &[]),
                 ("acquis.yaml", "filename: a\n---\nsource: syslog\nlisten_addr: 192.0.2.1\n", &["4"]),
             ],
