@@ -122,61 +122,66 @@ fn logrotate_loses_and_doubles_nothing() {
         ("dated and compressed", "create\ncompress\ndateext\ndateformat -%Y%m%d-%s", true),
         ("copied and compressed while nobody reads", "copytruncate\ncompress", true),
     ];
-    for (name, options, stopped) in cases {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let log = folder.path().join("auth.log");
-        fs::write(&log, "Nov 22 10:00:00 h sshd[1]: Server listening on 0.0.0.0 port 22.\n")
-            .expect("a writable folder");
-        let config = folder.path().join("logrotate.conf");
-        let text = format!("{} {{\nrotate 9\nsize 1\nsu root root\n{options}\n}}\n", log.display());
-        fs::write(&config, text).expect("a writable folder");
-        let acquisition =
-            format!("filenames: ['{}*']\nexclude_regexps: ['cordon']\nlabels: {{type: syslog}}\n", log.display());
-        let mut cordon = Cordon::install(None, folder.path(), "", &acquisition);
-        cordon.start();
-        let lines = |cordon: &Cordon| {
-            let status: serde_json::Value = serde_json::from_str(&cordon.ask(&["status", "-o", "json"])).expect("JSON");
-            status["sources"][0]["lines"].as_u64().expect("a number")
-        };
-        let mut written = 0;
-        let mut write = |count: u64| {
-            let mut file = OpenOptions::new().append(true).create(true).open(&log).expect("our log");
-            for _ in 0..count {
-                written += 1;
-                let line = format!("Nov 22 10:00:00 h sshd[1]: Connection closed by 192.0.2.1 port {written}\n");
-                file.write_all(line.as_bytes()).expect("room on the disk");
-            }
-        };
-        let rotate = || {
-            // times of files are told apart by a coarse clock, and dates by seconds
-            std::thread::sleep(std::time::Duration::from_millis(1100));
-            let state = folder.path().join("logrotate.state");
-            let status = Command::new("/usr/sbin/logrotate").arg("-f").arg("-s").arg(state).arg(&config).status();
-            assert!(status.expect("it is installed").success(), "{name}");
-        };
-        write(10);
-        eventually("the first lines are read", || lines(&cordon) == 10);
-        let before = if stopped {
-            cordon.stop();
-            10
-        } else {
-            0
-        };
-        for _ in 0..3 {
-            write(20);
-            if !stopped {
-                eventually("what is there is read", || lines(&cordon) % 20 == 10);
-            }
-            rotate();
+    std::thread::scope(|scope| {
+        for (name, options, stopped) in cases {
+            scope.spawn(move || rotate_with_logrotate(name, options, stopped));
         }
-        write(5);
-        if stopped {
-            cordon.start();
+    });
+}
+
+fn rotate_with_logrotate(name: &str, options: &str, stopped: bool) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = folder.path().join("auth.log");
+    fs::write(&log, "Nov 22 10:00:00 h sshd[1]: Server listening on 0.0.0.0 port 22.\n").expect("a writable folder");
+    let config = folder.path().join("logrotate.conf");
+    let text = format!("{} {{\nrotate 9\nsize 1\nsu root root\n{options}\n}}\n", log.display());
+    fs::write(&config, text).expect("a writable folder");
+    let acquisition =
+        format!("filenames: ['{}*']\nexclude_regexps: ['cordon']\nlabels: {{type: syslog}}\n", log.display());
+    let mut cordon = Cordon::install(None, folder.path(), "", &acquisition);
+    cordon.start();
+    let lines = |cordon: &Cordon| {
+        let status: serde_json::Value = serde_json::from_str(&cordon.ask(&["status", "-o", "json"])).expect("JSON");
+        status["sources"][0]["lines"].as_u64().expect("a number")
+    };
+    let mut written = 0;
+    let mut write = |count: u64| {
+        let mut file = OpenOptions::new().append(true).create(true).open(&log).expect("our log");
+        for _ in 0..count {
+            written += 1;
+            let line = format!("Nov 22 10:00:00 h sshd[1]: Connection closed by 192.0.2.1 port {written}\n");
+            file.write_all(line.as_bytes()).expect("room on the disk");
         }
-        let all = 10 + 3 * 20 + 5 - before;
-        eventually(&format!("{name}: all lines are read"), || lines(&cordon) >= all);
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        assert_eq!(lines(&cordon), all, "{name}: nothing is read twice");
+    };
+    let rotate = || {
+        // times of files are told apart by a coarse clock, and dates by seconds
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        let state = folder.path().join("logrotate.state");
+        let status = Command::new("/usr/sbin/logrotate").arg("-f").arg("-s").arg(state).arg(&config).status();
+        assert!(status.expect("it is installed").success(), "{name}");
+    };
+    write(10);
+    eventually("the first lines are read", || lines(&cordon) == 10);
+    let before = if stopped {
         cordon.stop();
+        10
+    } else {
+        0
+    };
+    for _ in 0..3 {
+        write(20);
+        if !stopped {
+            eventually("what is there is read", || lines(&cordon) % 20 == 10);
+        }
+        rotate();
     }
+    write(5);
+    if stopped {
+        cordon.start();
+    }
+    let all = 10 + 3 * 20 + 5 - before;
+    eventually(&format!("{name}: all lines are read"), || lines(&cordon) >= all);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(lines(&cordon), all, "{name}: nothing is read twice");
+    cordon.stop();
 }

@@ -225,6 +225,10 @@ pub fn between(path: &Path, last: &Age, known: impl Fn(&FileId) -> bool, places:
         .filter_map(|name| {
             let file = open(name).ok()?;
             let packing = Packing::of(&file).ok()?;
+            if packing.is_none() && Packing::named(name).is_some() {
+                // It is just being packed; what it is made of is still there.
+                return None;
+            }
             let found = Found::new(name, file, packing)?;
             // A file of which a copy was made, and which was emptied then, has another content since.
             let is_emptied = places.iter().any(|place| place.id == found.age.id);

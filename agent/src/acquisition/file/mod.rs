@@ -450,7 +450,9 @@ impl FileSource {
     ) -> Result<(), SourceError> {
         let now = fs::metadata(path).ok().filter(Metadata::is_file);
         let known: HashSet<FileId> = self.tails.keys().copied().chain(now.as_ref().map(FileId::of)).collect();
-        let places: Vec<FilePlace> = self.tails.values().filter(|tail| tail.path() == path).map(Tail::place).collect();
+        // Their archives may be in the making.
+        let had_the_name = |tail: &&Tail| tail.path() == path || rotate::is_rotated(tail.path(), path);
+        let places: Vec<FilePlace> = self.tails.values().filter(had_the_name).map(Tail::place).collect();
         let mut all = Vec::new();
         for found in rotate::between(path, last, |id| known.contains(id), &places) {
             let Ok(metadata) = found.file.metadata() else { continue };
