@@ -10,6 +10,8 @@ CARGO ?= cargo
 STATE ?= state
 # Extra arguments for `cordon run`, for example ARGS=--enforce.
 ARGS ?=
+# Extra arguments for the soak, for example SOAK="--seed 7 --seconds 60".
+SOAK ?=
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 # How many fuzz targets run at a time.
@@ -48,6 +50,11 @@ bench: ## speed and memory of the engine, part by part and on large logs, agains
 	$(CARGO) bench -p cordon-agent --locked
 	$(CARGO) build --profile dist --locked
 	@"$(target)/dist/cordon" bench engine
+
+.PHONY: soak
+soak: ## write 20,000 lines a second, rotate 1,000 times, kill it 100 times: every line counts once (SOAK="--seed 7 ...")
+	@.ci/setup build
+	$(CARGO) test --release --locked --test soak -- --rate 20000 --rotations 1000 --kills 100 --seconds 300 --between 2 $(SOAK)
 
 .PHONY: bench-latency
 bench-latency: ## from the last attack line to the first dropped packet: p50 and p99 over 200 bans (root)
