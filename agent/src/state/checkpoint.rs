@@ -131,6 +131,8 @@ impl Store {
         let parts: Vec<&[u8]> = std::iter::once(front.as_slice()).chain(buckets).collect();
         if mark.head.is_none() {
             let log = self.log.as_mut().ok_or_else(|| io::Error::other("the first mark of a file holds everything"))?;
+            // What somebody has deleted would be written to and never be read.
+            fs::metadata(self.folder.join("checkpoint"))?;
             log.append(&parts)?;
             log.sync()?;
         } else {
@@ -256,6 +258,10 @@ mod tests {
             store.commit(&mark(round, full)).expect("room on the disk");
         }
         assert_eq!(found(folder.path()), (Some(5), vec![3, 4, 5], false));
+        let bytes = fs::read(&path).expect("it is there");
+        fs::remove_file(&path).expect("it is there");
+        assert!(store.commit(&mark(6, false)).is_err(), "what is gone is noticed");
+        fs::write(&path, bytes).expect("room on the disk");
 
         let good = fs::read(&path).expect("it is there");
         let len = (good.len() - FORMAT.kind.len() - 10) / 3;
