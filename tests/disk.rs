@@ -74,15 +74,12 @@ fn a_full_disk_acknowledges_nothing_and_loses_nothing() {
             tries += 1;
             std::thread::sleep(std::time::Duration::from_millis(20));
         };
-        match status {
-            Some(status) => {
-                assert!(status.success(), "{ip} was refused");
-                acknowledged.push(format!("Ip:{ip}"));
-            }
-            None => {
-                pending = Some((child, format!("Ip:{ip}")));
-                break;
-            }
+        if let Some(status) = status {
+            assert!(status.success(), "{ip} was refused");
+            acknowledged.push(format!("Ip:{ip}"));
+        } else {
+            pending = Some((child, format!("Ip:{ip}")));
+            break;
         }
     }
     let (mut child, waiting) = pending.expect("the disk is full at some time");
