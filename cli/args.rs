@@ -95,6 +95,12 @@ pub(crate) enum Command {
     /// Accounts of those who send alerts
     #[command(subcommand, visible_alias = "machine")]
     Machines(Machines),
+    /// Erase what is stored about somebody: alerts, evidence, decisions, his part of the audit trail
+    Forget {
+        /// Address, range or user name
+        #[arg(value_name = "IP|USER")]
+        who: String,
+    },
     /// Who changed what, when, from where
     #[command(subcommand)]
     Audit(Audit),
@@ -102,6 +108,12 @@ pub(crate) enum Command {
     Backup {
         /// File that does not exist yet
         file: PathBuf,
+    },
+    /// Collect what somebody who helps needs to see, without keys, passwords and tokens
+    Support {
+        /// File that does not exist yet; `cordon-support-DATE.json` if it is not named
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Put a backup in the place of the database; Cordon must not be running
     Restore {

@@ -1,7 +1,8 @@
-//! `cordon audit`: who changed what, when, from where.
+//! `cordon audit` and `cordon forget`: who changed what, when, from where; and who is to be known no more.
 
 use anyhow::{Context, bail};
 use api::audit::{Head, Record};
+use api::server::service::Forgotten;
 use api::store::Verified;
 use model::duration;
 use serde_json::json;
@@ -68,6 +69,21 @@ fn verify(global: &Global, remote: &Remote, expected: Option<&Head>) -> anyhow::
             "{} records hold together, {forgotten} of them with a forgotten subject\nhead: {}:{}",
             head.seq, head.seq, head.hash
         )),
+    }
+}
+
+/// Erases what is stored about somebody.
+pub(crate) fn forget(global: &Global, who: &str) -> anyhow::Result<()> {
+    let forgotten: Forgotten = Remote::connect(global)?.post("v1/forget", &json!({ "value": who }))?;
+    match global.output {
+        Format::Json | Format::Raw => output::json(&forgotten),
+        Format::Human => {
+            let Forgotten { erased, redacted, ended } = forgotten;
+            output::line(&format!(
+                "alerts erased: {erased}; alerts about others from which it was taken out: {redacted}; decisions ended: {ended}"
+            ))?;
+            output::line("logs, backups and allowlists are not touched")
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod run;
 mod sandbox;
 mod shell;
 mod status;
+mod support;
 mod why;
 
 use std::process::ExitCode;
@@ -70,8 +71,10 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Allowlists(command) => allowlists::run(global, &command),
         Command::Bouncers(command) => accounts::bouncers(global, &command),
         Command::Machines(command) => accounts::machines(global, &command),
+        Command::Forget { who } => audit::forget(global, &who),
         Command::Audit(command) => audit::run(global, &command),
         Command::Backup { file } => backup::backup(global, &file),
+        Command::Support { out } => support::run(global, out),
         Command::Restore { file } => backup::restore(global, &file),
         Command::Pki(args) => pki::run(global, &args),
         Command::Status => status::run(global),

@@ -31,6 +31,11 @@ fn the_trail_tells_who_did_what_and_survives_backup_and_restore() {
     let head = verified.lines().find_map(|line| line.strip_prefix("head: ")).expect("it tells the head").to_owned();
     cordon.ask(&["audit", "verify", "--expect", &head]);
 
+    cordon.ask(&["ban", "203.0.113.99"]);
+    assert!(cordon.ask(&["forget", "203.0.113.99"]).starts_with("alerts erased: 1;"));
+    assert!(!cordon.ask(&["audit", "export"]).contains("203.0.113.99"));
+    assert!(cordon.ask(&["audit", "verify", "--expect", &head]).contains("1 of them with a forgotten subject"));
+
     let copy = folder.path().join("copy.db");
     let copy = copy.to_str().expect("the path is text");
     cordon.ask(&["backup", copy]);
@@ -44,4 +49,43 @@ fn the_trail_tells_who_did_what_and_survives_backup_and_restore() {
     cordon.ask(&["audit", "verify", "--expect", &head]);
     let last = cordon.ask(&["audit", "list", "--action", "restore"]);
     assert!(last.contains("copy.db"), "{last}");
+}
+
+#[test]
+fn what_is_handed_to_those_who_help_holds_no_secret() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = folder.path().join("auth.log");
+    std::fs::write(&log, "").expect("a writable folder");
+    let acquisition = format!("filename: {}\nlabels:\n  type: syslog\n", log.display());
+    let token = "a-token-that-lets-machines-in-0123456789";
+    let config = format!(
+        "api:\n  listen: off\n  auto_registration:\n    enabled: true\n    token: {token}\n    allowed_ranges: [192.0.2.0/24]\n"
+    );
+    let mut cordon = Cordon::install(None, folder.path(), &config, &acquisition);
+    cordon.start();
+    cordon.ask(&["bouncers", "add", "edge", "-k", "key-of-the-bouncer-edge"]);
+    cordon.ask(&["machines", "add", "web", "-p", "password-of-web"]);
+    let file = folder.path().join("support.json");
+    cordon.ask(&["support", "--out", file.to_str().expect("the path is text")]);
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    let database = std::fs::read(folder.path().join("cordon/state/cordon.db")).expect("it is there");
+    let wal = std::fs::read(folder.path().join("cordon/state/cordon.db-wal")).unwrap_or_default();
+    let stored = String::from_utf8_lossy(&[database, wal].concat()).into_owned();
+    // a bcrypt hash begins like this, and a key's hash is 128 digits
+    assert!(stored.contains("$2b$"), "the store has a hash to look for");
+    for secret in [token, "key-of-the-bouncer-edge", "password-of-web", "$2b$", "$2y$"] {
+        assert!(!text.contains(secret), "{secret} is in the bundle");
+    }
+    let longest = text.split(|c: char| !c.is_ascii_hexdigit()).map(str::len).max().unwrap_or_default();
+    assert!(longest < 128, "something like the hash of a key is in the bundle");
+    let bundle: Value = serde_json::from_str(&text).expect("JSON");
+    for (place, part) in [
+        ("/bouncers/0/name", "edge"),
+        ("/configuration/api/auto_registration/token", "(not shown)"),
+        ("/version", env!("CARGO_PKG_VERSION")),
+    ] {
+        assert_eq!(bundle.pointer(place).and_then(Value::as_str), Some(part), "{place}");
+    }
+    assert!(bundle["metrics"].as_array().is_some_and(|lines| lines.len() > 5), "{}", bundle["metrics"]);
+    assert!(!cordon.run(&["support", "--out", file.to_str().expect("the path is text")]).status.success());
 }

@@ -24,6 +24,8 @@ pub mod metrics;
 #[cfg(feature = "server")]
 pub mod pki;
 #[cfg(feature = "server")]
+pub mod privacy;
+#[cfg(feature = "server")]
 pub mod profiles;
 #[cfg(feature = "server")]
 pub mod server;

@@ -1,4 +1,4 @@
-//! The audit trail over HTTP, for administrators.
+//! The audit trail and forgetting over HTTP, for administrators.
 
 use std::sync::Arc;
 
@@ -72,6 +72,28 @@ pub(crate) async fn note(
     };
     durable(administered(&app, &client).note(action, &subject).await?).await?;
     Ok((StatusCode::CREATED, json(&())).into_response())
+}
+
+/// Who is to be forgotten.
+#[derive(Deserialize)]
+struct Forget {
+    value: String,
+}
+
+pub(crate) async fn forget(
+    State(app): State<Arc<App>>,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Forget { value } = read_body(&app, &headers, body).await?;
+    let value = value.trim();
+    if value.is_empty() || value.len() > 255 {
+        return Err(ApiError::bad_request("`value` is empty or longer than 255 bytes"));
+    }
+    let (forgotten, receipt) = administered(&app, &client).forget(value).await?;
+    durable(receipt).await?;
+    Ok(json(&forgotten))
 }
 
 fn read_query(parameters: &[(String, String)], now: Timestamp) -> Result<AuditQuery, ApiError> {

@@ -460,6 +460,7 @@ fn bind_socket(path: &Path) -> Result<UnixListener, ServerError> {
 fn routes(app: Arc<App>) -> Router {
     let admin = Router::new()
         .route("/v1/audit", get(audit::list).post(audit::note))
+        .route("/v1/forget", post(audit::forget))
         .route("/v1/audit/verify", get(audit::verify))
         .route("/v1/bouncers", get(bouncers::list).post(bouncers::add))
         .route("/v1/bouncers/{name}", delete(bouncers::remove))

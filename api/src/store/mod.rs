@@ -45,6 +45,9 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// The decision with this number, live or over.
     fn decision(&self, id: i64) -> Result<Option<Decision>, StoreError>;
 
+    /// The alerts that mention `value`.
+    fn mentions(&self, value: &str) -> Result<Mentions, StoreError>;
+
     /// The records of the audit trail that `query` wants, the oldest first.
     fn audit(&self, query: &AuditQuery) -> Result<Vec<Record>, StoreError>;
 
@@ -123,8 +126,32 @@ pub enum Write {
     DeleteStrikes(IpNet),
     /// Erases what is too old or too much.
     Retain(Retention),
+    /// Takes somebody out of everything that is stored.
+    Forget(Box<Forget>),
     /// The next record of the audit trail.
     Audit(Box<Entry>),
+}
+
+/// Who is forgotten, and where he was found.
+#[derive(Clone, Debug)]
+pub struct Forget {
+    /// Address, range or user name, as it is stored.
+    pub value: String,
+    /// Where he was found.
+    pub found: Mentions,
+    /// The last change number: readers behind it cannot be told and get a snapshot.
+    pub change: u64,
+    /// What goes into the audit trail; the store puts a pseudonym in the place of the subject.
+    pub entry: Entry,
+}
+
+/// Alerts that mention somebody, by number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mentions {
+    /// Those that are about him alone.
+    pub own: Vec<i64>,
+    /// Those that are about others, too.
+    pub others: Vec<i64>,
 }
 
 /// A decision that ends before its time.

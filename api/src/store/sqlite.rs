@@ -18,11 +18,13 @@ use model::alert::DecisionBody;
 use model::{Alert, Decision, Scope};
 
 use super::{
-    AlertQuery, NewAlert, Order, Remembered, Restored, Retention, Store, StoreError, Verified, Write, Writer, bounds,
+    AlertQuery, Forget, Mentions, NewAlert, Order, Remembered, Restored, Retention, Store, StoreError, Verified, Write,
+    Writer, bounds,
 };
-use crate::audit::{AuditQuery, Break, Entry, Head, Record, Verifier};
+use crate::audit::{self, AuditQuery, Break, Entry, Head, Record, Verifier};
 use crate::decisions::{Epochs, LOG_LEN, Reach, from_micros, net_of, to_micros};
 use crate::ladder::Strikes;
+use crate::privacy;
 use crate::wire;
 
 /// `Cord`: tells our files from those of others.
@@ -296,6 +298,35 @@ impl Store for Sqlite {
         })
     }
 
+    fn mentions(&self, value: &str) -> Result<Mentions, StoreError> {
+        // As it stands in a JSON document, without the quotes around it.
+        let escaped = serde_json::Value::from(value).to_string();
+        let escaped = escaped.get(1..escaped.len().saturating_sub(1)).unwrap_or(value);
+        let has =
+            |sign: &str| format!("EXISTS (SELECT 1 FROM decisions d WHERE d.alert_id = a.id AND d.value {sign} ?1)");
+        let sql = format!(
+            "SELECT id, value, body, {about}, {others} FROM alerts a WHERE value = ?1 OR {about} OR instr(body, ?2) > 0",
+            about = has("="),
+            others = has("<>"),
+        );
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut rows = statement.query([value, escaped])?;
+            let mut found = Mentions::default();
+            while let Some(row) = rows.next()? {
+                let about = row.get_ref(1)?.as_str()? == value || row.get(3)?;
+                if about && !row.get::<_, bool>(4)? {
+                    found.own.push(row.get(0)?);
+                } else if about
+                    || privacy::redact(&mut serde_json::from_str(row.get_ref(2)?.as_str()?).map_err(garbled)?, value)
+                {
+                    found.others.push(row.get(0)?);
+                }
+            }
+            Ok(found)
+        })
+    }
+
     fn audit(&self, query: &AuditQuery) -> Result<Vec<Record>, StoreError> {
         // The newest are wanted unless somebody reads on from a place: they are found first, and then turned round.
         let order = if query.after.is_some() { "ASC" } else { "DESC" };
@@ -468,7 +499,52 @@ fn apply(connection: &Connection, write: &Write, last_change: &mut u64) -> rusql
         Write::DeleteStrikes(net) => run("DELETE FROM strikes WHERE net = ?1", &[&net.to_string()]),
         Write::Retain(retention) => retain(connection, retention),
         Write::Audit(entry) => put_record(connection, entry),
+        Write::Forget(forget) => {
+            *last_change = (*last_change).max(forget.change);
+            self::forget(connection, forget)
+        }
     }
+}
+
+fn forget(connection: &Connection, forget: &Forget) -> rusqlite::Result<()> {
+    let value = forget.value.as_str();
+    for id in &forget.found.own {
+        connection.prepare_cached("DELETE FROM alerts WHERE id = ?1")?.execute([id])?;
+    }
+    for id in &forget.found.others {
+        let sql = "SELECT body FROM alerts WHERE id = ?1";
+        let body: Option<String> = connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?;
+        let Some(body) = body else { continue };
+        let mut body: serde_json::Value = serde_json::from_str(&body).map_err(garbled)?;
+        privacy::redact(&mut body, value);
+        connection.prepare_cached("UPDATE alerts SET body = ?2 WHERE id = ?1")?.execute(params![id, json(&body)?])?;
+        connection.prepare_cached("UPDATE alerts SET value = ?3 WHERE id = ?1 AND value = ?2")?.execute(params![
+            id,
+            value,
+            privacy::FORGOTTEN
+        ])?;
+        connection
+            .prepare_cached("DELETE FROM decisions WHERE alert_id = ?1 AND value = ?2")?
+            .execute(params![id, value])?;
+    }
+    raise_meta(connection, "floor", forget.change)?;
+    let about: Vec<(i64, String)> = connection
+        .prepare("SELECT seq, subject FROM audit WHERE instr(subject, ?1) > 0")?
+        .query_map([value], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (seq, _) in about.iter().filter(|(_, subject)| privacy::mentions(subject, value)) {
+        connection.execute("UPDATE audit SET subject = NULL, salt = NULL WHERE seq = ?1", [seq])?;
+    }
+    let key = match meta(connection, "audit_key")? {
+        Some(key) => key,
+        None => {
+            let key = audit::hex(&rand::random::<[u8; 32]>());
+            set_meta(connection, "audit_key", &key)?;
+            key
+        }
+    };
+    let subject = audit::pseudonym(key.as_bytes(), value);
+    put_record(connection, &Entry { subject, ..forget.entry.clone() })
 }
 
 /// Columns of a record, in the order in which [`read_record`] takes them.

@@ -440,6 +440,15 @@ const ROUTES: &[Route] = &[
     },
     Route {
         method: "post",
+        path: "/v1/forget",
+        says: "Erase what is stored about an address, range or user name; decisions about it end",
+        who: ADMIN,
+        body: Some("Forget"),
+        answers: &[(200, Some("Forgotten"))],
+        ..ROUTE
+    },
+    Route {
+        method: "post",
         path: "/v1/alerts/flush",
         says: "Erase old alerts that own no decision in force",
         who: ADMIN,

@@ -78,6 +78,9 @@ pub(super) fn all() -> Value {
     );
     let done = json!({ "enum": ["enforcement.arm", "enforcement.disarm", "backup"] });
     let note = object(&["action"], json!({ "action": done, "subject": short }));
+    let forget = object(&["value"], json!({ "value": { "type": "string", "minLength": 1, "maxLength": 255 } }));
+    let forgotten = json!({ "erased": number, "redacted": number, "ended": number });
+    let forgotten = object(&["erased", "redacted", "ended"], forgotten);
     let head = object(&["seq", "hash"], json!({ "seq": number, "hash": text }));
     let verified = object(&["head", "forgotten"], json!({ "head": head, "forgotten": number }));
     json!({
@@ -154,6 +157,8 @@ pub(super) fn all() -> Value {
         })),
         "AuditRecords": many(record),
         "AuditNote": note,
+        "Forget": forget,
+        "Forgotten": forgotten,
         "AuditVerified": verified,
         "Silent": object(&["silent"], json!({ "silent": duration, "only_pending": flag })),
         "Removed": object(&["removed"], json!({ "removed": many(text) })),

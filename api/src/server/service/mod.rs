@@ -19,6 +19,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, info, warn};
@@ -37,7 +38,7 @@ use crate::profiles::{self, Lookup, ProfileError, Profiles};
 use crate::server::stream::{self, Last, Pull};
 use crate::store::writer::{Durable, Job, Queue};
 use crate::store::{
-    AllowItem, Allowlist, Bouncer, Lift, Machine, NewAlert, Retention, SeenKey, Store, StoreError, Write,
+    AllowItem, Allowlist, Bouncer, Forget, Lift, Machine, NewAlert, Retention, SeenKey, Store, StoreError, Write,
 };
 use crate::wire;
 
@@ -202,6 +203,17 @@ struct State {
     ladder: Ladder,
     /// What is allowed by configuration.
     configured: Vec<AllowEntry>,
+}
+
+/// What was known about somebody who was forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// How many alerts were erased.
+    pub erased: usize,
+    /// From how many alerts about others he was taken out.
+    pub redacted: usize,
+    /// How many decisions in force ended.
+    pub ended: usize,
 }
 
 /// What became of alerts.
@@ -558,6 +570,35 @@ impl Service {
             }
             let change = state.table.cursor().number;
             (ids.len(), vec![Write::EraseAlerts { ids, change }])
+        })
+        .await
+    }
+
+    /// Forgets somebody: alerts and decisions about `value`, an address, range or user name, are erased (what holds ends),
+    /// and it is taken out of the evidence of other alerts and out of the audit trail. Allowlists and logs stay.
+    pub async fn forget(&self, value: &str) -> Result<(Forgotten, Receipt), StoreError> {
+        let net = model::scope::parse_net(value).ok();
+        let value = net.map_or_else(|| value.to_owned(), model::allowlist::display_net);
+        self.settle().await?;
+        let wanted = value.clone();
+        let found = self.read(move |store| store.mentions(&wanted)).await?;
+        self.change(|state, now| {
+            let own: std::collections::HashSet<i64> = found.own.iter().copied().collect();
+            let about = |row: &Row| own.contains(&row.alert_id()) || row.value() == value;
+            let doomed: Vec<i64> = state.table.iter().filter(|row| about(row)).map(Row::id).collect();
+            for id in &doomed {
+                state.table.lift(*id, now);
+            }
+            if let Some(history) = &mut state.history {
+                history.erase(&own);
+            }
+            let strikes = net.map(|net| state.ladder.forgive(net)).unwrap_or_default();
+            let mut writes: Vec<Write> = strikes.into_iter().map(Write::DeleteStrikes).collect();
+            let forgotten = Forgotten { erased: found.own.len(), redacted: found.others.len(), ended: doomed.len() };
+            let change = state.table.cursor().number;
+            let entry = self.1.did("forget", "", now);
+            writes.push(Write::Forget(Box::new(Forget { value, found, change, entry })));
+            (forgotten, writes)
         })
         .await
     }

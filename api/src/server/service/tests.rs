@@ -180,6 +180,10 @@ impl Store for Gated {
     fn decision(&self, id: i64) -> Result<Option<Decision>, StoreError> {
         self.store.decision(id)
     }
+    fn mentions(&self, value: &str) -> Result<crate::store::Mentions, StoreError> {
+        self.store.mentions(value)
+    }
+
     fn audit(&self, query: &audit::AuditQuery) -> Result<Vec<audit::Record>, StoreError> {
         self.store.audit(query)
     }
@@ -735,4 +739,34 @@ async fn a_repeated_offence_is_punished_for_longer_at_once() {
         hours.push((left + 1_800_000_000_000) / 3_600_000_000_000);
     }
     assert_eq!(hours, [1, 3, 5]);
+}
+
+#[tokio::test]
+async fn who_is_forgotten_is_nowhere_and_the_trail_still_holds() {
+    let folder = folder();
+    let path = folder.path().join("cordon.db");
+    let service = open(&path).by(Author { name: "ann".into(), from: Origin::Socket, proof: "socket" });
+    let mut mixed = ban("198.51.100.9");
+    mixed.message = "198.51.100.9 came with 203.0.113.7".into();
+    let mut many = ban("203.0.113.7");
+    let other = ban("198.51.100.10").decisions.unwrap_or_default();
+    many.decisions.get_or_insert_default().extend(other);
+    for alert in [ban("203.0.113.7"), mixed, many] {
+        let _ = service.submit("edge", vec![alert]).await.expect("it is taken");
+    }
+    let (forgotten, receipt) = service.forget("203.0.113.7").await.expect("it is forgotten");
+    receipt.durable().await.expect("the store works");
+    assert_eq!(forgotten, Forgotten { erased: 1, redacted: 2, ended: 2 });
+    assert_eq!(live(&service), ["198.51.100.9", "198.51.100.10"]);
+    let alerts = service.read(|store| store.alerts(&AlertQuery::default(), Timestamp::now())).await.expect("alerts");
+    let query = audit::AuditQuery { limit: 99, ..audit::AuditQuery::default() };
+    let records = service.read(move |store| store.audit(&query)).await.expect("records");
+    let text = serde_json::to_string(&(&alerts, &records)).expect("JSON");
+    assert!(!text.contains("203.0.113.7") && text.contains("came with (forgotten)"), "{text}");
+    assert!(records.iter().any(|record| record.action == "forget" && record.actor == "ann"));
+    let verified = service.read(Store::verify_audit).await.expect("it answers").expect("it holds");
+    assert_eq!(verified.forgotten, 2);
+    service.close().await.expect("the store works");
+    drop(service);
+    assert_eq!(live(&open(&path)), ["198.51.100.9", "198.51.100.10"], "after a restart, too");
 }
