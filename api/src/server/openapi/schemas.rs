@@ -83,7 +83,14 @@ pub(super) fn all() -> Value {
     let forgotten = object(&["erased", "redacted", "ended"], forgotten);
     let head = object(&["seq", "hash"], json!({ "seq": number, "hash": text }));
     let verified = object(&["head", "forgotten"], json!({ "head": head, "forgotten": number }));
-    json!({
+    let own = [
+        ("AuditRecords", many(record)),
+        ("AuditNote", note),
+        ("AuditVerified", verified),
+        ("Forget", forget),
+        ("Forgotten", forgotten),
+    ];
+    let mut all = json!({
         "Health": object(&["status"], json!({ "status": { "const": "up" } })),
         "Message": object(&["message"], json!({ "message": text })),
         "CodedMessage": object(&["message"], json!({ "code": count, "message": text })),
@@ -155,14 +162,13 @@ pub(super) fn all() -> Value {
         "Flush": object(&[], json!({
             "max_items": { "type": "integer", "minimum": 0, "maximum": 1_000_000_000 }, "max_age": duration,
         })),
-        "AuditRecords": many(record),
-        "AuditNote": note,
-        "Forget": forget,
-        "Forgotten": forgotten,
-        "AuditVerified": verified,
         "Silent": object(&["silent"], json!({ "silent": duration, "only_pending": flag })),
         "Removed": object(&["removed"], json!({ "removed": many(text) })),
-    })
+    });
+    for (name, schema) in own {
+        all[name] = schema;
+    }
+    all
 }
 
 #[cfg(test)]
