@@ -36,8 +36,10 @@ pub fn redact(json: &mut Value, value: &str) -> bool {
             }
             None => false,
         },
-        Value::Array(items) => items.iter_mut().fold(false, |found, item| redact(item, value) || found),
-        Value::Object(fields) => fields.values_mut().fold(false, |found, field| redact(field, value) || found),
+        Value::Array(items) => items.iter_mut().map(|item| redact(item, value)).filter(|found| *found).count() > 0,
+        Value::Object(fields) => {
+            fields.values_mut().map(|field| redact(field, value)).filter(|found| *found).count() > 0
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }

@@ -535,13 +535,12 @@ fn forget(connection: &Connection, forget: &Forget) -> rusqlite::Result<()> {
     for (seq, _) in about.iter().filter(|(_, subject)| privacy::mentions(subject, value)) {
         connection.execute("UPDATE audit SET subject = NULL, salt = NULL WHERE seq = ?1", [seq])?;
     }
-    let key = match meta(connection, "audit_key")? {
-        Some(key) => key,
-        None => {
-            let key = audit::hex(&rand::random::<[u8; 32]>());
-            set_meta(connection, "audit_key", &key)?;
-            key
-        }
+    let key = if let Some(key) = meta(connection, "audit_key")? {
+        key
+    } else {
+        let key = audit::hex(&rand::random::<[u8; 32]>());
+        set_meta(connection, "audit_key", &key)?;
+        key
     };
     let subject = audit::pseudonym(key.as_bytes(), value);
     put_record(connection, &Entry { subject, ..forget.entry.clone() })
