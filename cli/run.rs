@@ -12,7 +12,7 @@ use agent::acquisition::config::{self as datasources, SourceConfig};
 use agent::acquisition::discover::discover;
 use agent::crowdsec;
 use agent::engine::EngineOptions;
-use agent::hub::{self, Choice, Hub};
+use agent::hub::{self, BASE, Choice, Hub};
 use agent::load::{Folders, RuleFiles};
 use agent::pipeline::{Parts, Pipeline};
 use agent::report::Target;
@@ -252,11 +252,17 @@ pub(crate) fn rules(config: &mut Config, from: &RulesFrom) -> anyhow::Result<Rul
         Some(root) if from.all => Hub::build(root, &Choice::All)?,
         Some(root) => {
             let built = Hub::build(root, &Choice::Collections(from.collections.clone()))?;
-            let lacking = Hub::open(root)?.lacks(&from.collections).join("`, `");
-            if !lacking.is_empty() {
+            let hub = Hub::open(root)?;
+            let lacking = hub.lacks(&from.collections);
+            if lacking.contains(&BASE) {
+                info!(
+                    "these collections have no parser of the stage `s00-raw`: the parsers of `{BASE}` are used with them"
+                );
+            } else if !lacking.is_empty() {
                 warn!(
                     "these collections have no parser of the stage `s00-raw`, which tells the message from what stands before it\n\
-                     hint: add one that has: `{lacking}`"
+                     hint: add one that has: `{}`",
+                    lacking.join("`, `")
                 );
             }
             built

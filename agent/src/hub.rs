@@ -267,6 +267,9 @@ pub struct Facts {
     pub problems: Vec<String>,
 }
 
+/// The collection that the field's installer puts on every machine: other collections count on its parsers.
+pub const BASE: &str = "crowdsecurity/linux";
+
 impl Hub {
     /// The hub at `root`, which must have an index.
     pub fn open(root: &Path) -> Result<Self, HubError> {
@@ -280,7 +283,8 @@ impl Hub {
     }
 
     /// Compiles what was chosen of the hub at `root`, over the patterns in the binary. Data files and databases of places come
-    /// from `data` in it. All is what lies there, with an index or without.
+    /// from `data` in it. All is what lies there, with an index or without. Collections without a parser of the first stage
+    /// ([`Hub::lacks`]) get the parsers of [`BASE`].
     pub fn build(root: &Path, choice: &Choice) -> Result<Built, HubError> {
         let Choice::Collections(names) = choice else {
             return Ok(compile(layout(root)?, root, &Index::read(root)?.unwrap_or_default(), None));
@@ -291,6 +295,10 @@ impl Hub {
             for (kind, name, _) in hub.index.find(&["collections"], "collection", name)? {
                 wanted.extend(hub.index.closure(kind, name)?);
             }
+        }
+        if hub.lacks(names).contains(&BASE) {
+            let parts = hub.index.get("collections", BASE).into_iter().flat_map(Item::parts);
+            wanted.extend(parts.filter(|(kind, _)| *kind == "parsers"));
         }
         hub.compile(&wanted)
     }
@@ -547,6 +555,8 @@ mod tests {
         let some = Choice::Collections(vec!["nginx".into(), "crowdsecurity/sshd".into()]);
         let built = Hub::build(&root, &some).expect("collections of the hub");
         assert_eq!(shown(&built), Vec::<String>::new());
+        let stages: Vec<&str> = built.rules.parsers.stages().map(|stage| &**stage).collect();
+        assert_eq!(stages.first(), Some(&"s00-raw"), "lines get a program though nobody asked for `{BASE}`");
         let names: Vec<&str> = built.rules.scenarios.all().iter().map(|scenario| &*scenario.name).collect();
         for name in ["crowdsecurity/ssh-bf", "crowdsecurity/http-probing", "crowdsecurity/CVE-2017-9841"] {
             assert!(names.contains(&name), "{name} is not in {names:?}");
