@@ -48,8 +48,8 @@ test: ## run every test; as root also the ones in network namespaces, with real 
 bench: ## speed and memory of the engine, part by part and on large logs, against what it must reach
 	@.ci/setup build
 	$(CARGO) bench -p cordon-agent --locked
-	$(CARGO) build --profile dist --locked
-	@"$(target)/dist/cordon" bench engine
+	$(CARGO) build --release --locked
+	@"$(target)/release/cordon" bench engine
 
 .PHONY: soak
 soak: ## write 20,000 lines a second, rotate 1,000 times, kill it 100 times: every line counts once (SOAK="--seed 7 ...")

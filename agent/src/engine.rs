@@ -14,8 +14,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use model::bytes::Writer;
 use model::{Alert, AllowSet, RuntimeAlert};
-use parsers::YearRule;
 use parsers::stash::StashEntry;
+use parsers::{Stashes, YearRule};
 use scenarios::metrics::{BucketMetrics, SelectMetrics};
 use scenarios::snapshot::encode_head;
 use scenarios::{HashKey, Remains, RestoreError};
@@ -30,7 +30,7 @@ use crate::parse::{Fates, Parsed, Scene, Worker, alerts_of};
 use crate::partitions::{Partitions, Timed};
 use crate::pool::{Pool, Started};
 use crate::report::Lift;
-use crate::ruleset::RuleSet;
+use crate::ruleset::{InOrder, RuleSet};
 use crate::state::checkpoint::Stash;
 use crate::state::{Kept, Mark, Meta};
 use crate::world::{Outside, Unknown};
@@ -164,8 +164,8 @@ impl Engine {
         self.apply(facts, answers)
     }
 
-    /// The first half of [`Engine::round`]. Meanwhile the round before may be ended, unless lines depend on what rounds leave
-    /// behind ([`RuleSet::in_order`]); rounds are ended in the order in which they began.
+    /// The first half of [`Engine::round`]: meanwhile the round before may be ended. Rounds are ended in the order in which they
+    /// began.
     pub fn begin(&mut self, batches: Vec<Batch>) -> Parsing {
         let (facts, jobs) = self.jobs(batches);
         Parsing { facts, started: self.pool.start(jobs) }
@@ -179,12 +179,18 @@ impl Engine {
     }
 
     fn jobs(&self, batches: Vec<Batch>) -> (Vec<Fact>, Vec<impl FnOnce(&mut Worker) -> Parsed + Send + use<>>) {
-        let facts = batches.iter().map(Fact::of).collect();
-        let jobs = batches.into_iter().map(|batch| {
-            let scene = self.scene.clone();
-            move |worker: &mut Worker| worker.parse(&batch, &scene)
+        // On several threads lines that want a stash wait until those before them are through.
+        let waits = self.scene.rules.in_order == InOrder::Some && self.pool.threads() > 1;
+        let with_fact = batches.into_iter().map(|batch| {
+            let batch = Arc::new(batch);
+            let fact = Fact::of(&batch, waits);
+            let mut scene = self.scene.clone();
+            if waits {
+                scene.stashes = Arc::new(Stashes::closed());
+            }
+            (fact, move |worker: &mut Worker| worker.parse(&batch, &scene))
         });
-        (facts, jobs.collect())
+        with_fact.unzip()
     }
 
     fn apply(&mut self, facts: Vec<Fact>, answers: Vec<Option<Parsed>>) -> Round {
@@ -192,9 +198,12 @@ impl Engine {
         let mut pours: Vec<Timed> = std::mem::take(&mut self.again);
         let mut present = pours.iter().map(|(now, _)| *now).max().unwrap_or(Timestamp::UNIX_EPOCH);
         for (fact, parsed) in facts.into_iter().zip(answers) {
-            let Fact { source, lines, now, backlog, caught_up } = fact;
+            let Fact { source, lines, now, backlog, caught_up, batch } = fact;
             let lost = || Parsed { fates: Fates { failed: lines, ..Fates::default() }, ..Parsed::default() };
-            let parsed = parsed.unwrap_or_else(lost);
+            let mut parsed = parsed.unwrap_or_else(lost);
+            if let Some(batch) = batch.filter(|_| !parsed.waiting.is_empty()) {
+                self.pool.own().catch_up(&batch, &mut parsed, &self.scene);
+            }
             round.fates.entry(source).or_default().merge(&parsed.fates);
             self.selected.merge(&parsed.metrics);
             parsed.doubtful.into_iter().for_each(|doubtful| self.lines.add(doubtful));
@@ -464,12 +473,15 @@ struct Fact {
     now: Timestamp,
     backlog: bool,
     caught_up: bool,
+    /// The batch itself, where some of its lines may have to wait.
+    batch: Option<Arc<Batch>>,
 }
 
 impl Fact {
-    fn of(batch: &Batch) -> Self {
-        let Batch { source, lines, backlog, caught_up, read_at, .. } = batch;
-        Self { source: *source, lines: lines.len() as u64, now: *read_at, backlog: *backlog, caught_up: *caught_up }
+    fn of(batch: &Arc<Batch>, waits: bool) -> Self {
+        let Batch { source, lines, backlog, caught_up, read_at, .. } = &**batch;
+        let (lines, batch) = (lines.len() as u64, waits.then(|| Arc::clone(batch)));
+        Self { source: *source, lines, now: *read_at, backlog: *backlog, caught_up: *caught_up, batch }
     }
 }
 
@@ -487,9 +499,9 @@ impl From<Stash> for StashEntry {
 
 /// How many threads may parse: where lines depend on the lines before them, one.
 fn threads_for(rules: &RuleSet, wanted: usize) -> usize {
-    if !rules.in_order {
+    if rules.in_order != InOrder::All {
         return wanted.max(1);
     }
-    info!("a rule uses a stash: lines are parsed in order, on one thread");
+    info!("a scenario uses a stash: lines are parsed in order, on one thread");
     1
 }

@@ -88,13 +88,17 @@ pub struct Share {
 
 impl Meter {
     pub(crate) fn new() -> Self {
-        // What it takes to read the clock twice in a row, at best.
+        // What it takes to time nothing, which reads the clock twice.
         static TOLL: LazyLock<u64> = LazyLock::new(|| {
-            let reading = || {
+            let probe = Probe::new(nanos, 0);
+            let time_nothing = || {
                 let before = nanos();
-                nanos() - before
+                (0..100).for_each(|_| Probe::time(Some(&probe), Part::Line, || ()));
+                let spent = nanos() - before;
+                probe.drain(|_, _| ());
+                spent / 200
             };
-            (0..1000).map(|_| reading()).min().unwrap_or(0)
+            (0..20).map(|_| time_nothing()).min().unwrap_or(0)
         });
         let probe = Probe::new(nanos, *TOLL);
         Self { probe, left: STEP, random: 0x9e37_79b9_7f4a_7c15, sample: Sample::default() }
@@ -155,25 +159,25 @@ impl Sample {
     }
 
     /// What `part` cost over all that were seen: nanoseconds and runs.
-    fn all(&self, part: Part) -> Cost64 {
-        let Some(cost) = self.spent.get(&part) else { return Cost64::default() };
+    fn all(&self, part: Part) -> Estimate {
+        let Some(cost) = self.spent.get(&part) else { return Estimate::default() };
         let each = self.seen as f64 / self.taken.max(1) as f64;
-        Cost64 { nanos: cost.nanos as f64 * each, runs: cost.runs as f64 * each }
+        Estimate { nanos: cost.nanos as f64 * each, runs: cost.runs as f64 * each }
     }
 
-    fn parts(&self) -> impl Iterator<Item = (Part, Cost64)> {
+    fn parts(&self) -> impl Iterator<Item = (Part, Estimate)> {
         self.spent.keys().map(|part| (*part, self.all(*part)))
     }
 }
 
 /// A cost that was not counted but estimated.
 #[derive(Clone, Copy, Debug, Default)]
-struct Cost64 {
+struct Estimate {
     nanos: f64,
     runs: f64,
 }
 
-impl std::ops::Add for Cost64 {
+impl std::ops::Add for Estimate {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -183,45 +187,51 @@ impl std::ops::Add for Cost64 {
 
 impl Breakdown {
     /// Divides `total`, the processor time of a whole replay, of which `reading` went into reading.
+    ///
+    /// What was timed says how the parts relate, `total` how much there is to divide: to be timed makes a line slower.
     pub fn new(spent: &Spent, rules: &RuleSet, reading: Duration, total: Duration) -> Self {
         let (lines, pours) = (&spent.lines, &spent.pours);
         let whole = (total.as_nanos() as f64).max(1.0);
+        let exact = [reading, spent.overflows].map(|time| Estimate { nanos: time.as_nanos() as f64, runs: 0.0 });
+        let [line, asking] = [Part::Line, Part::Select].map(|part| lines.all(part));
+        let pouring = pours.parts().fold(Estimate::default(), |sum, (_, cost)| sum + cost);
+        let left = (whole - exact.iter().map(|cost| cost.nanos).sum::<f64>()).max(0.0);
+        let scale = (left / (line.nanos + pouring.nanos)).min(1.0);
+
         let count = lines.seen.max(1) as f64;
-        let share = |name: String, cost: Cost64| Share {
+        let share = |name: String, cost: Estimate| Share {
             name,
             ns_per_line: cost.nanos / count,
             share: cost.nanos / whole,
             runs: cost.runs as u64,
             ns_per_run: if cost.runs > 0.0 { cost.nanos / cost.runs } else { 0.0 },
         };
-        let measured = |time: Duration| Cost64 { nanos: time.as_nanos() as f64, runs: 0.0 };
+        let scaled = |name: String, cost: Estimate| share(name, Estimate { nanos: cost.nanos * scale, ..cost });
 
-        let mut stages = vec![share("reading".into(), measured(reading))];
-        let mut inner = 0.0;
+        let [reading, overflows] = exact;
+        let mut stages = vec![share("reading".into(), reading)];
+        let mut inner = asking.nanos;
         for (number, stage) in rules.parsers.stages().enumerate() {
             let cost = lines.all(Part::Stage(number));
             inner += cost.nanos;
-            stages.push(share(stage.to_string(), cost));
+            stages.push(scaled(stage.to_string(), cost));
         }
-        let asking = lines.all(Part::Select);
-        let line = lines.all(Part::Line);
-        let around = Cost64 { nanos: (line.nanos - inner - asking.nanos).max(0.0), runs: line.runs };
-        stages.push(share("around the stages".into(), around));
-        stages.push(share("asking scenarios".into(), asking));
-        let pouring = pours.parts().fold(Cost64::default(), |sum, (_, cost)| sum + cost);
-        stages.push(share("filling buckets".into(), pouring));
-        stages.push(share("overflows".into(), measured(spent.overflows)));
+        stages.push(scaled("around the stages".into(), Estimate { nanos: (line.nanos - inner).max(0.0), ..line }));
+        stages.push(scaled("asking scenarios".into(), asking));
+        stages.push(scaled("filling buckets".into(), pouring));
+        stages.push(share("overflows".into(), overflows));
         let known: f64 = stages.iter().map(|stage| stage.share * whole).sum();
-        stages.push(share("everything else".into(), Cost64 { nanos: (whole - known).max(0.0), runs: 0.0 }));
+        let rest = Estimate { nanos: (whole - known).max(0.0), runs: 0.0 };
+        stages.push(share("everything else".into(), rest));
 
         let reports: Vec<_> = rules.parsers.reports().map(|report| (report.name, report.stage)).collect();
         let nodes = lines.parts().filter_map(|(part, cost)| match part {
-            Part::Node(number) => reports.get(number).map(|(name, stage)| share(format!("{stage} {name}"), cost)),
+            Part::Node(number) => reports.get(number).map(|(name, stage)| scaled(format!("{stage} {name}"), cost)),
             _ => None,
         });
         let scenarios = rules.scenarios.all().iter().enumerate().map(|(number, scenario)| {
             let (asked, poured) = (lines.all(Part::Ask(number)), pours.all(Part::Pour(number)));
-            share(scenario.name.clone(), Cost64 { runs: asked.runs, ..asked + poured })
+            scaled(scenario.name.clone(), Estimate { runs: asked.runs, ..asked + poured })
         });
         Self {
             sampled_lines: lines.taken,

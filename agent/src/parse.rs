@@ -20,6 +20,9 @@ use crate::meter::{Meter, Sample};
 use crate::ruleset::RuleSet;
 use crate::world::{Outside, Unknown, World};
 
+/// So many lines in a row that had to wait, and the rest of the batch waits unseen: it is a log of such lines.
+const IN_VAIN: usize = 32;
+
 /// What all workers look at while they parse.
 #[derive(Clone, Debug)]
 pub struct Scene {
@@ -71,8 +74,19 @@ pub struct Parsed {
     pub metrics: SelectMetrics,
     /// Lines about which a rule asked something that is not known yet.
     pub doubtful: Vec<Doubtful>,
+    /// Lines that wanted a stash, which was closed to them.
+    pub waiting: Vec<Waiting>,
     /// What it cost, if that is measured.
     pub spent: Option<Sample>,
+}
+
+/// A line that must be parsed in its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its place in the batch.
+    line: usize,
+    /// How many pours come before its own.
+    pours: usize,
 }
 
 /// How many lines had which fate.
@@ -140,13 +154,38 @@ impl Worker {
         let mut meter = self.meter.take().or_else(|| scene.measure.then(Meter::new));
         let bench = self.bench(scene);
         let mut done = Parsed::default();
-        for line in batch.lines.iter() {
-            Meter::time(meter.as_mut(), Part::Line, |probe| bench.line(line, scene, batch.read_at, probe, &mut done));
+        let mut in_vain = 0;
+        for (number, line) in batch.lines.iter().enumerate() {
+            let through = in_vain < IN_VAIN
+                && Meter::time(meter.as_mut(), Part::Line, |probe| {
+                    bench.line(line, scene, batch.read_at, probe, &mut done)
+                });
+            in_vain = if through { 0 } else { in_vain + 1 };
+            if !through {
+                done.waiting.push(Waiting { line: number, pours: done.pours.len() });
+            }
         }
         done.metrics = mem::take(&mut bench.selector.metrics);
         done.spent = meter.as_mut().map(Meter::take);
         self.meter = meter;
         done
+    }
+
+    /// Parses the lines that [`Worker::parse`] left waiting, now that stashes are open to them: the result is as if none had
+    /// waited.
+    pub fn catch_up(&mut self, batch: &Batch, parsed: &mut Parsed, scene: &Scene) {
+        let bench = self.bench(scene);
+        let mut before = mem::take(&mut parsed.pours).into_iter();
+        let mut placed = 0;
+        for Waiting { line, pours } in mem::take(&mut parsed.waiting) {
+            parsed.pours.extend(before.by_ref().take(pours - placed));
+            placed = pours;
+            if let Some(line) = batch.lines.get(line) {
+                bench.line(line, scene, batch.read_at, None, parsed);
+            }
+        }
+        parsed.pours.extend(before);
+        parsed.metrics.merge(&mem::take(&mut bench.selector.metrics));
     }
 
     /// Parses one line and nothing more: what becomes of it, and what was asked on the way and is not known yet.
@@ -206,10 +245,22 @@ impl Worker {
 }
 
 impl Bench {
-    fn line(&mut self, line: LineRef<'_>, scene: &Scene, now: Timestamp, probe: Option<&Probe>, done: &mut Parsed) {
+    /// Takes a line through the stages and to the scenarios, unless it has to wait for its turn: then it leaves no trace, and the
+    /// answer is `false`.
+    fn line(
+        &mut self,
+        line: LineRef<'_>,
+        scene: &Scene,
+        now: Timestamp,
+        probe: Option<&Probe>,
+        done: &mut Parsed,
+    ) -> bool {
         self.event.start_line(line);
         let fates = &mut done.fates;
         let (outcome, unknown) = self.run(scene, now, None, probe);
+        if scene.stashes.wanted() {
+            return false;
+        }
         match outcome {
             Outcome::Parsed => {
                 fates.parsed += 1;
@@ -229,6 +280,7 @@ impl Bench {
                 debug!(%parser, problem, "line lost");
             }
         }
+        true
     }
 
     /// What becomes of the line, and what was asked on the way and is not known yet.

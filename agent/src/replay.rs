@@ -93,9 +93,6 @@ pub fn replay(
     loop {
         let taken: Vec<_> = batches.iter().take(ROUND).collect();
         let last = taken.len() < ROUND;
-        if engine.rules().in_order {
-            end(&mut engine, parsing.take());
-        }
         let next = engine.begin(taken);
         end(&mut engine, parsing.replace(next));
         if last {
@@ -136,6 +133,7 @@ mod tests {
     use super::*;
     use crate::acquisition::file::{Files, PathPattern};
     use crate::load::{Folders, RuleFiles};
+    use crate::ruleset::InOrder;
 
     fn shipped(folders: Vec<std::path::PathBuf>) -> Arc<RuleSet> {
         let built = RuleSet::build(&RuleFiles::read(&Folders { shipped: true, folders }));
@@ -204,6 +202,65 @@ mod tests {
             assert_eq!(
                 (others.fates, others.buckets),
                 (counts.fates.clone(), counts.buckets.clone()),
+                "{threads} threads"
+            );
+        }
+    }
+
+    /// What a line leaves in a stash is there for the next one, also for one that another thread reads.
+    #[test]
+    fn lines_that_want_a_stash_are_parsed_in_their_turn() {
+        let folder = TempDir::new().expect("a temporary folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().expect("it has a folder")).expect("room on the disk");
+            fs::write(path, text).expect("room on the disk");
+        };
+        let mut log = String::new();
+        for number in 0..20_000 {
+            let at = Timestamp::constant(1_772_856_306, 0) + jiff::SignedDuration::from_secs(number);
+            // Ten doors; whoever is seen at one opened it for the one who comes after him. Most lines say nothing of doors.
+            let (door, who) = (number * number % 10, number);
+            let line = if number / 500 % 4 == 1 || number % 9 == 0 {
+                format!("door {door} by {who}")
+            } else {
+                "nothing".into()
+            };
+            let _ = writeln!(log, "{at} house lock[1]: {line}");
+        }
+        let path = folder.path().join("doors.log");
+        fs::write(&path, log).expect("room on the disk");
+        write(
+            "rules/parsers/s01-parse/doors.yaml",
+            "name: test/doors\nfilter: \"evt.Parsed.program == 'lock'\"\nonsuccess: next_stage\n\
+             pattern_syntax:\n  TEST_NUMBER: '[0-9]+'\n\
+             grok:\n  pattern: '^door %{TEST_NUMBER:door} by %{TEST_NUMBER:who}$'\n  apply_on: message\n\
+             statics:\n  - meta: log_type\n    value: door\n  - meta: opened_by\n    \
+             expression: GetFromStash('doors', evt.Parsed.door)\n",
+        );
+        write(
+            "rules/parsers/s02-enrich/doors.yaml",
+            "name: test/opened\nfilter: \"evt.Meta.log_type == 'door'\"\n\
+             stash:\n  - name: doors\n    key: evt.Parsed.door\n    value: evt.Parsed.who\n    ttl: 10h\n    size: 4\n\
+             statics:\n  - meta: seen\n    value: 'true'\n",
+        );
+        write(
+            "rules/scenarios/doors.yaml",
+            "type: trigger\nname: test/door\ndescription: d\nfilter: \"evt.Meta.log_type == 'door' && evt.Meta.opened_by != ''\"\n\
+             groupby: evt.Meta.opened_by\nscope:\n  type: Opener\n  expression: evt.Meta.opened_by\nlabels: {}\n",
+        );
+        let rules = shipped(vec![folder.path().join("rules")]);
+        assert_eq!(rules.in_order, InOrder::Some);
+        let (alone, counts) = run(&rules, &path, 1, AllowSet::new([]));
+        assert!(alone.len() > 1000, "{} alerts", alone.len());
+        for threads in [2, 4] {
+            let (alerts, others) = run(&rules, &path, threads, AllowSet::new([]));
+            assert_eq!(others.workers, threads);
+            assert_eq!(alerts.len(), alone.len(), "{threads} threads");
+            assert_eq!(alerts.iter().zip(&alone).position(|(a, b)| a != b), None, "{threads} threads");
+            assert_eq!(
+                (others.fates, others.selected),
+                (counts.fates.clone(), counts.selected.clone()),
                 "{threads} threads"
             );
         }

@@ -46,8 +46,19 @@ pub struct RuleSet {
     pub asks_pages: Vec<Fault>,
     /// Whether any rule wants to know how many decisions there were.
     pub asks_history: bool,
-    /// Whether any rule reads or writes a stash: lines then depend on the lines before them.
-    pub in_order: bool,
+    /// Which lines depend on the lines before them.
+    pub in_order: InOrder,
+}
+
+/// Which lines depend on the lines before them, because they read or write a stash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InOrder {
+    /// None.
+    None,
+    /// Those that some parsers want; which these are shows when they are parsed.
+    Some,
+    /// Any, since scenarios ask as well.
+    All,
 }
 
 /// What building gave.
@@ -147,10 +158,15 @@ impl RuleSet {
         let loaded_files = load_data(files, &data, &mut problems);
         scenarios.index(&loaded_files);
         let geo = load_geo(files, &mut problems);
-        let in_order = !stashes.is_empty() || !scenarios.needs().stashes.is_empty();
+        let any_scenario = !scenarios.needs().stashes.is_empty();
         let parsers = parsers.finish(&mut table);
         let postoverflows = postoverflows.finish(&mut table);
-        let in_order = in_order || parsers.reports().any(|report| !report.stashes_read.is_empty());
+        let any_parser = !stashes.is_empty() || parsers.reports().any(|report| !report.stashes_read.is_empty());
+        let in_order = match (any_scenario, any_parser) {
+            (true, _) => InOrder::All,
+            (false, true) => InOrder::Some,
+            (false, false) => InOrder::None,
+        };
         let rules = Self {
             table: Arc::new(table),
             parsers,

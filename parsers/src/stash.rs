@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -42,6 +43,8 @@ pub struct StashEntry {
 #[derive(Debug, Default)]
 pub struct Stashes {
     caches: BTreeMap<String, Mutex<Cache>>,
+    /// In closed ones: whether somebody wanted to look or to write.
+    wanted: Option<AtomicBool>,
 }
 
 impl Stashes {
@@ -55,13 +58,31 @@ impl Stashes {
         stashes
     }
 
+    /// Such as hold nothing and take nothing, and only note that somebody wanted them: for lines whose turn has not come.
+    pub fn closed() -> Self {
+        Self { wanted: Some(AtomicBool::new(false)), ..Self::default() }
+    }
+
+    /// Whether somebody wanted closed ones since the last call.
+    pub fn wanted(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.swap(false, Ordering::Relaxed))
+    }
+
+    fn note(&self) {
+        if let Some(wanted) = &self.wanted {
+            wanted.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// What `cache` holds under `key`; `None` as well for a cache that nobody declared.
     pub fn get(&self, cache: &str, key: &str, now: Timestamp) -> Option<String> {
+        self.note();
         lock(self.caches.get(cache)?).get(key, now)
     }
 
     /// Stores `value` for `ttl`. A cache that nobody declared takes nothing.
     pub fn set(&self, cache: &str, key: &str, value: &str, ttl: SignedDuration, now: Timestamp) {
+        self.note();
         if let Some(cache) = self.caches.get(cache) {
             let expires = now.checked_add(ttl).unwrap_or(Timestamp::MAX);
             lock(cache).set(key, value, expires, now);

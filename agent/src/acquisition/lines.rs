@@ -72,13 +72,15 @@ impl Lines {
 
     /// The lines, in order.
     pub fn iter(&self) -> impl Iterator<Item = LineRef<'_>> {
-        let mut start = 0;
-        self.marks.iter().map(move |mark| {
-            // Both are ends of texts that were appended whole.
-            let raw = &self.text[start..mark.end];
-            start = mark.end;
-            LineRef { raw, origin: &self.origins[mark.origin], time: mark.time, offset: mark.offset }
-        })
+        (0..self.len()).filter_map(|index| self.get(index))
+    }
+
+    /// One of the lines, the first being number 0.
+    pub fn get(&self, index: usize) -> Option<LineRef<'_>> {
+        let Mark { end, origin, time, offset } = *self.marks.get(index)?;
+        let start = index.checked_sub(1).map_or(0, |before| self.marks[before].end);
+        // Both are ends of texts that were appended whole.
+        Some(LineRef { raw: &self.text[start..end], origin: &self.origins[origin], time, offset })
     }
 }
 
