@@ -8,7 +8,7 @@ use std::sync::Arc;
 use agent::acquisition::file::{Cat, Files, PathPattern};
 use agent::load::{Folders, RuleFiles};
 use agent::replay::{ReplayOptions, replay};
-use agent::ruleset::RuleSet;
+use agent::ruleset::{InOrder, RuleSet};
 use model::{Alert, AllowSet};
 use tempfile::TempDir;
 
@@ -86,7 +86,7 @@ fn one_two_and_four_threads_make_the_same_alerts() {
     }
     let logs = logs(folder.path());
     assert!(logs.len() > 3, "{logs:?}");
-    for (folders, in_order) in [(Vec::new(), false), (vec![own], true)] {
+    for (folders, in_order) in [(Vec::new(), InOrder::None), (vec![own], InOrder::Some)] {
         let built = RuleSet::build(&RuleFiles::read(&Folders { shipped: true, folders }));
         assert_eq!(built.problems, []);
         assert_eq!(built.rules.in_order, in_order);
@@ -103,6 +103,6 @@ fn one_two_and_four_threads_make_the_same_alerts() {
             }
         }
         assert!(found > 10, "{found} alerts");
-        assert_eq!(remembered > 0, in_order);
+        assert_eq!(remembered > 0, in_order == InOrder::Some);
     }
 }
