@@ -230,8 +230,8 @@ impl Soak {
         if !settled {
             let kept = self.cordon.keep();
             println!("lost in {lost:?}, twice in {twice:?}, unknown {strange:?}");
-            println!("what cordon said is in {}", kept.display());
-            std::process::exit(1);
+            self.cordon.kill();
+            panic!("lines were lost or counted twice; what cordon said is in {}", kept.display());
         }
         self.cordon.stop();
         println!("soak: every line counted once");
