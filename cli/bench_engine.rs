@@ -40,7 +40,7 @@ const LIVE: u32 = 1_000_000;
 /// Lines a second of log time in a flood.
 const FLOOD_RATE: u32 = 10_000;
 /// Seconds between two tries of the slow attacker in a flood.
-const SLOW: u32 = 15;
+const SLOW: u32 = 30;
 /// Who is slow.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 /// How many lines of the corpus are matched before grok is timed.
