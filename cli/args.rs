@@ -104,7 +104,7 @@ pub(crate) enum Command {
     /// Who changed what, when, from where
     #[command(subcommand)]
     Audit(Audit),
-    /// Copy the database into a file; Cordon may be running
+    /// Copy database, audit trail, certificates and keys into one file; Cordon may be running
     Backup {
         /// File that does not exist yet
         file: PathBuf,
@@ -115,7 +115,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Put a backup in the place of the database; Cordon must not be running
+    /// Put a backup in the place of what is there; Cordon must not be running
     Restore {
         /// What `backup` wrote
         file: PathBuf,
@@ -170,6 +170,9 @@ pub(crate) enum Audit {
         /// A record that was noted elsewhere, as `verify` printed it: it must still be there
         #[arg(long, value_name = "SEQ:HASH", value_parser = head)]
         expect: Option<api::audit::Head>,
+        /// Archives of old records that are not there were moved elsewhere: go on behind them
+        #[arg(long)]
+        moved: bool,
     },
     /// All records as lines of JSON, the oldest first
     Export,

@@ -18,7 +18,7 @@ pub(crate) fn run(global: &Global, command: &Audit) -> anyhow::Result<()> {
     let remote = Remote::connect(global)?;
     match command {
         Audit::List { filter, limit } => list(global, &remote, filter, *limit),
-        Audit::Verify { expect } => verify(global, &remote, expect.as_ref()),
+        Audit::Verify { expect, moved } => verify(global, &remote, expect.as_ref(), *moved),
         Audit::Export => export(&remote),
     }
 }
@@ -53,8 +53,10 @@ fn list(global: &Global, remote: &Remote, filter: &AuditFilter, limit: u32) -> a
     }
 }
 
-fn verify(global: &Global, remote: &Remote, expected: Option<&Head>) -> anyhow::Result<()> {
-    let Verified { head, forgotten } = remote.get("v1/audit/verify", &Query::new())?;
+fn verify(global: &Global, remote: &Remote, expected: Option<&Head>, moved: bool) -> anyhow::Result<()> {
+    let mut query = Query::new();
+    query.add("moved", moved);
+    let verified: Verified = remote.get("v1/audit/verify", &query)?;
     if let Some(expected) = expected.filter(|expected| expected.seq > 0) {
         let mut query = Query::new();
         query.add("after", expected.seq - 1).add("limit", 1);
@@ -63,12 +65,21 @@ fn verify(global: &Global, remote: &Remote, expected: Option<&Head>) -> anyhow::
             bail!("the audit trail is another one: record {} is not the one that was noted", expected.seq);
         }
     }
+    let Verified { head, forgotten, archived, elsewhere } = &verified;
     match global.output {
-        Format::Json => output::json(&json!({ "head": head, "forgotten": forgotten })),
-        Format::Human | Format::Raw => output::line(&format!(
-            "{} records hold together, {forgotten} of them with a forgotten subject\nhead: {}:{}",
-            head.seq, head.seq, head.hash
-        )),
+        Format::Json => output::json(&verified),
+        Format::Human | Format::Raw => {
+            output::line(&format!(
+                "{} records hold together, {archived} of them in archives, {forgotten} with a forgotten subject\nhead: {}:{}",
+                head.seq - elsewhere,
+                head.seq,
+                head.hash
+            ))?;
+            match elsewhere {
+                0 => Ok(()),
+                _ => output::line(&format!("{elsewhere} records were not looked at: their archives are elsewhere")),
+            }
+        }
     }
 }
 

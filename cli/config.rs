@@ -9,6 +9,7 @@ use agent::{crowdsec, hub};
 use anyhow::{Context, bail};
 use api::config::ServerConfig;
 use api::ladder::Rungs;
+use api::privacy::Masks;
 use bouncers::config::{Config as Enforcement, Mode, RawConfig as RawEnforcement};
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -44,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) ladder: Rungs,
     /// How much of the past is kept.
     pub(crate) retention: Retention,
+    /// What is masked in alerts before they are stored.
+    pub(crate) privacy: Privacy,
     /// What is done about decisions on this host.
     pub(crate) enforcement: Enforcement,
 }
@@ -61,12 +64,46 @@ pub(crate) struct Retention {
     pub(crate) metrics: SignedDuration,
     /// How many decisions may be in force at once.
     pub(crate) decisions: usize,
+    /// How long lines, user names and other evidence stay in alerts.
+    pub(crate) evidence: SignedDuration,
+    /// How many records of the audit trail stay in the database; older ones go into archives beside it.
+    pub(crate) audit: u64,
+}
+
+/// What is masked in alerts before they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Privacy {
+    /// What looks like a password and stands where a user name belongs.
+    pub(crate) mask_passwords: bool,
+    /// The values in the queries of pages.
+    pub(crate) mask_queries: bool,
 }
 
 impl Default for Retention {
     fn default() -> Self {
         let week = SignedDuration::from_hours(7 * 24);
-        Self { alerts: 100_000, age: week, ended: 1_000_000, metrics: week, decisions: 4_000_000 }
+        Self {
+            alerts: 100_000,
+            age: week,
+            ended: 1_000_000,
+            metrics: week,
+            decisions: 4_000_000,
+            evidence: SignedDuration::from_hours(30 * 24),
+            audit: 100_000,
+        }
+    }
+}
+
+impl Default for Privacy {
+    fn default() -> Self {
+        let Masks { passwords, queries } = Masks::default();
+        Self { mask_passwords: passwords, mask_queries: queries }
+    }
+}
+
+impl From<Privacy> for Masks {
+    fn from(privacy: Privacy) -> Self {
+        Self { passwords: privacy.mask_passwords, queries: privacy.mask_queries }
     }
 }
 
@@ -189,6 +226,7 @@ impl Default for Config {
             allowlist: Vec::new(),
             ladder: Rungs::default(),
             retention: Retention::default(),
+            privacy: Privacy::default(),
             // a newcomer must not lock himself out
             enforcement: Enforcement { mode: Mode::DryRun, ..Enforcement::default() },
         }
@@ -220,6 +258,7 @@ struct RawConfig {
     allowlist: Option<Vec<Spanned<String>>>,
     ladder: Option<RawLadder>,
     retention: Option<RawRetention>,
+    privacy: Option<RawPrivacy>,
     enforcement: Option<RawEnforcement>,
 }
 
@@ -239,6 +278,15 @@ struct RawRetention {
     ended: Option<u64>,
     metrics: Option<Spanned<String>>,
     decisions: Option<usize>,
+    evidence: Option<Spanned<String>>,
+    audit: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPrivacy {
+    mask_passwords: Option<bool>,
+    mask_queries: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -343,10 +391,15 @@ impl RawConfig {
         config.retention.alerts = retention.alerts.unwrap_or(config.retention.alerts);
         config.retention.ended = retention.ended.unwrap_or(config.retention.ended);
         config.retention.decisions = retention.decisions.unwrap_or(config.retention.decisions);
+        config.retention.audit = retention.audit.unwrap_or(config.retention.audit);
+        let privacy = self.privacy.unwrap_or_default();
+        config.privacy.mask_passwords = privacy.mask_passwords.unwrap_or(config.privacy.mask_passwords);
+        config.privacy.mask_queries = privacy.mask_queries.unwrap_or(config.privacy.mask_queries);
         for (text, long) in [
             (&ladder.forget_after, &mut config.ladder.forget_after),
             (&retention.age, &mut config.retention.age),
             (&retention.metrics, &mut config.retention.metrics),
+            (&retention.evidence, &mut config.retention.evidence),
         ] {
             *long = text.as_ref().and_then(|text| faults.duration(text)).unwrap_or(*long);
         }
@@ -472,7 +525,8 @@ mod tests {
              requests:\n  endpoints: [https://lists.example/]\n  reputation: {url: 'http://[::1]:1/v2', key_file: /etc/cordon/key}\n\
              allowlist:\n  - 192.0.2.7\n  - 2001:db8::/32\n\
              ladder:\n  steps: [1d, 2d]\n  forget_after: 30d\n\
-             retention:\n  alerts: 5\n  age: 1d\n  decisions: 7\n\
+             retention:\n  alerts: 5\n  age: 1d\n  decisions: 7\n  evidence: 2d\n  audit: 9\n\
+             privacy:\n  mask_passwords: false\n  mask_queries: false\n\
              enforcement:\n  mode: enforce\n  table: guard\n",
         )
         .expect("a valid file");
@@ -490,7 +544,9 @@ mod tests {
         assert!(!config.rules.shipped && !config.acquisition.discover);
         let hours = |hours| SignedDuration::from_hours(hours);
         assert_eq!(config.ladder, Rungs { steps: vec![hours(24), hours(48)], forget_after: hours(30 * 24) });
-        let retention = Retention { alerts: 5, age: hours(24), decisions: 7, ..Retention::default() };
+        let (age, evidence) = (hours(24), hours(48));
+        let retention = Retention { alerts: 5, age, decisions: 7, evidence, audit: 9, ..Retention::default() };
+        assert_eq!(config.privacy, Privacy { mask_passwords: false, mask_queries: false });
         assert_eq!(config.retention, retention);
         assert!(parse("ladder: { enabled: false }\n").expect("a valid file").ladder.steps.is_empty());
     }
@@ -502,7 +558,7 @@ mod tests {
             ("api:\n  lisen: off\n", "cordon.yaml:2: unknown key in `api`: `lisen`\nhint: did you mean `listen`?"),
             (
                 "zzz: 1\n",
-                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `resolver`, `requests`, `allowlist`, `ladder`, `retention`, `enforcement`",
+                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `resolver`, `requests`, `allowlist`, `ladder`, `retention`, `privacy`, `enforcement`",
             ),
             (
                 "api:\n  listen: 8080\n",

@@ -11,6 +11,7 @@ use crate::accounts::confirm;
 use crate::args::{CertificateRole, Format, Global, Pki, PkiCommand};
 use crate::config::Config;
 use crate::output::{self, Rows};
+use crate::remote;
 
 pub(crate) fn run(global: &Global, args: &Pki) -> anyhow::Result<()> {
     let folder = match &args.dir {
@@ -21,6 +22,7 @@ pub(crate) fn run(global: &Global, args: &Pki) -> anyhow::Result<()> {
     match &args.command {
         PkiCommand::Init { site } => {
             let authority = Authority::init(&folder, site, now)?;
+            remote::note(global, "pki.init", site);
             let (certificate, list) = (authority.certificate_path(), authority.list_path());
             match global.output {
                 Format::Json => output::json(&json!({ "certificate": certificate, "revocation_list": list })),
@@ -40,6 +42,7 @@ pub(crate) fn run(global: &Global, args: &Pki) -> anyhow::Result<()> {
                 CertificateRole::Server => Role::Server,
             };
             let issued = authority.issue(&Request { name, role, hosts, lifetime: *lifetime }, now)?;
+            remote::note(global, "pki.issue", &noted(&issued));
             print_issued(global, &authority, &issued)
         }
         PkiCommand::Renew { name, lifetime } => {
@@ -47,15 +50,22 @@ pub(crate) fn run(global: &Global, args: &Pki) -> anyhow::Result<()> {
             let issued = authority.renew(name, *lifetime, now)?;
             // the list has a date too, and who renews comes by now and then
             authority.write_list(now)?;
+            remote::note(global, "pki.renew", &noted(&issued));
             print_issued(global, &authority, &issued)
         }
         PkiCommand::Revoke { name } => {
             let count = Authority::open(&folder)?.revoke(name, now)?;
+            remote::note(global, "pki.revoke", name);
             let many = if count == 1 { "1 certificate".to_owned() } else { format!("{count} certificates") };
             confirm(global, &format!("{many} of `{name}` revoked"))
         }
         PkiCommand::List => list(global, &folder, now),
     }
+}
+
+/// A certificate as the audit trail names it.
+fn noted(issued: &Issued) -> String {
+    format!("{} ({}) {} until {:.0}", issued.name, issued.role, issued.serial, issued.ends)
 }
 
 fn print_issued(global: &Global, authority: &Authority, issued: &Issued) -> anyhow::Result<()> {

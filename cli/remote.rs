@@ -4,11 +4,14 @@ use std::fmt::{Display, Write};
 
 use anyhow::{Context, bail};
 use api::client::{Client, ClientError, Credentials, Endpoint, Method, NOTHING};
+use api::server::service::{Author, Origin};
+use api::store::sqlite;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
 use crate::args::Global;
+use crate::backup::give_to_owner;
 use crate::config::Config;
 
 /// A process that was running a moment ago.
@@ -81,13 +84,28 @@ impl Remote {
     }
 }
 
-/// Puts what was done beside the API into the audit trail, if anybody runs who keeps one; says in the log if not.
-pub(crate) fn note(global: &Global, action: &str, subject: &str) {
+/// Puts what was done beside the API into the audit trail: through the running process, or else with this one's own hand. Says
+/// in the log if neither can be; where no database is, there is no trail either.
+pub(crate) fn note(global: &Global, action: &'static str, subject: &str) {
     let body = serde_json::json!({ "action": action, "subject": subject });
-    let noted = Remote::connect(global).and_then(|remote| remote.post::<serde_json::Value>("v1/audit", &body));
-    if let Err(error) = noted {
-        tracing::warn!(%error, action, "this is not in the audit trail");
+    let told = Remote::connect(global).and_then(|remote| remote.post::<serde_json::Value>("v1/audit", &body));
+    let Err(error) = told else { return };
+    if let Err(other) = note_alone(global, action, subject) {
+        tracing::warn!(%error, %other, action, "this is not in the audit trail");
     }
+}
+
+fn note_alone(global: &Global, action: &'static str, subject: &str) -> anyhow::Result<()> {
+    let config = Config::load(global)?;
+    let database = config.database();
+    if !database.exists() {
+        return Ok(());
+    }
+    let name = format!("uid {}", rustix::process::getuid().as_raw());
+    let author = Author { name, from: Origin::Inside, proof: "none" };
+    sqlite::note(&database, &author.did(action, subject, jiff::Timestamp::now()))?;
+    give_to_owner(&config.state);
+    Ok(())
 }
 
 /// Names and values that narrow a question.

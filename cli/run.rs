@@ -359,6 +359,10 @@ fn waits_for_restart(now: &Config, new: &Config) -> Vec<&'static str> {
         ("api", now.api == new.api),
         ("acquisition.catch_up", now.acquisition.catch_up == new.acquisition.catch_up),
         ("resolver", now.resolver == new.resolver),
+        ("requests", now.requests == new.requests),
+        ("ladder", now.ladder == new.ladder),
+        ("retention", now.retention == new.retention),
+        ("privacy", now.privacy == new.privacy),
         ("enforcement", now.enforcement == new.enforcement),
     ];
     keys.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
@@ -414,6 +418,9 @@ fn open_service(config: &Config) -> anyhow::Result<Service> {
         max_age: Some(retention.age),
         max_ended: Some(retention.ended),
         metrics_max_age: retention.metrics,
+        evidence_max_age: retention.evidence,
+        masks: config.privacy.into(),
+        max_audit: retention.audit,
         rungs: config.ladder.clone(),
         ..Options::default()
     };

@@ -34,7 +34,10 @@ fn the_trail_tells_who_did_what_and_survives_backup_and_restore() {
     cordon.ask(&["ban", "203.0.113.99"]);
     assert!(cordon.ask(&["forget", "203.0.113.99"]).starts_with("alerts erased: 1;"));
     assert!(!cordon.ask(&["audit", "export"]).contains("203.0.113.99"));
-    assert!(cordon.ask(&["audit", "verify", "--expect", &head]).contains("1 of them with a forgotten subject"));
+    assert!(cordon.ask(&["audit", "verify", "--expect", &head]).contains(" 1 with a forgotten subject"));
+    cordon.ask(&["pki", "init", "--site", "here"]);
+    cordon.ask(&["pki", "issue", "edge", "--role", "bouncer"]);
+    assert!(cordon.ask(&["audit", "list", "--action", "pki"]).contains("edge (bouncer)"));
 
     let copy = folder.path().join("copy.db");
     let copy = copy.to_str().expect("the path is text");
@@ -42,13 +45,34 @@ fn the_trail_tells_who_did_what_and_survives_backup_and_restore() {
     cordon.ask(&["ban", "203.0.113.8"]);
     assert!(!cordon.run(&["restore", copy]).status.success(), "nothing is replaced under a running server");
     cordon.stop();
+    let state = folder.path().join("cordon/state");
+    let files = ["pki/edge.key", "token.keys"].map(|name| state.join(name));
+    let before = files.clone().map(|path| (std::fs::read(&path).ok(), mode(&path)));
+    assert!(before.iter().all(|(content, mode)| content.is_some() && *mode == Some(0o600)), "{before:?}");
+    for path in &files {
+        std::fs::remove_file(path).expect("it is ours");
+    }
+    cordon.ask(&["pki", "revoke", "edge"]);
     cordon.ask(&["restore", copy]);
+    assert!(
+        files.map(|path| (std::fs::read(&path).ok(), mode(&path))) == before,
+        "certificates and keys are as they were"
+    );
+    assert!(cordon.ask(&["pki", "list"]).contains("good"), "what was revoked later is not revoked in the backup");
+    // without a running server, too
+    cordon.ask(&["pki", "revoke", "edge"]);
     cordon.start();
+    assert!(cordon.ask(&["audit", "list", "--action", "pki.revoke"]).contains("uid "));
     let bans = cordon.ask(&["decisions", "list", "-a", "-o", "json"]);
     assert!(!bans.contains("203.0.113.8"), "{bans}");
     cordon.ask(&["audit", "verify", "--expect", &head]);
     let last = cordon.ask(&["audit", "list", "--action", "restore"]);
     assert!(last.contains("copy.db"), "{last}");
+}
+
+fn mode(path: &std::path::Path) -> Option<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    Some(std::fs::metadata(path).ok()?.permissions().mode() & 0o777)
 }
 
 #[test]

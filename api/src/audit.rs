@@ -91,6 +91,19 @@ pub struct AuditQuery {
     pub limit: usize,
 }
 
+impl AuditQuery {
+    /// Whether `record` is wanted, as far as it depends on nothing else.
+    pub(crate) fn wants(&self, record: &Record) -> bool {
+        let begins = |action: &String| {
+            record.action.strip_prefix(action.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        record.seq > self.after.unwrap_or(0)
+            && self.since.is_none_or(|since| record.at >= since)
+            && self.actor.as_ref().is_none_or(|actor| *actor == record.actor)
+            && self.action.as_ref().is_none_or(begins)
+    }
+}
+
 /// Where a chain breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize)]
 #[error("the audit trail is broken at record {seq}: {reason}")]
@@ -160,6 +173,16 @@ impl Verifier {
         }
         self.head = record.head();
         Ok(())
+    }
+
+    /// How far it came.
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Goes on behind records that are not there, of which only the end is known.
+    pub(crate) fn skip(&mut self, end: Head) {
+        self.head = end;
     }
 
     /// Compares the end with `kept`, the head that is kept beside the records. Answers how many subjects are forgotten.

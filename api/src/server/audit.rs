@@ -17,7 +17,6 @@ use super::auth::Client;
 use super::error::ApiError;
 use super::{App, json, parameters};
 use crate::audit::AuditQuery;
-use crate::store::Store;
 
 /// How many records one answer has at most.
 const MAX_LIMIT: usize = 10_000;
@@ -32,8 +31,9 @@ pub(crate) async fn list(State(app): State<Arc<App>>, RawQuery(query): RawQuery)
 }
 
 /// Says whether the chain holds; a broken one is an answer, too: 409, and where.
-pub(crate) async fn verify(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    match app.service.read(Store::verify_audit).await? {
+pub(crate) async fn verify(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let moved = parameters(query.as_deref()).iter().any(|(name, value)| name == "moved" && value == "true");
+    match app.service.read(move |store| store.verify_audit(moved)).await? {
         Ok(verified) => Ok(json(&verified)),
         Err(broken) => Err(ApiError::new(StatusCode::CONFLICT, broken.to_string())),
     }
@@ -56,6 +56,14 @@ enum Done {
     Disarm,
     #[serde(rename = "backup")]
     Backup,
+    #[serde(rename = "pki.init")]
+    PkiInit,
+    #[serde(rename = "pki.issue")]
+    PkiIssue,
+    #[serde(rename = "pki.renew")]
+    PkiRenew,
+    #[serde(rename = "pki.revoke")]
+    PkiRevoke,
 }
 
 pub(crate) async fn note(
@@ -69,6 +77,10 @@ pub(crate) async fn note(
         Done::Arm => "enforcement.arm",
         Done::Disarm => "enforcement.disarm",
         Done::Backup => "backup",
+        Done::PkiInit => "pki.init",
+        Done::PkiIssue => "pki.issue",
+        Done::PkiRenew => "pki.renew",
+        Done::PkiRevoke => "pki.revoke",
     };
     durable(administered(&app, &client).note(action, &subject).await?).await?;
     Ok((StatusCode::CREATED, json(&())).into_response())

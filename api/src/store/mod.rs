@@ -4,6 +4,7 @@
 //! in which it was made, and answers what memory does not hold: alerts, and decisions that are over.
 
 pub mod sqlite;
+mod trail;
 pub(crate) mod writer;
 
 use std::net::IpAddr;
@@ -39,7 +40,8 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// How many alerts there are of each scenario, the most frequent `kinds` of them.
     fn alert_counts(&self, kinds: usize) -> Result<Vec<(String, i64)>, StoreError>;
 
-    /// Decisions that ended before `before`, and at or after `after` if it is given; by number.
+    /// Decisions that ended before `before`, and at or after `after` if it is given; by number. What was erased while it held
+    /// is among them for a day.
     fn ended(&self, after: Option<Timestamp>, before: Timestamp) -> Result<Vec<Decision>, StoreError>;
 
     /// The decision with this number, live or over.
@@ -51,8 +53,9 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// The records of the audit trail that `query` wants, the oldest first.
     fn audit(&self, query: &AuditQuery) -> Result<Vec<Record>, StoreError>;
 
-    /// Walks the whole audit trail. The outer error is the store's.
-    fn verify_audit(&self) -> Result<Result<Verified, Break>, StoreError>;
+    /// Walks the whole audit trail, archives included; with `moved`, those that are not there are taken for moved elsewhere.
+    /// The outer error is the store's.
+    fn verify_audit(&self, moved: bool) -> Result<Result<Verified, Break>, StoreError>;
 
     /// How many decisions, live or over, cover `net`; those made at or after `since` if it is given.
     fn count_covering(&self, net: IpNet, since: Option<Timestamp>) -> Result<i64, StoreError>;
@@ -63,8 +66,12 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
 pub struct Verified {
     /// Its end.
     pub head: Head,
-    /// How many of its subjects are forgotten.
+    /// How many of its subjects are forgotten, as far as could be seen.
     pub forgotten: u64,
+    /// How many of its records lie in archives and were read there.
+    pub archived: u64,
+    /// How many lie in archives that are elsewhere, and were not seen.
+    pub elsewhere: i64,
 }
 
 /// The connection that writes.
@@ -92,6 +99,8 @@ pub enum Write {
         ids: Vec<i64>,
         /// The last change number: readers behind it cannot be told and get a snapshot.
         change: u64,
+        /// When: what held until then is told to those who poll.
+        at: Timestamp,
     },
     /// A machine, new or changed.
     PutMachine(Box<Machine>),
@@ -196,6 +205,10 @@ pub struct Retention {
     pub max_ended: Option<u64>,
     /// Usage metrics received before are erased.
     pub metrics_before: Option<Timestamp>,
+    /// Alerts made before lose their evidence.
+    pub evidence_before: Option<Timestamp>,
+    /// At most about so many records of the audit trail stay in the store, if it is set; older ones go into archives.
+    pub max_audit: Option<u64>,
     /// Identities of alerts taken before are forgotten.
     pub seen_before: Option<Timestamp>,
     /// Visitors whose last ban ended then or before are forgotten.

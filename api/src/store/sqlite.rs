@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params, params_from_iter};
 
@@ -19,9 +19,9 @@ use model::{Alert, Decision, Scope};
 
 use super::{
     AlertQuery, Forget, Mentions, NewAlert, Order, Remembered, Restored, Retention, Store, StoreError, Verified, Write,
-    Writer, bounds,
+    Writer, bounds, trail,
 };
-use crate::audit::{self, AuditQuery, Break, Entry, Head, Record, Verifier};
+use crate::audit::{AuditQuery, Break, Entry, Record};
 use crate::decisions::{Epochs, LOG_LEN, Reach, from_micros, net_of, to_micros};
 use crate::ladder::Strikes;
 use crate::privacy;
@@ -31,8 +31,12 @@ use crate::wire;
 const APPLICATION_ID: u32 = 0x436f_7264;
 
 /// The schema, one step per file. A step that was ever released never changes.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+    include_str!("migrations/0004.sql"),
+];
 
 /// To how many bytes the write-ahead log shrinks again after a large import.
 const MAX_LOG: i64 = 64 << 20;
@@ -42,6 +46,12 @@ const READERS: usize = 4;
 
 /// Columns of a decision, in the order in which [`read_decision`] takes them.
 const DECISION: &str = "id, alert_id, uuid, origin, type, scope, value, scenario, created_at, until, simulated";
+
+/// Columns of a decision that was erased while it held.
+const GONE: &str = "id, uuid, origin, type, scope, value, scenario, created_at, until, simulated";
+
+/// How long it is told to those who poll.
+const GONE_FOR: SignedDuration = SignedDuration::from_hours(24);
 
 /// A SQLite database.
 #[derive(Debug)]
@@ -106,10 +116,25 @@ pub fn backup(path: &Path, copy: &Path) -> Result<(), StoreError> {
     durable
 }
 
+/// Puts `entry` into the audit trail of the database at `path`, which no server may be using.
+pub fn note(path: &Path, entry: &Entry) -> Result<(), StoreError> {
+    let mut writer = Sqlite::open(path)?.writer()?;
+    writer.commit(&[&[Write::Audit(Box::new(entry.clone()))]])?.into_iter().collect()
+}
+
+/// What became of a database that was replaced.
+#[derive(Debug)]
+pub struct Replaced {
+    /// Where it is kept; `None` if there was none.
+    pub kept: Option<PathBuf>,
+    /// Why bouncers that poll will not be told which of its decisions hold no longer, if they will not.
+    pub untold: Option<StoreError>,
+}
+
 /// Puts the backup `copy` in the place of the database at `path`, which no server may be using; the one that was there is
-/// kept beside it, as `cordon.db.before-restore`. Readers of the stream will be told everything anew. `entry` goes into
-/// its audit trail. Answers where the former database is kept, if there was one.
-pub fn restore(path: &Path, copy: &Path, entry: &Entry) -> Result<Option<PathBuf>, StoreError> {
+/// kept beside it, as `cordon.db.before-restore`. Whoever follows or polls will be told everything anew, and those who poll
+/// also what held before and holds no longer. `entry` goes into its audit trail.
+pub fn restore(path: &Path, copy: &Path, entry: &Entry) -> Result<Replaced, StoreError> {
     let _lock = lock(path)?;
     let file = |path: &Path| {
         let path = path.to_owned();
@@ -124,7 +149,10 @@ pub fn restore(path: &Path, copy: &Path, entry: &Entry) -> Result<Option<PathBuf
     }
     prepared?;
     let had_one = path.exists();
+    let mut untold = None;
     if had_one {
+        // A former database that cannot be read may be why a backup is needed.
+        untold = tell_what_is_gone(&fresh, path, entry.at).err();
         // What is still in its write-ahead log goes into the file.
         let former = connect(path)?;
         former.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
@@ -141,7 +169,21 @@ pub fn restore(path: &Path, copy: &Path, entry: &Entry) -> Result<Option<PathBuf
     if let Some(folder) = path.parent().and_then(|folder| File::open(folder).ok()) {
         folder.sync_all().map_err(file(path))?;
     }
-    Ok(had_one.then_some(kept))
+    Ok(Replaced { kept: had_one.then_some(kept), untold })
+}
+
+/// Notes in the database `fresh` which decisions hold in `former` and not in it.
+fn tell_what_is_gone(fresh: &Path, former: &Path, now: Timestamp) -> Result<(), StoreError> {
+    known_schema(&connect(former)?, former)?;
+    let connection = connect(fresh)?;
+    connection.execute("ATTACH ?1 AS former", [former.to_string_lossy()])?;
+    let sql = format!(
+        "INSERT INTO main.gone ({GONE}) SELECT id, uuid, origin, type, scope, value, scenario, created_at, ?1, simulated \
+         FROM former.decisions WHERE until > ?1 AND (type, scope, value) NOT IN \
+         (SELECT type, scope, value FROM main.decisions WHERE until > ?1)"
+    );
+    connection.execute(&sql, [to_micros(now)])?;
+    Ok(())
 }
 
 /// Checks a copied backup and makes it ready to be served.
@@ -157,7 +199,9 @@ fn prepare_restored(fresh: &Path, named: &Path, entry: &Entry) -> Result<(), Sto
     migrate(&mut connection, fresh, MIGRATIONS)?;
     let step = connection.transaction()?;
     step.execute("DELETE FROM meta WHERE key = 'epochs'", [])?;
-    put_record(&step, entry)?;
+    // Those who poll begin anew: what they were told since the backup was made is not known here.
+    step.execute("UPDATE bouncers SET body = json_remove(body, '$.last_pull')", [])?;
+    trail::append(&step, entry)?;
     step.commit()?;
     connection.pragma_update(None, "journal_mode", "DELETE")?;
     drop(connection);
@@ -231,7 +275,8 @@ impl Store for Sqlite {
     }
 
     fn writer(&self) -> Result<Box<dyn Writer>, StoreError> {
-        Ok(Box::new(SqliteWriter { connection: connect(&self.path)?, _lock: Arc::clone(&self.lock) }))
+        let (connection, archives) = (connect(&self.path)?, archives(&self.path));
+        Ok(Box::new(SqliteWriter { connection, archives, _lock: Arc::clone(&self.lock) }))
     }
 
     fn alerts(&self, query: &AlertQuery, now: Timestamp) -> Result<Vec<Alert>, StoreError> {
@@ -284,10 +329,17 @@ impl Store for Sqlite {
 
     fn ended(&self, after: Option<Timestamp>, before: Timestamp) -> Result<Vec<Decision>, StoreError> {
         self.read(|connection| {
-            let sql = format!("SELECT {DECISION} FROM decisions WHERE until >= ?1 AND until < ?2 ORDER BY id");
-            let mut statement = connection.prepare_cached(&sql)?;
-            let after = after.map_or(i64::MIN, to_micros);
-            statement.query_map([after, to_micros(before)], read_decision)?.collect()
+            let range = [after.map_or(i64::MIN, to_micros), to_micros(before)];
+            let mut ended = Vec::new();
+            for from in ["decisions", "(SELECT 0 AS alert_id, * FROM gone)"] {
+                let sql = format!("SELECT {DECISION} FROM {from} WHERE until >= ?1 AND until < ?2");
+                let mut statement = connection.prepare_cached(&sql)?;
+                for decision in statement.query_map(range, read_decision)? {
+                    ended.push(decision?);
+                }
+            }
+            ended.sort_by_key(|decision| decision.id);
+            Ok(ended)
         })
     }
 
@@ -328,38 +380,11 @@ impl Store for Sqlite {
     }
 
     fn audit(&self, query: &AuditQuery) -> Result<Vec<Record>, StoreError> {
-        // The newest are wanted unless somebody reads on from a place: they are found first, and then turned round.
-        let order = if query.after.is_some() { "ASC" } else { "DESC" };
-        let sql = format!(
-            "SELECT {RECORD} FROM audit WHERE seq > ?1 AND at >= ?2 AND (?3 IS NULL OR actor = ?3) \
-             AND (?4 IS NULL OR action = ?4 OR substr(action, 1, length(?4) + 1) = ?4 || '.') ORDER BY seq {order} LIMIT ?5"
-        );
-        let since = query.since.map_or(i64::MIN, to_micros);
-        let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
-        self.read(|connection| {
-            let mut records = connection
-                .prepare_cached(&sql)?
-                .query_map(params![query.after.unwrap_or(0), since, query.actor, query.action, limit], read_record)?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            records.sort_unstable_by_key(|record| record.seq);
-            Ok(records)
-        })
+        self.read(|connection| trail::list(connection, &archives(&self.path), query))
     }
 
-    fn verify_audit(&self) -> Result<Result<Verified, Break>, StoreError> {
-        self.read(|connection| {
-            // One transaction: the head must be that of the records that are read.
-            let view = connection.unchecked_transaction()?;
-            let head = audit_head(&view)?;
-            let mut verifier = Verifier::default();
-            let mut statement = view.prepare(&format!("SELECT {RECORD} FROM audit ORDER BY seq"))?;
-            for record in statement.query_map([], read_record)? {
-                if let Err(broken) = verifier.take(&record?) {
-                    return Ok(Err(broken));
-                }
-            }
-            Ok(verifier.finish(&head).map(|forgotten| Verified { head, forgotten }))
-        })
+    fn verify_audit(&self, moved: bool) -> Result<Result<Verified, Break>, StoreError> {
+        self.read(|connection| trail::verify(connection, &archives(&self.path), moved))
     }
 
     fn count_covering(&self, net: IpNet, since: Option<Timestamp>) -> Result<i64, StoreError> {
@@ -399,6 +424,8 @@ impl Sqlite {
 
 struct SqliteWriter {
     connection: Connection,
+    /// Where old records of the audit trail go.
+    archives: PathBuf,
     _lock: Arc<File>,
 }
 
@@ -409,7 +436,7 @@ impl Writer for SqliteWriter {
         let mut last_change = 0;
         for job in jobs {
             let savepoint = transaction.savepoint()?;
-            let result = job.iter().try_for_each(|write| apply(&savepoint, write, &mut last_change));
+            let result = job.iter().try_for_each(|write| apply(&savepoint, &self.archives, write, &mut last_change));
             match result {
                 Ok(()) => savepoint.commit()?,
                 Err(error) if concerns_the_job(&error) => {
@@ -440,7 +467,7 @@ fn concerns_the_job(error: &rusqlite::Error) -> bool {
     }
 }
 
-fn apply(connection: &Connection, write: &Write, last_change: &mut u64) -> rusqlite::Result<()> {
+fn apply(connection: &Connection, archives: &Path, write: &Write, last_change: &mut u64) -> rusqlite::Result<()> {
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         connection.prepare_cached(sql).and_then(|mut statement| statement.execute(values)).map(|_| ())
     };
@@ -457,8 +484,9 @@ fn apply(connection: &Connection, write: &Write, last_change: &mut u64) -> rusql
             }
             Ok(())
         }
-        Write::EraseAlerts { ids, change } => {
+        Write::EraseAlerts { ids, change, at } => {
             for id in ids {
+                keep_gone(connection, "alert_id = ?1", &[id, &to_micros(*at)])?;
                 run("DELETE FROM alerts WHERE id = ?1", &[id])?;
             }
             *last_change = (*last_change).max(*change);
@@ -497,18 +525,23 @@ fn apply(connection: &Connection, write: &Write, last_change: &mut u64) -> rusql
             &[&net.to_string(), &strikes.count, &to_micros(strikes.until)],
         ),
         Write::DeleteStrikes(net) => run("DELETE FROM strikes WHERE net = ?1", &[&net.to_string()]),
-        Write::Retain(retention) => retain(connection, retention),
-        Write::Audit(entry) => put_record(connection, entry),
+        Write::Retain(retention) => {
+            retain(connection, retention)?;
+            trail::retain(connection, archives, retention)
+        }
+        Write::Audit(entry) => trail::append(connection, entry),
         Write::Forget(forget) => {
             *last_change = (*last_change).max(forget.change);
-            self::forget(connection, forget)
+            self::forget(connection, archives, forget)
         }
     }
 }
 
-fn forget(connection: &Connection, forget: &Forget) -> rusqlite::Result<()> {
+fn forget(connection: &Connection, archives: &Path, forget: &Forget) -> rusqlite::Result<()> {
     let value = forget.value.as_str();
+    let at = to_micros(forget.entry.at);
     for id in &forget.found.own {
+        keep_gone(connection, "alert_id = ?1", &[id, &at])?;
         connection.prepare_cached("DELETE FROM alerts WHERE id = ?1")?.execute([id])?;
     }
     for id in &forget.found.others {
@@ -523,70 +556,13 @@ fn forget(connection: &Connection, forget: &Forget) -> rusqlite::Result<()> {
             value,
             privacy::FORGOTTEN
         ])?;
+        keep_gone(connection, "alert_id = ?1 AND value = ?3", &[id, &at, &value])?;
         connection
             .prepare_cached("DELETE FROM decisions WHERE alert_id = ?1 AND value = ?2")?
             .execute(params![id, value])?;
     }
     raise_meta(connection, "floor", forget.change)?;
-    let about: Vec<(i64, String)> = connection
-        .prepare("SELECT seq, subject FROM audit WHERE instr(subject, ?1) > 0")?
-        .query_map([value], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    for (seq, _) in about.iter().filter(|(_, subject)| privacy::mentions(subject, value)) {
-        connection.execute("UPDATE audit SET subject = NULL, salt = NULL WHERE seq = ?1", [seq])?;
-    }
-    let key = if let Some(key) = meta(connection, "audit_key")? {
-        key
-    } else {
-        let key = audit::hex(&rand::random::<[u8; 32]>());
-        set_meta(connection, "audit_key", &key)?;
-        key
-    };
-    let subject = audit::pseudonym(key.as_bytes(), value);
-    put_record(connection, &Entry { subject, ..forget.entry.clone() })
-}
-
-/// Columns of a record, in the order in which [`read_record`] takes them.
-const RECORD: &str = "seq, at, actor, origin, proof, action, seal, hash, subject, salt";
-
-fn put_record(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
-    let record = Record::follow(&audit_head(connection)?, entry, rand::random());
-    connection
-        .prepare_cached(&format!("INSERT INTO audit ({RECORD}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"))?
-        .execute(params![
-            record.seq,
-            to_micros(record.at),
-            record.actor,
-            record.origin,
-            record.proof,
-            record.action,
-            record.seal,
-            record.hash,
-            record.subject,
-            record.salt,
-        ])?;
-    set_meta(connection, "audit_head", &json(&record.head())?)
-}
-
-/// The head that is kept beside the records.
-fn audit_head(connection: &Connection) -> rusqlite::Result<Head> {
-    let kept = meta(connection, "audit_head")?;
-    kept.map_or_else(|| Ok(Head::default()), |text| serde_json::from_str(&text).map_err(garbled))
-}
-
-fn read_record(row: &Row<'_>) -> rusqlite::Result<Record> {
-    Ok(Record {
-        seq: row.get(0)?,
-        at: from_micros(row.get(1)?),
-        actor: row.get(2)?,
-        origin: row.get(3)?,
-        proof: row.get(4)?,
-        action: row.get(5)?,
-        seal: row.get(6)?,
-        hash: row.get(7)?,
-        subject: row.get(8)?,
-        salt: row.get(9)?,
-    })
+    trail::forget(connection, archives, forget)
 }
 
 fn strikes(connection: &Connection) -> rusqlite::Result<Vec<(IpNet, Strikes)>> {
@@ -658,11 +634,24 @@ fn put_alert(connection: &Connection, new: &NewAlert, last_change: &mut u64) -> 
     Ok(())
 }
 
+/// Remembers those decisions that hold and are about to be erased, so that who polls is told of their end. The second value
+/// is the present.
+fn keep_gone(connection: &Connection, which: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<()> {
+    let sql = format!(
+        "INSERT INTO gone ({GONE}) SELECT id, uuid, origin, type, scope, value, scenario, created_at, ?2, simulated \
+         FROM decisions WHERE {which} AND until > ?2"
+    );
+    connection.prepare_cached(&sql)?.execute(values).map(|_| ())
+}
+
 /// How many pages one retention run gives back at most: 8 MiB.
 const COMPACT_STEP: u32 = 2048;
 
 /// How many alerts one retention run erases at most, so that nobody waits long for the writer.
 const RETAIN_STEP: usize = 2000;
+
+/// How many alerts one retention run takes the evidence out of at most.
+const STRIP_STEP: usize = 500;
 
 fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()> {
     if let Some(before) = retention.metrics_before {
@@ -670,6 +659,12 @@ fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()
     }
     if let Some(before) = retention.seen_before {
         connection.execute("DELETE FROM seen WHERE at < ?1", [to_micros(before)])?;
+    }
+    if let Ok(before) = retention.now.checked_sub(GONE_FOR) {
+        connection.execute("DELETE FROM gone WHERE until < ?1", [to_micros(before)])?;
+    }
+    if let Some(before) = retention.evidence_before {
+        strip(connection, before)?;
     }
     if let Some(until) = retention.strikes_until {
         connection.execute("DELETE FROM strikes WHERE until <= ?1", [to_micros(until)])?;
@@ -698,6 +693,26 @@ fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()
         connection.prepare_cached("DELETE FROM alerts WHERE id = ?1")?.execute([id])?;
     }
     Ok(())
+}
+
+/// Takes the evidence out of alerts made before `before`, some at a time. Alerts are numbered in the order in which they come:
+/// the last that was looked at says where to go on.
+fn strip(connection: &Connection, before: Timestamp) -> rusqlite::Result<()> {
+    let reached: i64 = meta(connection, "stripped")?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let next: Vec<(i64, i64, String)> = connection
+        .prepare_cached(&format!(
+            "SELECT id, created_at, body FROM alerts WHERE id > ?1 ORDER BY id LIMIT {STRIP_STEP}"
+        ))?
+        .query_map([reached], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut last = reached;
+    for (id, _, body) in next.iter().take_while(|(_, created, _)| *created < to_micros(before)) {
+        let mut alert: Alert = serde_json::from_str(body).map_err(garbled)?;
+        privacy::strip(&mut alert);
+        connection.prepare_cached("UPDATE alerts SET body = ?2 WHERE id = ?1")?.execute(params![id, json(&alert)?])?;
+        last = *id;
+    }
+    if last > reached { set_meta(connection, "stripped", &last.to_string()) } else { Ok(()) }
 }
 
 /// The oldest alerts without a decision that holds at `now`, as many as own the decisions that are over beyond `max`.
@@ -920,17 +935,22 @@ fn keep_copy(connection: &Connection, path: &Path, version: u32) -> Result<(), S
     std::fs::set_permissions(&copy, permissions).map_err(file)
 }
 
+/// The folder beside the database into which old records of the audit trail go.
+pub fn archives(path: &Path) -> PathBuf {
+    path.with_file_name("audit")
+}
+
 fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+pub(super) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }
 
-fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+pub(super) fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
     let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
     connection.prepare_cached(sql)?.execute([key, value]).map(|_| ())
 }
@@ -954,11 +974,11 @@ fn bodies<T: serde::de::DeserializeOwned>(
     Ok(found)
 }
 
-fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+pub(super) fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
-fn garbled(error: serde_json::Error) -> rusqlite::Error {
+pub(super) fn garbled(error: serde_json::Error) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
 }
 
@@ -1166,7 +1186,7 @@ mod tests {
         let note = |n: i64| Write::Audit(Box::new(author.did("decisions.add", &n.to_string(), from_micros(n))));
         let jobs: Vec<Write> = (1..=5).map(note).collect();
         writer.commit(&[&jobs[..2], &jobs[2..]]).expect("the store works");
-        let verify = || store.verify_audit().expect("it answers").map(|verified| verified.head.seq);
+        let verify = || store.verify_audit(false).expect("it answers").map(|verified| verified.head.seq);
         assert_eq!(verify(), Ok(5));
         let after = AuditQuery { after: Some(3), limit: 9, ..AuditQuery::default() };
         let places =
@@ -1206,6 +1226,87 @@ mod tests {
     }
 
     #[test]
+    fn old_records_go_into_archives_and_the_chain_goes_through_all() {
+        let folder = folder();
+        let path = folder.path().join("cordon.db");
+        let store = Sqlite::open(&path).expect("it is made");
+        let mut writer = store.writer().expect("a writer");
+        let author = crate::server::service::Author::default();
+        let note =
+            |n: i64| Write::Audit(Box::new(author.did("decisions.add", &format!("192.0.2.{n}"), from_micros(n))));
+        for n in 1..=23 {
+            writer.commit(&[&[note(n)]]).expect("the store works");
+            let retention = Retention { max_audit: Some(5), now: from_micros(n), ..Retention::default() };
+            writer.commit(&[&[Write::Retain(retention)]]).expect("the store works");
+        }
+        let verify = |moved| store.verify_audit(moved).expect("it answers");
+        let verified = verify(false).expect("it holds");
+        assert_eq!((verified.head.seq, verified.archived, verified.elsewhere), (27, 20, 0), "four archives were noted");
+        let held = |sql: &str| -> i64 {
+            Connection::open(&path).and_then(|other| other.query_row(sql, [], |row| row.get(0))).expect("it answers")
+        };
+        assert_eq!(held("SELECT count(*) FROM audit"), 7);
+        let places =
+            |query: &AuditQuery| store.audit(query).expect("it answers").iter().map(|one| one.seq).collect::<Vec<_>>();
+        let from = |after, limit| AuditQuery { after, limit, ..AuditQuery::default() };
+        assert_eq!(places(&from(Some(3), 20)), (4..=23).collect::<Vec<_>>());
+        assert_eq!(places(&from(None, 99)), (1..=27).collect::<Vec<_>>());
+        assert_eq!(places(&from(None, 9)), (19..=27).collect::<Vec<_>>());
+        let action = Some("audit".to_owned());
+        assert_eq!(places(&AuditQuery { action, ..from(None, 2) }).len(), 2, "they are looked for in archives, too");
+        let refused = Connection::open(&path).and_then(|other| other.execute("DELETE FROM audit", []));
+        assert!(refused.is_err(), "what is not in an archive stays");
+
+        let entry = author.did("forget", "", from_micros(99));
+        let forget = Forget { value: "192.0.2.3".into(), found: Mentions::default(), change: 0, entry };
+        writer.commit(&[&[Write::Forget(Box::new(forget))]]).expect("the store works");
+        assert_eq!(verify(false).map(|verified| verified.forgotten), Ok(1));
+        let all = store.audit(&from(None, 99)).expect("it answers");
+        assert!(all.iter().all(|record| record.subject.as_deref() != Some("192.0.2.3")));
+
+        let archive = archives(&path).join("000000000006-000000000010.jsonl.gz");
+        let kept = std::fs::read(&archive).expect("it is there");
+        assert_eq!(std::fs::metadata(&archive).expect("it is there").permissions().mode() & 0o777, 0o400);
+        std::fs::remove_file(&archive).expect("it is ours");
+        assert_eq!(verify(false).map_err(|broken| broken.seq), Err(6), "one is missing");
+        assert_eq!(verify(true).map(|verified| verified.elsewhere), Ok(5), "it was moved");
+        std::fs::write(&archive, kept.get(..40).unwrap_or_default()).expect("it can be written");
+        assert_eq!(verify(true).map_err(|broken| broken.seq), Err(6), "it is damaged");
+        std::fs::write(&archive, &kept).expect("it can be written");
+        let other = archives(&path).join("000000000001-000000000005.jsonl.gz");
+        std::fs::rename(&archive, &other).expect("it is ours");
+        assert_eq!(verify(true).map_err(|broken| broken.seq), Err(1), "it is another");
+    }
+
+    #[test]
+    fn evidence_goes_before_the_alert() {
+        let folder = folder();
+        let store = Sqlite::open(&folder.path().join("cordon.db")).expect("it is made");
+        let mut writer = store.writer().expect("a writer");
+        let with_line = |id, created| {
+            let Write::Alert(mut new) = new_alert(id, "192.0.2.1", created, 1000) else { panic!("it is an alert") };
+            let cordon =
+                model::alert::EventEvidence { raw: "user eve".into(), ..model::alert::EventEvidence::default() };
+            new.alert.events = vec![model::alert::AlertEvent {
+                timestamp: "then".into(),
+                cordon: Some(cordon),
+                ..model::alert::AlertEvent::default()
+            }];
+            new.alert.events_count = 1;
+            Write::Alert(new)
+        };
+        writer.commit(&[&[with_line(1, 10), with_line(2, 20), with_line(3, 30)]]).expect("the store works");
+        for (before, left) in [(5, 3), (25, 1), (25, 1), (99, 0)] {
+            let evidence_before = Some(from_micros(before));
+            let retention = Retention { evidence_before, now: from_micros(100), ..Retention::default() };
+            writer.commit(&[&[Write::Retain(retention)]]).expect("the store works");
+            let alerts = store.alerts(&AlertQuery::default(), from_micros(100)).expect("it answers");
+            let text = serde_json::to_string(&alerts).expect("JSON");
+            assert_eq!((text.matches("eve\"").count(), text.matches("then").count()), (left, 3), "before {before}");
+        }
+    }
+
+    #[test]
     fn a_backup_comes_back_as_it_was_and_readers_start_anew() {
         let folder = folder();
         let (path, copy) = (folder.path().join("cordon.db"), folder.path().join("copy"));
@@ -1223,7 +1324,9 @@ mod tests {
         let bad = folder.path().join("bad");
         std::fs::write(&bad, "not a database, but long enough to be looked at as one").expect("a file");
         assert!(restore(&path, &bad, &entry).is_err());
-        let kept = restore(&path, &copy, &entry).expect("it comes back").expect("there was one");
+        let replaced = restore(&path, &copy, &entry).expect("it comes back");
+        assert!(replaced.untold.is_none(), "{replaced:?}");
+        let kept = replaced.kept.expect("there was one");
         let alerts = |path: &Path| {
             let store = Sqlite::open(path).expect("it opens");
             store.alert_ids(&AlertQuery::default(), from_micros(20)).expect("it answers")
@@ -1232,6 +1335,9 @@ mod tests {
         let store = Sqlite::open(&path).expect("it opens");
         let after = store.restore(from_micros(20), &mut |_| ()).expect("it answers").epochs;
         assert!(after.began().iter().all(|epoch| !before.began().contains(epoch)), "no cursor from before is known");
-        assert_eq!(store.verify_audit().expect("it answers").map(|verified| verified.head.seq), Ok(1));
+        let over = store.ended(None, from_micros(51)).expect("it answers");
+        let over: Vec<&str> = over.iter().map(|decision| decision.value.as_str()).collect();
+        assert_eq!(over, ["192.0.2.2"], "what held and is no longer there is told");
+        assert_eq!(store.verify_audit(false).expect("it answers").map(|verified| verified.head.seq), Ok(1));
     }
 }

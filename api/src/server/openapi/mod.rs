@@ -356,6 +356,7 @@ const ROUTES: &[Route] = &[
         path: "/v1/audit/verify",
         says: "Whether the chain of the audit trail holds; if not, where it breaks (409)",
         who: ADMIN,
+        query: &[("moved", Kind::Flag)],
         answers: &[(200, Some("AuditVerified")), (409, Some("Message"))],
         ..ROUTE
     },

@@ -76,13 +76,16 @@ pub(super) fn all() -> Value {
             "subject": maybe(text.clone()), "salt": maybe(text.clone()), "seal": text, "hash": text,
         }),
     );
-    let done = json!({ "enum": ["enforcement.arm", "enforcement.disarm", "backup"] });
+    let done = json!({ "enum": [
+        "enforcement.arm", "enforcement.disarm", "backup", "pki.init", "pki.issue", "pki.renew", "pki.revoke",
+    ] });
     let note = object(&["action"], json!({ "action": done, "subject": short }));
     let forget = object(&["value"], json!({ "value": { "type": "string", "minLength": 1, "maxLength": 255 } }));
     let forgotten = json!({ "erased": number, "redacted": number, "ended": number });
     let forgotten = object(&["erased", "redacted", "ended"], forgotten);
     let head = object(&["seq", "hash"], json!({ "seq": number, "hash": text }));
-    let verified = object(&["head", "forgotten"], json!({ "head": head, "forgotten": number }));
+    let verified = json!({ "head": head, "forgotten": number, "archived": number, "elsewhere": number });
+    let verified = object(&["head", "forgotten", "archived", "elsewhere"], verified);
     let own = [
         ("AuditRecords", many(record)),
         ("AuditNote", note),

@@ -34,6 +34,7 @@ use crate::decisions::{LOG_LEN, Query, Reach, Row, Scan, Table, from_micros, net
 use crate::history::{History, Past};
 use crate::ladder::{self, Ladder, Rungs};
 use crate::metrics::{DecisionLabels, Metrics, Snapshot};
+use crate::privacy::Masks;
 use crate::profiles::{self, Lookup, ProfileError, Profiles};
 use crate::server::stream::{self, Last, Pull};
 use crate::store::writer::{Durable, Job, Queue};
@@ -80,6 +81,12 @@ pub struct Options {
     pub max_ended: Option<u64>,
     /// How long usage metrics are kept.
     pub metrics_max_age: SignedDuration,
+    /// How long lines, user names and other evidence stay in alerts; the alerts themselves may stay longer.
+    pub evidence_max_age: SignedDuration,
+    /// What is masked in alerts before they are stored.
+    pub masks: Masks,
+    /// How many records of the audit trail are kept in the store; older ones are sealed in archives beside it.
+    pub max_audit: u64,
     /// How many changes are remembered for readers that fall behind.
     pub log_len: usize,
     /// How long those are banned who come back.
@@ -97,6 +104,9 @@ impl Default for Options {
             max_age: Some(SignedDuration::from_hours(7 * 24)),
             max_ended: Some(1_000_000),
             metrics_max_age: SignedDuration::from_hours(7 * 24),
+            evidence_max_age: SignedDuration::from_hours(30 * 24),
+            masks: Masks::default(),
+            max_audit: 100_000,
             log_len: LOG_LEN,
             rungs: Rungs::default(),
             bcrypt_cost: 10,
@@ -569,7 +579,7 @@ impl Service {
                 history.erase(&owners);
             }
             let change = state.table.cursor().number;
-            (ids.len(), vec![Write::EraseAlerts { ids, change }])
+            (ids.len(), vec![Write::EraseAlerts { ids, change, at: now }])
         })
         .await
     }
@@ -803,6 +813,8 @@ impl Service {
                         max_alerts: options.max_alerts,
                         alerts_before: options.max_age.and_then(before),
                         metrics_before: before(options.metrics_max_age),
+                        evidence_before: before(options.evidence_max_age),
+                        max_audit: Some(options.max_audit),
                         seen_before: before(SEEN_FOR),
                         strikes_until: state.ladder.forget(now),
                         now,
@@ -902,6 +914,8 @@ impl Service {
                 return Err(SubmitError::Duration(decision.duration.clone()));
             }
         }
+        // Only now: profiles may ask for what nobody shall read later.
+        self.0.options.masks.apply(&mut alert);
         Ok(Prepared { alert, started, stopped, decisions, supplied: is_supplied, ladder, seen })
     }
 }

@@ -188,8 +188,8 @@ impl Store for Gated {
         self.store.audit(query)
     }
 
-    fn verify_audit(&self) -> Result<Result<crate::store::Verified, audit::Break>, StoreError> {
-        self.store.verify_audit()
+    fn verify_audit(&self, moved: bool) -> Result<Result<crate::store::Verified, audit::Break>, StoreError> {
+        self.store.verify_audit(moved)
     }
 
     fn count_covering(&self, net: ipnet::IpNet, since: Option<Timestamp>) -> Result<i64, StoreError> {
@@ -754,19 +754,41 @@ async fn who_is_forgotten_is_nowhere_and_the_trail_still_holds() {
     for alert in [ban("203.0.113.7"), mixed, many] {
         let _ = service.submit("edge", vec![alert]).await.expect("it is taken");
     }
+    let (_, receipt) = service.add_bouncer(NewBouncer::reader("fw", Some("key"))).await.expect("a bouncer");
+    receipt.durable().await.expect("the store works");
+    service.note_pull("fw", Last { at: present(), decision: 4 });
     let (forgotten, receipt) = service.forget("203.0.113.7").await.expect("it is forgotten");
     receipt.durable().await.expect("the store works");
     assert_eq!(forgotten, Forgotten { erased: 1, redacted: 2, ended: 2 });
     assert_eq!(live(&service), ["198.51.100.9", "198.51.100.10"]);
+    let pulled = service.pull("fw", Pull::default()).await.expect("it answers");
+    assert_eq!(values(&pulled.deleted), ["203.0.113.7", "203.0.113.7"], "who polls is told that it ended");
+    drop(pulled);
     let alerts = service.read(|store| store.alerts(&AlertQuery::default(), Timestamp::now())).await.expect("alerts");
     let query = audit::AuditQuery { limit: 99, ..audit::AuditQuery::default() };
     let records = service.read(move |store| store.audit(&query)).await.expect("records");
     let text = serde_json::to_string(&(&alerts, &records)).expect("JSON");
     assert!(!text.contains("203.0.113.7") && text.contains("came with (forgotten)"), "{text}");
     assert!(records.iter().any(|record| record.action == "forget" && record.actor == "ann"));
-    let verified = service.read(Store::verify_audit).await.expect("it answers").expect("it holds");
+    let verified = service.read(|store| store.verify_audit(false)).await.expect("it answers").expect("it holds");
     assert_eq!(verified.forgotten, 2);
     service.close().await.expect("the store works");
     drop(service);
     assert_eq!(live(&open(&path)), ["198.51.100.9", "198.51.100.10"], "after a restart, too");
+}
+
+#[tokio::test]
+async fn what_looks_like_a_password_is_never_stored() {
+    let folder = folder();
+    let service = open(&folder.path().join("cordon.db"));
+    let meta = |key: &str, value: &str| model::alert::Meta { key: key.into(), value: value.into() };
+    let event = model::alert::AlertEvent {
+        meta: vec![meta("target_user", "hunter2!"), meta("http_path", "/a?token=abc")],
+        ..model::alert::AlertEvent::default()
+    };
+    let alert = Alert { events: vec![event], ..ban("192.0.2.1") };
+    service.submit("edge", vec![alert]).await.expect("it is taken").receipt.durable().await.expect("durable");
+    let alerts = service.read(|store| store.alerts(&AlertQuery::default(), Timestamp::now())).await.expect("alerts");
+    let text = serde_json::to_string(&alerts).expect("JSON");
+    assert!(!text.contains("hunter2") && text.contains("/a?token=(masked)"), "{text}");
 }

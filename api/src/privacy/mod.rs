@@ -1,9 +1,13 @@
-//! Taking somebody out of texts.
+//! Taking somebody out of texts, and masking what nobody should have written.
 //!
 //! A value counts as mentioned where it stands on its own: `192.0.2.1` is not mentioned by `192.0.2.10`. In doubt too much is
 //! taken out, not too little.
 
+mod mask;
+
 use serde_json::Value;
+
+pub use mask::{MASKED, Masks, strip};
 
 /// What stands where somebody was mentioned.
 pub const FORGOTTEN: &str = "(forgotten)";
@@ -15,11 +19,16 @@ pub fn mentions(text: &str, value: &str) -> bool {
 
 /// `text` without `value`, if it mentions it.
 pub fn without(text: &str, value: &str) -> Option<String> {
+    replaced(text, value, FORGOTTEN)
+}
+
+/// `text` with `other` wherever it mentions `value`, if it does.
+fn replaced(text: &str, value: &str, other: &str) -> Option<String> {
     let mut left = String::with_capacity(text.len());
     let mut reached = 0;
     for at in places(text, value) {
         left.push_str(text.get(reached..at).unwrap_or_default());
-        left.push_str(FORGOTTEN);
+        left.push_str(other);
         reached = at + value.len();
     }
     left.push_str(text.get(reached..).unwrap_or_default());
