@@ -8,8 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use model::alert::{DecisionBody, Source};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
 use crate::args::{Format, Global};
 use crate::output;
@@ -145,7 +144,7 @@ impl Server {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let config: PathBuf = folder.join("cordon.yaml");
         let text = format!(
-            "state: {}/state\napi: {{ listen: '{address}' }}\nacquisition: {{ discover: false }}\nenforcement: {{ mode: off }}\n",
+            "state: {}/state\napi: {{ listen: '{address}', requests_per_second: 10000000 }}\nacquisition: {{ discover: false }}\nenforcement: {{ mode: off }}\n",
             folder.display()
         );
         fs::write(&config, text)?;
@@ -358,37 +357,72 @@ fn delta(server: &Server, round: u32) -> anyhow::Result<(Duration, usize)> {
     }
 }
 
-/// Asks about addresses on several connections; per second, and the latencies.
+/// Asks about addresses on several connections, from one thread: on few cores more of them would measure how they wait for each
+/// other. Per second, and the latencies.
 fn queries(server: &Server, decisions: usize) -> anyhow::Result<(f64, f64, f64)> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let threads = (0..CONNECTIONS).map(|number| {
-        let (mut client, stop) = (server.client()?, Arc::clone(&stop));
-        Ok(thread::spawn(move || -> anyhow::Result<Vec<Duration>> {
-            let mut latencies = Vec::new();
-            let mut n = number;
-            while !stop.load(Ordering::Relaxed) {
-                // every other one is banned
-                let (_, value) = target(n % (2 * decisions));
-                let ip = value.split_once('/').map_or(value.as_str(), |(ip, _)| ip);
-                let began = Instant::now();
-                client.get(&format!("/v1/decisions?ip={ip}"))?;
-                latencies.push(began.elapsed());
-                n += CONNECTIONS + 1;
-            }
-            Ok(latencies)
-        }))
-    });
-    let threads = threads.collect::<anyhow::Result<Vec<_>>>()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let began = Instant::now();
-    thread::sleep(LASTS);
-    stop.store(true, Ordering::Relaxed);
-    let mut all = Vec::new();
-    for thread in threads {
-        all.extend(thread.join().map_err(|_| anyhow::anyhow!("a client broke"))??);
-    }
+    let asked = runtime.block_on(async {
+        let connections = (0..CONNECTIONS).map(|first| {
+            let (address, key) = (server.address, server.key.clone());
+            tokio::spawn(ask_on(address, key, first, decisions, began))
+        });
+        let connections: Vec<_> = connections.collect();
+        let mut all = Vec::new();
+        for connection in connections {
+            all.extend(connection.await.context("a client broke")??);
+        }
+        anyhow::Ok(all)
+    });
+    let mut all = asked?;
     let per_second = all.len() as f64 / began.elapsed().as_secs_f64();
     all.sort_unstable();
     Ok((per_second, millis(share(&all, 0.5)), millis(share(&all, 0.99))))
+}
+
+/// One of these connections, one question at a time; how long each took.
+async fn ask_on(
+    address: SocketAddr,
+    key: String,
+    first: usize,
+    decisions: usize,
+    began: Instant,
+) -> anyhow::Result<Vec<Duration>> {
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let mut stream = tokio::io::BufReader::new(stream);
+    let (mut latencies, mut n, mut line) = (Vec::new(), first, String::new());
+    while began.elapsed() < LASTS {
+        // every other one is banned
+        let (_, value) = target(n % (2 * decisions));
+        let ip = value.split_once('/').map_or(value.as_str(), |(ip, _)| ip);
+        let request = format!("GET /v1/decisions?ip={ip} HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {key}\r\n\r\n");
+        let asked = Instant::now();
+        stream.get_mut().write_all(request.as_bytes()).await?;
+        let (mut good, mut length) = (false, 0);
+        loop {
+            line.clear();
+            if stream.read_line(&mut line).await? == 0 {
+                bail!("the server closed the connection");
+            }
+            let text = line.trim_end();
+            good |= text.starts_with("HTTP/1.1 200");
+            if let Some(value) = text.strip_prefix("content-length: ") {
+                length = value.parse()?;
+            }
+            if text.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        latencies.push(asked.elapsed());
+        if !good {
+            bail!("a question about `{ip}` was refused: {}", String::from_utf8_lossy(&body));
+        }
+        n += CONNECTIONS + 1;
+    }
+    Ok(latencies)
 }
 
 /// The smallest of `sorted` that is not below `share` of them.
