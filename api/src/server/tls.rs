@@ -5,6 +5,7 @@
 //! certificate nor a revocation. All files are read again when they change; connections in use stay open.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,8 +18,8 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, RootCertStore};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
-use tracing::{error, info};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use tracing::{error, info, warn};
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use crate::config::{ClientCertificates, TlsConfig};
 
@@ -28,6 +29,9 @@ const CHECKED_FOR: Duration = Duration::from_secs(5);
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Longest name in a certificate that can be a client's.
 const MAX_NAME: usize = 200;
+
+/// The number of OCSP among the ways to ask about a certificate.
+const OCSP: &str = "1.3.6.1.5.5.7.48.1";
 
 /// Why the certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +78,8 @@ pub(crate) struct Tls {
     seen: Mutex<Seen>,
     /// How often the files were read.
     readings: watch::Sender<u64>,
+    /// Whether it was said that revocations may go unnoticed.
+    warned: AtomicBool,
 }
 
 /// What the files say.
@@ -96,7 +102,13 @@ impl Tls {
     pub(crate) fn open(config: TlsConfig) -> Result<Self, TlsError> {
         let seen = look(&config);
         let current = ArcSwap::from_pointee(State::read(&config, 0)?);
-        Ok(Self { config, current, seen: Mutex::new(seen), readings: watch::channel(0).0 })
+        Ok(Self {
+            config,
+            current,
+            seen: Mutex::new(seen),
+            readings: watch::channel(0).0,
+            warned: AtomicBool::new(false),
+        })
     }
 
     /// Reads all files again; what was known stays in force if they cannot be used.
@@ -150,6 +162,12 @@ impl Tls {
         let Some(clients) = &state.clients else { return Err("client certificates are not asked for".into()) };
         let (leaf, chain) = certificate.chain.split_first().ok_or("the client certificate is missing")?;
         clients.verify_client_cert(leaf, chain, UnixTime::now()).map_err(|error| plain(&error))?;
+        if certificate.names_responder && state.revoked.is_none() && !self.warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                name = certificate.name,
+                "a client certificate names an OCSP responder, which is not asked, and there is no `crl_path`: revoked certificates are let in until they end"
+            );
+        }
         *last = Some((state.reading, Instant::now()));
         Ok(())
     }
@@ -232,6 +250,8 @@ pub(crate) struct PeerCertificate {
     pub(crate) name: String,
     /// Its organisational units.
     pub(crate) units: Vec<String>,
+    /// Whether it says whom to ask over OCSP about it.
+    names_responder: bool,
     /// By which reading of the files it was last found good, and when.
     last: Mutex<Option<(u64, Instant)>>,
 }
@@ -250,6 +270,7 @@ impl PeerCertificate {
         Some(Self {
             name: name.to_owned(),
             units: units.collect(),
+            names_responder: names_responder(&parsed),
             chain: chain.iter().map(|one| one.clone().into_owned()).collect(),
             last: Mutex::new(None),
         })
@@ -259,6 +280,15 @@ impl PeerCertificate {
     pub(crate) fn belongs_to(&self, units: &[String]) -> bool {
         self.units.iter().any(|unit| units.contains(unit))
     }
+}
+
+fn names_responder(certificate: &X509Certificate<'_>) -> bool {
+    certificate.extensions().iter().any(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityInfoAccess(access) => {
+            access.accessdescs.iter().any(|one| one.access_method.to_id_string() == OCSP)
+        }
+        _ => false,
+    })
 }
 
 /// Why a certificate is refused, in the words that operators know.
