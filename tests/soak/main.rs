@@ -12,6 +12,7 @@ mod log;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -175,6 +176,7 @@ impl Soak {
         match deed {
             Deed::Rotate(log, rotation) => self.rotate(log, rotation),
             Deed::Kill(away) => {
+                self.cordon.note("kill");
                 self.cordon.kill();
                 self.kills += 1;
                 for _ in 0..away {
@@ -194,6 +196,7 @@ impl Soak {
     }
 
     fn rotate(&mut self, log: usize, rotation: Rotation) {
+        self.cordon.note(&format!("log{log} {}", rotation.name()));
         *self.rotations.entry(rotation.name()).or_default() += 1;
         self.logs[log].rotate(rotation, self.plan.between, &mut self.random);
     }
@@ -353,6 +356,12 @@ impl Cordon {
         }
         account.open = self.json(&["status"])["engine"]["buckets"].as_u64().unwrap_or(u64::MAX);
         account
+    }
+
+    /// Adds what is done to it, and when, to what it says itself.
+    fn note(&self, deed: &str) {
+        let mut log = fs::File::options().append(true).open(self.folder.join("said")).expect("a file");
+        writeln!(log, "{:.6} SOAK {deed}", jiff::Timestamp::now()).expect("room on the disk");
     }
 
     fn said(&self) -> String {

@@ -1,6 +1,6 @@
 //! Where reading stands in one file, in a form that survives a restart.
 
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,6 +50,16 @@ impl FilePlace {
             born: born(metadata),
             since: None,
         }
+    }
+
+    /// The same place in the file that `metadata` describes, which has the same content.
+    pub fn moved_to(&self, metadata: &Metadata) -> Self {
+        Self { id: FileId::of(metadata), born: born(metadata), ..self.clone() }
+    }
+
+    /// What the system knows of `path`, if the file of this place is there.
+    pub fn metadata_at(&self, path: &Path) -> Option<Metadata> {
+        fs::metadata(path).ok().filter(|metadata| metadata.is_file() && self.is_file(metadata))
     }
 
     /// Whether `metadata` describes the file of this place.

@@ -93,7 +93,9 @@ impl Tail {
         file.read_exact_at(&mut last, start)?;
         let open_line = memchr::memrchr(b'\n', &last).map_or(0, |newline| newline + 1);
         let offset = if open_line == 0 && start > 0 { end } else { start + open_line as u64 };
-        Self::new(path, file, origin, offset, end, 0)
+        // What was born before that did not follow it, but lay beside it: copies of what it held earlier.
+        let since = file.metadata()?.modified().ok().and_then(|written| Timestamp::try_from(written).ok());
+        Ok(Self { since, ..Self::new(path, file, origin, offset, end, 0)? })
     }
 
     /// Goes on at `place`, which must have been found to match `file`.

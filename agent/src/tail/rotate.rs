@@ -125,6 +125,17 @@ impl Found {
         Some(Self { path: path.to_path_buf(), file, packing, age })
     }
 
+    /// How long its content is, counted up to `most` where it must be unpacked, and its first bytes, at most `head`; `None`
+    /// when it is damaged.
+    fn beginning(&self, most: u64, head: u16) -> Option<(u64, Vec<u8>)> {
+        let mut first = Vec::new();
+        let most = if self.packing.is_some() { most } else { head.into() };
+        let passed = packed::pass(&mut self.content().ok()?, most, |bytes, _| first.extend_from_slice(bytes));
+        first.truncate(head.into());
+        let len = if self.packing.is_some() { passed.len } else { self.file.metadata().ok()?.len() };
+        (!passed.broken).then_some((len, first))
+    }
+
     /// Its content from the beginning. One at a time: they share the place in the file.
     pub fn content(&self) -> io::Result<Box<dyn Read + Send>> {
         let mut file = self.file.try_clone()?;
@@ -167,8 +178,8 @@ impl Age {
 
     /// A file of which `place` is all that is left.
     pub fn of_place(place: &FilePlace) -> Option<Self> {
-        let born = SystemTime::from(place.born?);
-        Some(Self { id: place.id, written: born, born: Some(born) }.since(place.since))
+        let born = SystemTime::from(place.since.max(place.born)?);
+        Some(Self { id: place.id, written: born, born: Some(born) })
     }
 
     /// When it was last written.
@@ -216,9 +227,71 @@ pub fn find(place: &FilePlace) -> Option<Found> {
     })
 }
 
+/// Where reading goes on with what a place spoke of.
+#[derive(Debug, Default)]
+pub struct Relocated {
+    /// The content, and the new content of its file if that was emptied.
+    pub places: Vec<FilePlace>,
+    /// The age of the content when it is nowhere any more.
+    pub lost: Option<Age>,
+}
+
+impl Relocated {
+    /// Looks where the content that `place` speaks of has gone.
+    pub fn of(place: FilePlace) -> Self {
+        let found = find(&place);
+        if found.as_ref().is_some_and(|found| found.age.id == place.id) {
+            return Self { places: vec![place], lost: None };
+        }
+        let copy = found.as_ref().map(|found| found.age).or_else(|| Some(earlier_copy(&place)?.age));
+        let lost = if found.is_none() { copy.or_else(|| Age::of_place(&place)) } else { None };
+        let mut places = Vec::new();
+        if let Some(metadata) = found.and_then(|found| found.file.metadata().ok()) {
+            places.push(place.moved_to(&metadata));
+        }
+        let emptied = names(&place.path).find_map(|path| place.metadata_at(&path).filter(|_| open(&path).is_ok()));
+        if let Some(metadata) = emptied {
+            let since = copy.and_then(|copy| Timestamp::try_from(copy.written).ok()).or(place.since);
+            let generation = place.generation.wrapping_add(1);
+            places.push(FilePlace { generation, since, ..FilePlace::beginning(&place.path, &metadata) });
+        }
+        Self { places, lost }
+    }
+}
+
+/// Finds the copy of an emptied file that lacks some of what `place` speaks of: it was written, and read, between the copy and
+/// the end of the content. Nothing in the copy is new.
+pub fn earlier_copy(place: &FilePlace) -> Option<Found> {
+    let original = Age::of_place(place)?;
+    let is_earlier = |found: &Found| {
+        let (len, head) = found.beginning(place.seen, place.head.len)?;
+        // What is too short to tell is the copy: a file that came and went between two looks is rarer.
+        let begins_alike = head.len() < place.head.len.into() || Print::of(&head) == place.head;
+        Some(len > 0 && len < place.seen && begins_alike)
+    };
+    let rotated = nearby(&place.path).into_iter().filter(|name| is_rotated(name, &place.path));
+    let copies = rotated.filter_map(|name| {
+        let file = open(&name).ok()?;
+        let packing = Packing::of(&file).ok()?;
+        Found::new(&name, file, packing)
+            .filter(|found| found.age.id != place.id && found.age.follows(&original) && is_earlier(found) == Some(true))
+    });
+    copies.min_by_key(|found| found.age.order())
+}
+
+/// `path` and what lies nearby.
+fn names(path: &Path) -> impl Iterator<Item = PathBuf> {
+    std::iter::once(path.to_path_buf()).chain(nearby(path))
+}
+
 /// Finds the files that had the name `path` for a while after the one of age `last`, oldest first, without those that are
-/// `known` and without copies of what `places` speak of.
+/// `known`, and without copies of what `places` speak of and of the file that has the name now.
 pub fn between(path: &Path, last: &Age, known: impl Fn(&FileId) -> bool, places: &[FilePlace]) -> Vec<Found> {
+    let present = open(path).ok();
+    let is_copy = |found: &Found| {
+        let within = |present: &File| is_within(&found.file, present).unwrap_or(false);
+        found.packing.is_none() && present.as_ref().is_some_and(within)
+    };
     let mut all: Vec<Found> = nearby(path)
         .iter()
         .filter(|name| is_rotated(name, path))
@@ -230,16 +303,33 @@ pub fn between(path: &Path, last: &Age, known: impl Fn(&FileId) -> bool, places:
                 return None;
             }
             let found = Found::new(name, file, packing)?;
-            // A file of which a copy was made, and which was emptied then, has another content since.
-            let is_emptied = places.iter().any(|place| place.id == found.age.id);
-            let is_news = (is_emptied || found.age.follows(last)) && !known(&found.age.id);
-            // What is still being packed lies beside it as it was.
-            (is_news && places.iter().all(|place| holds(&found, place) == Some(false))).then_some(found)
+            let is_news = found.age.follows(last) && !known(&found.age.id) && !is_copy(&found);
+            // What is still being packed lies beside it as it was. Of which nothing was read, there is no copy of anything read.
+            let mut read = places.iter().filter(|place| place.seen > 0);
+            (is_news && read.all(|place| holds(&found, place) == Some(false))).then_some(found)
         })
         .collect();
     // Rotation without pauses can give two the same moment; then the higher number is the older one.
     all.sort_by(|a, b| a.age.written.cmp(&b.age.written).then_with(|| number(&b.path).cmp(&number(&a.path))));
     all
+}
+
+/// Whether `whole` begins with all that `copy` has: the copy was made of it, and it was not emptied yet.
+fn is_within(copy: &File, whole: &File) -> io::Result<bool> {
+    let len = copy.metadata()?.len();
+    if len < ENOUGH {
+        return Ok(false);
+    }
+    let mut bytes = [0; PRINT_LEN];
+    for start in [0, len.saturating_sub(PRINT_LEN as u64)] {
+        let wanted = (len - start).min(PRINT_LEN as u64) as usize;
+        let bytes = &mut bytes[..wanted];
+        copy.read_exact_at(bytes, start)?;
+        if !Print::of(bytes).matches(whole, start + wanted as u64)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether the content of `found` begins with what `place` has seen; `None` when it is too damaged to tell.

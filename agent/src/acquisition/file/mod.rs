@@ -28,7 +28,7 @@ pub use self::pattern::PathPattern;
 use super::{Bell, Datasource, Outlet, Place, SourceError, Step};
 use crate::tail::checkpoint::FilePlace;
 use crate::tail::packed::Packing;
-use crate::tail::rotate::{self, Age, FileId, Found, Likeness};
+use crate::tail::rotate::{self, Age, FileId, Found, Likeness, Relocated};
 use crate::tail::watch::{Changes, Watch};
 use crate::tail::{BUFFER, Read, Tail};
 
@@ -135,8 +135,8 @@ pub struct FileSource {
     ready: BTreeSet<FileId>,
     /// First generations of copies, and of files that were read to their end: not read again.
     done: HashSet<u64>,
-    /// Files whose content was replaced while nobody read, and the number of the new content.
-    replaced: HashMap<FileId, u64>,
+    /// Places before the restart of files that cannot be read yet.
+    waiting: HashMap<Arc<Path>, Vec<FilePlace>>,
     /// New files that are still empty, or may be a copy: when they last grew, and to what size.
     fresh: HashMap<PathBuf, (Instant, u64)>,
     /// Whether there are other names to listen for than before.
@@ -179,7 +179,7 @@ impl FileSource {
             names: BTreeMap::new(),
             ready: BTreeSet::new(),
             done: HashSet::new(),
-            replaced: HashMap::new(),
+            waiting: HashMap::new(),
             fresh: HashMap::new(),
             moved: true,
             unheard: true,
@@ -288,49 +288,65 @@ impl FileSource {
 
     /// Finds the files in which reading stood, wherever rotation has put them, and goes on there.
     fn resume(&mut self, out: &mut Outlet) -> Result<(), SourceError> {
-        let mut by_path: BTreeMap<Arc<Path>, Vec<FilePlace>> = BTreeMap::new();
+        let (mut gone, mut moved) = (Vec::new(), Vec::new());
+        let mut by_path: BTreeMap<Arc<Path>, (Vec<FilePlace>, Vec<Age>)> = BTreeMap::new();
         for place in std::mem::take(&mut self.places) {
-            by_path.entry(Arc::clone(&place.path)).or_default().push(place);
+            // The path was followed: if it leads to another file now, that is a successor, read from its beginning.
+            self.name(&place.path, place.id);
+            let (places, lost) = by_path.entry(Arc::clone(&place.path)).or_default();
+            let now = Relocated::of(place.clone());
+            if now.places.is_empty() && rotate::open(&place.path).is_err() {
+                self.waiting.entry(Arc::clone(&place.path)).or_default().push(place);
+                continue;
+            }
+            if now.places != [place.clone()] {
+                gone.push(Step::Gone(place.id));
+                moved.extend(now.places.iter().map(|place| Step::At(Place::File(place.clone()))));
+            }
+            if let Some(age) = now.lost {
+                info!(file = %place.path.display(), "the content that was read before is gone");
+                lost.push(age);
+            }
+            for place in now.places {
+                // Two places lead to one copy when the end came while it was read.
+                match places.iter_mut().find(|known| known.id == place.id) {
+                    Some(known) if known.seen >= place.seen => {}
+                    Some(known) => *known = place,
+                    None => places.push(place),
+                }
+            }
         }
-        for (path, places) in by_path {
-            self.resume_path(&path, places, out)?;
+        // One batch, since the end may come at any moment. What is over comes first: its file's number may be another's by now.
+        for step in gone.into_iter().chain(moved) {
+            out.step(step);
+        }
+        for (path, (places, lost)) in by_path {
+            self.resume_path(&path, places, lost, out)?;
         }
         Ok(())
     }
 
-    /// The same for the files that had one name: the oldest first, and after the last of them those that had the name
-    /// while nobody read.
-    fn resume_path(&mut self, path: &Path, places: Vec<FilePlace>, out: &mut Outlet) -> Result<(), SourceError> {
+    /// The same for the files that had one name: the oldest first, and after the last of them, or of those that are `lost`,
+    /// those that had the name while nobody read.
+    fn resume_path(
+        &mut self,
+        path: &Path,
+        places: Vec<FilePlace>,
+        lost: Vec<Age>,
+        out: &mut Outlet,
+    ) -> Result<(), SourceError> {
         let now = fs::metadata(path).ok().filter(Metadata::is_file);
         let now_id = now.as_ref().map(FileId::of);
         let mut found: Vec<(FilePlace, Found)> = Vec::new();
-        let mut ages = Vec::new();
+        let mut ages = lost;
         for place in places {
-            // The path was followed: if it leads to another file now, that is a successor, read from its beginning.
-            self.name(path, place.id);
-            let lives = rotate::find(&place);
-            let moved = lives.as_ref().is_none_or(|lives| lives.age.id != place.id);
-            if moved {
-                if now.as_ref().is_some_and(|now| place.is_file(now)) {
-                    self.replaced.insert(place.id, place.generation.wrapping_add(1));
+            match rotate::find(&place) {
+                Some(lives) => {
+                    let lives = Found { age: lives.age.since(place.since), ..lives };
+                    ages.push(lives.age);
+                    found.push((place, lives));
                 }
-                out.step(Step::Gone(place.id));
-            }
-            let Some(mut lives) = lives else {
-                info!(file = %path.display(), "the content that was read before is gone");
-                ages.extend(Age::of_place(&place));
-                continue;
-            };
-            // A copy has the age of a copy, not that of what it was made of.
-            if !moved {
-                lives.age = lives.age.since(place.since);
-            }
-            ages.push(lives.age);
-            // Two places lead to one copy when the end came while it was read.
-            match found.iter_mut().find(|(_, known)| known.age.id == lives.age.id) {
-                Some((known, _)) if known.seen >= place.seen => {}
-                Some(known) => *known = (place, lives),
-                None => found.push((place, lives)),
+                None => ages.extend(Age::of_place(&place)),
             }
         }
         found.sort_by_key(|(_, lives)| lives.age.order());
@@ -339,25 +355,14 @@ impl FileSource {
         known.extend(self.tails.keys());
         let places: Vec<FilePlace> = found.iter().map(|(place, _)| place.clone()).collect();
         let missed = last.map_or_else(Vec::new, |last| rotate::between(path, &last, |id| known.contains(id), &places));
-        let mut missed: Vec<(FilePlace, Found)> = missed
-            .into_iter()
-            .filter_map(|found| {
-                let mut place = FilePlace::beginning(path, &found.file.metadata().ok()?);
-                if let Some(emptied) = places.iter().find(|emptied| emptied.id == place.id) {
-                    place.generation = emptied.generation.wrapping_add(1);
-                }
-                Some((place, found))
-            })
-            .collect();
+        let beginning = |found: Found| Some((FilePlace::beginning(path, &found.file.metadata().ok()?), found));
+        let mut missed: Vec<(FilePlace, Found)> = missed.into_iter().filter_map(beginning).collect();
         // What is found now must be found again if the end comes before it is read.
         for (place, _) in &missed {
             out.step(Step::At(Place::File(place.clone())));
         }
         if let Some(metadata) = now.filter(|now| !found.iter().any(|(_, lives)| lives.age.id == FileId::of(now))) {
-            let generation = self.replaced.get(&FileId::of(&metadata)).copied();
-            let beginning = FilePlace::beginning(path, &metadata);
-            let generation = generation.unwrap_or(beginning.generation);
-            out.step(Step::At(Place::File(FilePlace { generation, ..beginning })));
+            out.step(Step::At(Place::File(FilePlace::beginning(path, &metadata))));
         }
         found.append(&mut missed);
         if let Some((_, newest)) = found.last() {
@@ -599,11 +604,15 @@ impl FileSource {
         }
         // Without a memory, what is there at the start begins at its end.
         let from_start = before.is_some() || (self.started || self.remembered.is_some()) && self.is_new(metadata);
-        let generation = self.replaced.remove(&id).unwrap_or(first);
-        let origin = Origin { generation, ..self.files.origin(path) };
-        let rewritten = before.and_then(|before| self.tails.get(&before)).map(Tail::place);
+        let origin = Origin { generation: first, ..self.files.origin(path) };
+        let waiting = self.waiting.remove(path).unwrap_or_default();
+        for place in &waiting {
+            out.step(Step::Gone(place.id));
+        }
+        let stood = waiting.into_iter().find(|place| place.matches(&file).unwrap_or(false));
+        let rewritten = stood.or_else(|| Some(self.tails.get(&before?)?.place()));
         let tail = if let Some(place) = rewritten.filter(|place| place.is_in_copy(&file)) {
-            // An editor writes a new file with the old content.
+            // It could not be read for a while, or an editor has written a new file with the old content.
             Tail::resume(path, file, origin, &place, false)
         } else if from_start {
             // A copy has a name of its own.
@@ -774,7 +783,7 @@ impl FileSource {
         let path = Arc::clone(&place.path);
         info!(file = %path.display(), "file truncated");
         let mut since = None;
-        if let Some(found) = rotate::find(&place).filter(|found| found.age.id != id) {
+        let copy = if let Some(found) = rotate::find(&place).filter(|found| found.age.id != id) {
             let copy = found.age;
             debug!(file = %found.path.display(), "reading the rest from a copy");
             if let Some(original) = self.tails.get_mut(&id) {
@@ -782,6 +791,11 @@ impl FileSource {
             }
             self.go_on(&path, &place, found, false, out)?;
             self.read_all(copy.id, out)?;
+            Some(copy)
+        } else {
+            rotate::earlier_copy(&place).map(|found| found.age)
+        };
+        if let Some(copy) = copy {
             let until = self.tails.get_mut(&id).and_then(|tail| tail.metadata().ok()?.modified().ok());
             self.read_between(&path, &copy, until, out)?;
             since = Timestamp::try_from(copy.last_write()).ok();

@@ -19,6 +19,13 @@ use crate::tail::packed::tests::pack;
 /// How long a line may take on a machine that does other things too.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// More than what is kept of the beginning of a file.
+const LONG: &str = concat!(
+    "old line 1, as long as the lines of logs are: ................................................................\n",
+    "old line 2, as long as the lines of logs are: ................................................................\n",
+    "old line 3, as long as the lines of logs are: ................................................................\n",
+);
+
 /// A file source over a temporary folder, and everything it has said.
 struct Bench {
     folder: TempDir,
@@ -677,6 +684,119 @@ fn every_line_comes_once_whatever_happens_to_the_file() {
             ],
         ),
         (
+            "written to between copy and truncation: what the copy lacks was read, and the copy is not",
+            "a.log",
+            &[
+                Append("a.log", LONG),
+                Start,
+                Append("a.log", "1\n"),
+                Expect(&["1"]),
+                Tick,
+                Copy("a.log", "a.log.1"),
+                Append("a.log", "2\n"),
+                Expect(&["2"]),
+                Truncate("a.log"),
+                Append("a.log", "3\n"),
+                Expect(&["3"]),
+                Tick,
+                Rename("a.log.1", "a.log.2"),
+                Rename("a.log", "a.log.1"),
+                Append("a.log", "4\n"),
+                Expect(&["4"]),
+                Restart,
+                Append("a.log", "5\n"),
+                Expect(&["5"]),
+            ],
+        ),
+        (
+            "the same with a short log, and truncated while nobody read",
+            "a.log",
+            &[
+                Append("a.log", "old\n"),
+                Start,
+                Append("a.log", "1\n"),
+                Expect(&["1"]),
+                Tick,
+                Copy("a.log", "a.log.1"),
+                Append("a.log", "2\n"),
+                Expect(&["2"]),
+                Stop,
+                Truncate("a.log"),
+                Append("a.log", "3\n"),
+                Restart,
+                Expect(&["3"]),
+                Tick,
+                Rename("a.log.1", "a.log.2"),
+                Rename("a.log", "a.log.1"),
+                Append("a.log", "4\n"),
+                Restart,
+                Expect(&["4"]),
+            ],
+        ),
+        (
+            "a copy from before the start is nobody's successor",
+            "a.log",
+            &[
+                Append("a.log", "an old line that nobody asked for\n"),
+                Tick,
+                Copy("a.log", "a.log.1"),
+                Truncate("a.log"),
+                Append("a.log", "old\n"),
+                Start,
+                Append("a.log", "1\n"),
+                Expect(&["1"]),
+                Tick,
+                Rename("a.log.1", "a.log.2"),
+                Rename("a.log", "a.log.1"),
+                Append("a.log", "2\n"),
+                Expect(&["2"]),
+            ],
+        ),
+        (
+            "copied and not yet emptied when reading begins: it is read once",
+            "a.log",
+            &[
+                Append("a.log", "old\n"),
+                Start,
+                Append("a.log", "1\n"),
+                Expect(&["1"]),
+                Stop,
+                Tick,
+                Rename("a.log", "a.log.2"),
+                Append("a.log", "a line that is long enough to be known\n"),
+                Tick,
+                Copy("a.log", "a.log.1"),
+                Restart,
+                Expect(&["a line that is long enough to be known"]),
+                Truncate("a.log"),
+                Append("a.log", "2\n"),
+                Expect(&["2"]),
+                Restart,
+                Append("a.log", "3\n"),
+                Expect(&["3"]),
+            ],
+        ),
+        (
+            "its folder was away while reading began: it goes on where it was",
+            "site/a.log",
+            &[
+                Folder("site"),
+                Append("site/a.log", "a line that is long enough to be known\n"),
+                Start,
+                Append("site/a.log", "1\n"),
+                Expect(&["1"]),
+                Stop,
+                Rename("site", "elsewhere"),
+                Restart,
+                Append("elsewhere/a.log", "2\n"),
+                Tick,
+                Rename("elsewhere", "site"),
+                Expect(&["2"]),
+                Append("site/a.log", "3\n"),
+                Expect(&["3"]),
+            ],
+        ),
+        (
             "removed while nobody read",
             "a.log",
             &[
@@ -717,6 +837,38 @@ fn what_was_written_while_nobody_read_is_backlog() {
     bench.expect("backlog", &["1", "2"]);
     run(&mut bench, "live", &[Do::Append("a.log", "3\n"), Do::Expect(&["3"])]);
     assert_eq!(bench.backlog, 2);
+}
+
+#[test]
+fn the_number_of_a_compressed_file_may_be_that_of_a_copy_of_another_log_now() {
+    use Do::*;
+    let mut bench = Bench::new("*.log", false);
+    let before = [
+        Append("a.log", "a line that is long enough to be known\n"),
+        Append("b.log", "another line that is long enough\n"),
+        Start,
+        Append("a.log", "1\n"),
+        Expect(&["1"]),
+        Append("b.log", "2\n"),
+        Expect(&["2"]),
+        Stop,
+        Append("b.log", "3\n"),
+        Rename("b.log", "b.log.1"),
+        Pack("gzip", "b.log.1"),
+        Tick,
+        Copy("a.log", "a.log.1"),
+        Truncate("a.log"),
+    ];
+    run(&mut bench, "before", &before);
+    let copy = FileId::of(&fs::metadata(bench.path("a.log.1")).expect("our file"));
+    let is_b = |place: &FilePlace| place.path.ends_with("b.log");
+    let place = bench.places.values().find(|place| is_b(place)).cloned().expect("it was read");
+    bench.places.remove(&place.id);
+    bench.places.insert(copy, FilePlace { id: copy, ..place });
+    run(&mut bench, "rest", &[Restart, Expect(&["3"]), Stop]);
+    assert!(bench.places.contains_key(&copy), "the copy is known: {:?}", bench.places);
+    run(&mut bench, "after", &[Append("a.log", "4\n"), Restart, Expect(&["4"]), Stop]);
+    assert_eq!(bench.lines.len(), bench.taken, "{:?}", bench.lines);
 }
 
 #[test]
