@@ -7,19 +7,24 @@ use std::process::{Command, Stdio};
 use crate::support::cordon::Cordon;
 use crate::support::eventually;
 
-/// A small disk of its own, gone with its value.
-struct Disk(PathBuf);
+/// A disk of its own, gone with its value.
+pub(crate) struct Disk(PathBuf);
 
 impl Disk {
-    /// Nothing, if disks cannot be made here.
-    fn mount(path: &Path, options: &str) -> Option<Self> {
+    /// A small one in memory, with these options. Nothing, if disks cannot be mounted here.
+    pub(crate) fn mount(path: &Path, options: &str) -> Option<Self> {
+        Self::with(path, Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]))
+    }
+
+    /// The folder `of` under another name.
+    pub(crate) fn bind(of: &Path, path: &Path) -> Option<Self> {
+        Self::with(path, Command::new("mount").arg("--bind").arg(of))
+    }
+
+    fn with(path: &Path, mount: &mut Command) -> Option<Self> {
         fs::create_dir_all(path).expect("a writable folder");
-        let command = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(path)
-            .stderr(Stdio::null())
-            .status();
-        if rustix::process::geteuid().is_root() && command.is_ok_and(|status| status.success()) {
+        let status = mount.arg(path).stderr(Stdio::null()).status();
+        if rustix::process::geteuid().is_root() && status.is_ok_and(|status| status.success()) {
             return Some(Self(path.into()));
         }
         eprintln!("SKIPPED, NOT PASSED: no disk can be mounted here: run the tests as root, where that is allowed");

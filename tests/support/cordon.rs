@@ -54,6 +54,16 @@ impl Cordon {
         child.wait().expect("it is our child");
     }
 
+    /// Lets it do nothing for a while.
+    pub(crate) fn pause(&self) {
+        signal(self.running.as_ref().expect("it was started"), rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        signal(self.running.as_ref().expect("it was started"), rustix::process::Signal::CONT);
+    }
+
     /// Runs one of its commands.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).stdin(Stdio::null()).output().expect("the binary was built")

@@ -293,7 +293,7 @@ impl FileSource {
         for place in std::mem::take(&mut self.places) {
             // The path was followed: if it leads to another file now, that is a successor, read from its beginning.
             self.name(&place.path, place.id);
-            let (places, lost) = by_path.entry(Arc::clone(&place.path)).or_default();
+            let (places, ages) = by_path.entry(Arc::clone(&place.path)).or_default();
             let now = Relocated::of(place.clone());
             if now.places.is_empty() && rotate::open(&place.path).is_err() {
                 self.waiting.entry(Arc::clone(&place.path)).or_default().push(place);
@@ -305,7 +305,7 @@ impl FileSource {
             }
             if let Some(age) = now.lost {
                 info!(file = %place.path.display(), "the content that was read before is gone");
-                lost.push(age);
+                ages.push(age);
             }
             for place in now.places {
                 // Two places lead to one copy when the end came while it was read.
@@ -320,25 +320,24 @@ impl FileSource {
         for step in gone.into_iter().chain(moved) {
             out.step(step);
         }
-        for (path, (places, lost)) in by_path {
-            self.resume_path(&path, places, lost, out)?;
+        for (path, (places, ages)) in by_path {
+            self.resume_path(&path, places, ages, out)?;
         }
         Ok(())
     }
 
-    /// The same for the files that had one name: the oldest first, and after the last of them, or of those that are `lost`,
-    /// those that had the name while nobody read.
+    /// The same for the files that had one name: the oldest first, and after the last of them, or of those that are gone and
+    /// had these `ages`, those that had the name while nobody read.
     fn resume_path(
         &mut self,
         path: &Path,
         places: Vec<FilePlace>,
-        lost: Vec<Age>,
+        mut ages: Vec<Age>,
         out: &mut Outlet,
     ) -> Result<(), SourceError> {
         let now = fs::metadata(path).ok().filter(Metadata::is_file);
         let now_id = now.as_ref().map(FileId::of);
         let mut found: Vec<(FilePlace, Found)> = Vec::new();
-        let mut ages = lost;
         for place in places {
             match rotate::find(&place) {
                 Some(lives) => {

@@ -582,6 +582,22 @@ fn every_line_comes_once_whatever_happens_to_the_file() {
             &[Pipe("a.log"), Start, Red("a.log", true), Remove("a.log"), Line("a.log", "1"), Red("a.log", false)],
         ),
         (
+            "a file that the device cannot give is red, the others are read, and it is read when it can be",
+            "*.log",
+            &[
+                Append("a.log", "old\n"),
+                Start,
+                Line("a.log", "1"),
+                Link("/proc/self/mem", "b.log"),
+                Red("b.log", true),
+                Line("a.log", "2"),
+                Remove("b.log"),
+                Append("b.log", "a line of another file\n"),
+                Expect(&["a line of another file"]),
+                Red("b.log", false),
+            ],
+        ),
+        (
             "deleted while it is read: it is read to its end",
             "a.log",
             &[
