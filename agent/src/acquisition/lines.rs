@@ -50,6 +50,11 @@ impl Lines {
         self.text.len()
     }
 
+    /// The texts of all, one after the other.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Adds a line.
     pub fn push(&mut self, line: LineRef<'_>) {
         self.text.push_str(line.raw);

@@ -20,7 +20,7 @@ use crate::acquisition::Batch;
 use crate::acquisition::lines::Lines;
 
 /// What segments are.
-pub(super) const FORMAT: Format = Format { kind: "journal", version: 1 };
+pub(super) const FORMAT: Format = Format { kind: "journal", version: 2 };
 /// What their names begin with; the number of the first round follows.
 const NAME: &str = "journal.";
 
@@ -95,10 +95,20 @@ impl Journal {
         self.scratch.number(number);
         encode_time(now, &mut self.scratch);
         self.scratch.number(batches.len() as u64);
+        let mut ends = Vec::with_capacity(batches.len());
         for batch in batches {
             encode_batch(batch, &mut self.scratch);
+            ends.push(self.scratch.as_slice().len());
         }
-        let written = log.append(&[self.scratch.as_slice()]);
+        // The texts go from where they lie into the file.
+        let mut parts = Vec::with_capacity(1 + 2 * batches.len());
+        let mut rest = 0;
+        for (batch, end) in batches.iter().zip(ends) {
+            parts.extend([&self.scratch.as_slice()[rest..end], batch.lines.text().as_bytes()]);
+            rest = end;
+        }
+        parts.push(&self.scratch.as_slice()[rest..]);
+        let written = log.append(&parts);
         if written.is_err() {
             self.log = None;
         }
@@ -215,6 +225,7 @@ fn decode_round(bytes: &[u8], names: &Arc<[String]>) -> Result<Recorded, Garbled
     Ok(Recorded { number, now, batches, names: Arc::clone(names) })
 }
 
+/// All but the text of its lines, which follows.
 fn encode_batch(batch: &Batch, out: &mut Writer) {
     let Batch { source, sequence, lines, backlog, caught_up, steps, read_at } = batch;
     out.number((*source).into());
@@ -262,8 +273,9 @@ fn encode_batch(batch: &Batch, out: &mut Writer) {
             encode_time(line.time, out);
             time = Some(line.time);
         }
-        out.text(line.raw);
+        out.number(line.raw.len() as u64);
     }
+    out.number(lines.bytes() as u64);
 }
 
 fn decode_batch(reader: &mut Reader<'_>) -> Result<Batch, Garbled> {
@@ -278,7 +290,7 @@ fn decode_batch(reader: &mut Reader<'_>) -> Result<Batch, Garbled> {
     let runs = (0..reader.count()?)
         .map(|_| Ok((reader.number()? as usize, reader.number()?)))
         .collect::<Result<Vec<_>, Garbled>>()?;
-    let mut lines = Lines::default();
+    let mut fronts = Vec::new();
     let (mut offset, mut time) = (0_u64, None);
     for (origin, count) in runs {
         let origin = origins.get(origin).ok_or(Garbled)?;
@@ -287,8 +299,15 @@ fn decode_batch(reader: &mut Reader<'_>) -> Result<Batch, Garbled> {
             if reader.flag()? {
                 time = Some(decode_time(reader)?);
             }
-            lines.push(LineRef { raw: reader.text()?, origin, time: time.ok_or(Garbled)?, offset });
+            fronts.push((origin, time.ok_or(Garbled)?, offset, reader.number()? as usize));
         }
+    }
+    let mut text = reader.text()?;
+    let mut lines = Lines::with_capacity(text.len());
+    for (origin, time, offset, len) in fronts {
+        let (raw, rest) = text.split_at_checked(len).ok_or(Garbled)?;
+        lines.push(LineRef { raw, origin, time, offset });
+        text = rest;
     }
     Ok(Batch { source, sequence, lines, backlog, caught_up, steps, read_at })
 }

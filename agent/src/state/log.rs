@@ -5,7 +5,7 @@
 //! than a sudden end has happened.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -89,8 +89,6 @@ const TRIES: usize = 1000;
 pub struct Log {
     file: File,
     len: u64,
-    /// The front and the record, in one write.
-    buffer: Vec<u8>,
 }
 
 impl Log {
@@ -99,32 +97,24 @@ impl Log {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         let header = format.header();
         file.write_all(header.as_bytes())?;
-        Ok(Self { file, len: header.len() as u64, buffer: Vec::new() })
+        Ok(Self { file, len: header.len() as u64 })
     }
 
     /// Adds a record: what `parts` hold, one after the other. It survives the end of this process, not that of the machine
     /// ([`Log::sync`]). After an error the file is as it was.
     pub fn append(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let len = u32::try_from(len).map_err(|_| io::Error::other("a record is longer than 4 GiB"))?;
-        self.buffer.clear();
-        self.buffer.extend_from_slice(&MARKER);
-        self.buffer.extend_from_slice(&len.to_le_bytes());
-        self.buffer.extend_from_slice(&[0; 4]);
-        for part in parts {
-            self.buffer.extend_from_slice(part);
-        }
-        let sum = checksum(len, &self.buffer[FRONT..]);
-        self.buffer[8..FRONT].copy_from_slice(&sum.to_le_bytes());
-        if let Err(error) = self.file.write_all(&self.buffer) {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let len = u32::try_from(bytes).map_err(|_| io::Error::other("a record is longer than 4 GiB"))?;
+        let sum = parts.iter().fold(checksum(len, &[]), |sum, part| crc32c::crc32c_append(sum, part));
+        let front = [MARKER, len.to_le_bytes(), sum.to_le_bytes()];
+        let mut slices: Vec<IoSlice<'_>> = front.iter().map(|part| IoSlice::new(part)).collect();
+        slices.extend(parts.iter().map(|part| IoSlice::new(part)));
+        if let Err(error) = write_all(&mut self.file, &mut slices) {
             self.file.set_len(self.len)?;
             io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.len))?;
             return Err(error);
         }
-        self.len += self.buffer.len() as u64;
-        if self.buffer.capacity() > 1 << 20 {
-            self.buffer = Vec::new();
-        }
+        self.len += (FRONT + bytes) as u64;
         Ok(())
     }
 
@@ -137,6 +127,20 @@ impl Log {
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
+}
+
+/// Writes them one after the other, where they lie.
+fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut slices, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn checksum(len: u32, record: &[u8]) -> u32 {
