@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use agent::{crowdsec, hub};
 use anyhow::{Context, bail};
+use api::client::ClientConfig;
 use api::config::ServerConfig;
 use api::ladder::Rungs;
 use api::privacy::Masks;
@@ -185,6 +186,7 @@ impl Config {
             self.acquisition.discover = false;
             self.acquisition.paths = theirs.acquisition;
             self.api.listen = theirs.listen.or(self.api.listen);
+            self.api.client = self.api.client.take().or(theirs.credentials.map(ClientConfig::new));
         }
         Ok(())
     }

@@ -15,15 +15,18 @@ use agent::engine::EngineOptions;
 use agent::hub::{self, BASE, Choice, Hub};
 use agent::load::{Folders, RuleFiles};
 use agent::pipeline::{Parts, Pipeline};
+use agent::remote;
 use agent::report::Target;
 use agent::requests::{Endpoints, Reputation, Requests, Url};
 use agent::resolver::Resolver;
 use agent::ruleset::{Built, RuleSet};
 use agent::shutdown::{Asked, Signals};
+use agent::spool::outbox::Outbox;
 use agent::state::State;
-use agent::status::{Problem, Status};
+use agent::status::{Kind, Problem, Status};
 use agent::world::Outside;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use api::client::{Access, Client, ClientConfig};
 use api::config::ServerConfig;
 use api::profiles::{self, Profiles};
 use api::server::service::{Options, Service};
@@ -102,7 +105,8 @@ async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> any
     });
 
     let status = Arc::new(Status::default());
-    let pipeline = block_in_place(|| start_pipeline(&config, &service, &status))?;
+    let (learn, learned) = watch::channel(Vec::new());
+    let pipeline = block_in_place(|| start_pipeline(&config, &service, &status, learn))?;
     let report = Report::new(Arc::clone(&status), bouncer_said, service.clone());
     let (reload, mut reloads) = mpsc::channel(1);
     let server = server.with_status(StatusSource::new(move || report.json())).with_reload(reload);
@@ -112,9 +116,14 @@ async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> any
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     announce(&config.enforcement);
 
-    let mut running = Running { config, service, pipeline, status, certificates };
+    let mut running = Running { config, service, pipeline, status, certificates, learned };
+    let mut news = running.learned.clone();
     loop {
         let asked = tokio::select! {
+            Ok(()) = news.changed() => {
+                running.learn().await?;
+                continue;
+            }
             asked = signals.next() => (asked == Asked::Reload).then_some(None),
             Some(request) = reloads.recv() => Some(Some(request)),
         };
@@ -142,7 +151,12 @@ async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> any
 }
 
 /// Starts reading: from the places where it stood, under the rules that load.
-fn start_pipeline(config: &Config, service: &Service, status: &Arc<Status>) -> anyhow::Result<Pipeline> {
+fn start_pipeline(
+    config: &Config,
+    service: &Service,
+    status: &Arc<Status>,
+    learn: watch::Sender<Vec<AllowEntry>>,
+) -> anyhow::Result<Pipeline> {
     let (sources, mut problems) = sources(config);
     let Built { rules, problems: rule_problems, warnings } = build(config);
     problems.extend(rule_problems);
@@ -158,10 +172,28 @@ fn start_pipeline(config: &Config, service: &Service, status: &Arc<Status>) -> a
         warn!("no logs are read\nhint: name datasources with `acquisition: {{ paths: [...] }}` in the configuration");
     }
     let state = State::open(&config.state, rand::random())?;
-    for loss in &state.losses {
+    let mut losses = state.losses.clone();
+    let target = match &config.api.client {
+        None => Target::Service { service: service.clone(), machine: MACHINE.to_owned() },
+        Some(elsewhere) => {
+            let client = Arc::new(connect(elsewhere, &rules)?);
+            let folder = config.state.join("spool");
+            make_folder(&folder)?;
+            let (outbox, lost) = Outbox::open(Arc::clone(&client), &folder, u64::from(elsewhere.spool_mib) << 20)?;
+            losses.extend(lost);
+            tokio::spawn(remote::keep_in_touch(client, learn));
+            if config.enforcement.mode == Mode::Enforce {
+                warn!(
+                    "alerts go elsewhere, so only bans made here by hand are enforced\nhint: `cordon bouncer` enforces what that api decides"
+                );
+            }
+            Target::Remote(Box::new(outbox))
+        }
+    };
+    for loss in &losses {
         error!("{loss}");
     }
-    status.set_losses(state.losses.clone());
+    status.set_losses(losses);
     for source in &sources {
         info!(source = source.id, "reads");
     }
@@ -177,12 +209,24 @@ fn start_pipeline(config: &Config, service: &Service, status: &Arc<Status>) -> a
         options: EngineOptions::live(HashKey::new(state.key.0)),
         allow: service.allow(),
         outside,
-        target: Target::Service { service: service.clone(), machine: MACHINE.to_owned() },
+        target,
         state,
         catch_up: config.acquisition.catch_up,
         status: Arc::clone(status),
     };
     Pipeline::start(parts).context("cannot start the threads")
+}
+
+/// The API to which alerts go. It need not answer yet.
+fn connect(elsewhere: &ClientConfig, rules: &RuleSet) -> anyhow::Result<Client> {
+    let path = &elsewhere.credentials_path;
+    let access = crowdsec::credentials(path, &crowdsec::environment)
+        .and_then(|file| Access::read(&file).map_err(|fault| fault.within(path)));
+    let Access { endpoint, credentials } =
+        access.map_err(|fault| anyhow!("{}", Problem::new(Kind::Datasource, fault)))?;
+    info!(url = %endpoint, "alerts go to an api elsewhere");
+    let scenarios = rules.scenarios.all().iter().map(|scenario| scenario.name.clone()).collect();
+    Ok(Client::new(endpoint, credentials)?.with_scenarios(scenarios))
 }
 
 /// Who is asked for names, if anybody may be. Whether anybody is depends on the rules.
@@ -296,6 +340,8 @@ struct Running {
     pipeline: Pipeline,
     status: Arc<Status>,
     certificates: Certificates,
+    /// Who is never punished because the API elsewhere says so, if there is one.
+    learned: watch::Receiver<Vec<AllowEntry>>,
 }
 
 impl Running {
@@ -310,6 +356,20 @@ impl Running {
         done
     }
 
+    /// Who is never punished, whatever allowlists say.
+    fn allowed(&self, config: &Config) -> Vec<AllowEntry> {
+        let own = agent::own_addresses::own_addresses(Path::new("/proc"));
+        configured_entries(config).chain(own).chain(self.learned.borrow().iter().cloned()).collect()
+    }
+
+    /// Puts in force what the API elsewhere says about who is never punished.
+    async fn learn(&self) -> anyhow::Result<()> {
+        let (lifted, receipt) = self.service.configure_allow(self.allowed(&self.config)).await?;
+        receipt.durable().await?;
+        info!(lifted, "the api elsewhere has other allowlists now");
+        Ok(())
+    }
+
     fn exchange(&mut self, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<Value> {
         let config = load()?;
         let (sources, mut problems) = sources(&config);
@@ -322,8 +382,7 @@ impl Running {
         let profiles = profiles(&config)?;
         remember(&self.service, &rules)?;
         self.certificates.reload()?;
-        let allow: Vec<AllowEntry> =
-            configured_entries(&config).chain(agent::own_addresses::own_addresses(Path::new("/proc"))).collect();
+        let allow = self.allowed(&config);
         // From here on nothing can be wrong with what was read.
         let (lifted, receipt) = Handle::current().block_on(self.service.configure_allow(allow))?;
         Handle::current().block_on(receipt.durable())?;

@@ -41,6 +41,7 @@ impl Report {
             "problems": self.agent.problems(),
             "engine": self.agent.engine(),
             "reporting": self.agent.reporting(),
+            "spool": self.agent.spool(),
             "checkpoint": self.agent.checkpoint(),
             "losses": self.agent.losses(),
             "decisions": self.service.table(|table, _| table.len()),
@@ -86,6 +87,23 @@ fn tell(answer: &Value) -> String {
     let _ = writeln!(text, "  decisions    {} in force", show(at("/decisions")));
     let (events, buckets) = (at("/engine/events"), at("/engine/buckets"));
     let _ = writeln!(text, "  scenarios    {} events seen, {} buckets open", show(events), show(buckets));
+    if at("/spool").is_object() {
+        let of = |name: &str| show(at(&format!("/spool/{name}")));
+        let _ =
+            writeln!(text, "  alerts       {} waiting, {} sent to the api elsewhere", of("waiting"), of("delivered"));
+        let number = |name: &str| at(&format!("/spool/{name}")).as_u64().unwrap_or(0);
+        if number("waiting") > 0 {
+            let (bytes, limit) = (number("bytes").div_ceil(1024), number("limit") / 1024);
+            let _ = writeln!(text, "               since {}, {bytes} of {limit} KiB on disk", of("since"));
+        }
+        for (name, says) in
+            [("dropped", "for want of room"), ("refused", "by the api, set aside in `spool/refused.jsonl`")]
+        {
+            if number(name) > 0 {
+                let _ = writeln!(text, "               {} {name} {says}", number(name));
+            }
+        }
+    }
     let sources = at("/sources").as_array().map(Vec::as_slice).unwrap_or_default();
     if sources.is_empty() {
         text.push_str("  reads        nothing\n");
@@ -166,6 +184,8 @@ mod tests {
                           "last_error": { "at": "2026-11-22T10:00:01Z", "about": "", "reason": "permission denied" },
                           "trouble": [{ "about": "", "reason": "permission denied", "remedy": "allow reading" }] }],
             "problems": [{ "path": "x.yaml", "line": 3, "message": "unknown key `filtr`" }],
+            "spool": { "waiting": 3, "since": "2026-11-22T10:00:02Z", "bytes": 5000, "limit": 65536,
+                       "delivered": 7, "dropped": 2, "refused": 1 },
             "reporting": null, "checkpoint": "disk full", "losses": ["`checkpoint` is damaged"],
         });
         insta::assert_snapshot!(tell(&answer), @r"
@@ -177,6 +197,10 @@ mod tests {
                        gone
           decisions    2 in force
           scenarios    9 events seen, 4 buckets open
+          alerts       3 waiting, 7 sent to the api elsewhere
+                       since 2026-11-22T10:00:02Z, 5 of 64 KiB on disk
+                       2 dropped for want of room
+                       1 refused by the api, set aside in `spool/refused.jsonl`
           reads        /var/log/auth.log: 5 lines, 4 understood, 1 not
                        700 bytes behind, 3 seconds behind, 2 restarts
                        last error 2026-11-22T10:00:01Z:  permission denied

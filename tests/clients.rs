@@ -1,5 +1,7 @@
 //! CrowdSec's own bouncer, agent and command line, unchanged, on our API.
 
+use std::fs;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -221,4 +223,49 @@ fn with_certificates_nobody_needs_a_password_or_a_key() {
     assert!(!guesser_reaches(), "what it sent before holds");
     scene.cordon.ask(&["lift", "203.0.113.66"]);
     eventually("and the bouncer goes on", guesser_reaches);
+}
+
+/// The other way round: our agent, their API.
+#[test]
+fn our_agent_sends_its_alerts_to_crowdsecs_api() {
+    let to_them = |folder: &Path| {
+        let theirs = folder.parent().expect("it lies in a folder").join("crowdsec/credentials.yaml");
+        format!(
+            "api:\n  listen: off\n  client:\n    credentials_path: {}\nenforcement:\n  mode: off\n",
+            theirs.display()
+        )
+    };
+    let Some(mut scene) = Scene::install(to_them) else { return };
+    let log = scene.folder.path().join("auth.log");
+    fs::write(&log, "").expect("a writable folder");
+    let acquisition = format!("filename: {}\nlabels: {{type: syslog}}\n", log.display());
+    fs::write(scene.folder.path().join("cordon/acquisition.yaml"), acquisition).expect("a writable folder");
+    let theirs = Agent::install(scene.lab.victim(), scene.folder.path(), "");
+    let profiles = "name: all\nfilters: [\"Alert.Remediation == true && Alert.GetScope() == 'Ip'\"]\n\
+         decisions: [{type: ban, duration: 4h}]\non_success: break\n";
+    theirs.be_api(profiles);
+    let added = theirs.cscli(&["machines", "add", "edge", "--password", "of the edge", "--url", URL, "--force"]);
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    scene.cordon.start();
+    let guess = |ip: &str| {
+        let time = jiff::Zoned::now().strftime("%b %e %H:%M:%S").to_string();
+        let line = format!("{time} victim sshd[7]: Failed password for root from {ip} port 4000 ssh2\n");
+        let mut log = fs::OpenOptions::new().append(true).open(&log).expect("it was made");
+        log.write_all(line.repeat(20).as_bytes()).expect("a writable folder");
+    };
+    guess("192.0.2.77");
+    eventually("it waits", || scene.cordon.ask(&["status"]).contains(" waiting, 0 sent"));
+    let _serving = theirs.serve();
+    eventually("their API answers", || theirs.cscli(&["alerts", "list"]).status.success());
+    let alerts = || theirs.ask(&["alerts", "list"]);
+    eventually("what waited is there", || alerts()[0]["source"]["value"] == "192.0.2.77");
+    guess("192.0.2.78");
+    eventually("and what came later", || {
+        alerts().as_array().is_some_and(|all| all.iter().any(|alert| alert["source"]["value"] == "192.0.2.78"))
+    });
+    let alerts = alerts();
+    assert_eq!(alerts[0]["machine_id"], "edge");
+    assert_eq!(alerts[0]["decisions"][0]["type"], "ban", "their profiles decided: {alerts}");
+    let machines = theirs.ask(&["machines", "list"]);
+    assert!(machines[0]["last_heartbeat"].is_string(), "it says that it lives: {machines}");
 }

@@ -12,4 +12,5 @@ mod crash;
 mod crowdsec_folder;
 mod defence;
 mod disk;
+mod spool;
 mod trail;

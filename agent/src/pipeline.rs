@@ -148,7 +148,8 @@ impl Pipeline {
         let (exchange, exchanges) = sync_channel(1);
         let marks = Arc::new(Marks::default());
         let keep = tokio::spawn(keep(taken_out, store, Arc::clone(&marks), Arc::clone(&status)));
-        let report = tokio::spawn(report(target, reports_out, taken_in, stops, Arc::clone(&status)));
+        let report =
+            tokio::spawn(report(target, reports_out, taken_in, stops, Arc::clone(&marks), Arc::clone(&status)));
         let rules = Arc::new(ArcSwap::new(rules));
         let stage = EngineStage {
             rules: Arc::clone(&rules),

@@ -4,10 +4,9 @@
 //! that returns), the second waits until they are durable and only then lets a mark behind them be kept.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use api::client::Client;
 use api::server::service::{Receipt, Service, SubmitError};
 use api::store::StoreError;
 use model::Alert;
@@ -17,14 +16,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
+use crate::spool::outbox::Outbox;
 use crate::state::{Mark, Store};
 use crate::status::Status;
 
 /// Shortest and longest pause before alerts are sent again.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+pub(crate) const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// How long alerts are still tried after we were asked to stop. Those that are not taken are found again in their logs.
-const LAST_TRIES: Duration = Duration::from_secs(5);
+pub(crate) const LAST_TRIES: Duration = Duration::from_secs(5);
 
 /// What a round of the engine leaves behind.
 #[derive(Debug, Default)]
@@ -67,15 +67,17 @@ pub enum Target {
         machine: String,
     },
     /// A service elsewhere.
-    Remote(Client),
+    Remote(Box<Outbox>),
 }
 
 /// A report whose alerts were taken.
 #[derive(Debug)]
 pub struct Taken {
     /// Says when the alerts are durable; `None` when they are, or when there were none.
-    receipt: Option<Receipt>,
-    mark: Option<Box<Mark>>,
+    pub(crate) receipt: Option<Receipt>,
+    pub(crate) mark: Option<Box<Mark>>,
+    /// Number of the alert that would be written into the spool next; 0 where there is none.
+    pub(crate) written: u64,
 }
 
 /// What the engine and whoever keeps marks tell each other.
@@ -85,48 +87,58 @@ pub struct Marks {
     pub on_the_way: AtomicBool,
     /// Whether the next one must hold everything, since one was not kept.
     pub whole: AtomicBool,
+    /// Alerts in the spool before this number lie before a mark that was kept.
+    pub covered: AtomicU64,
 }
 
 /// Hands alerts over, in order, until the engine hangs up. `stopping` turns true when the process was asked to end.
 pub async fn report(
     target: Target,
+    reports: Receiver<Report>,
+    taken: Sender<Taken>,
+    stopping: watch::Receiver<bool>,
+    marks: Arc<Marks>,
+    status: Arc<Status>,
+) {
+    match target {
+        Target::Service { service, machine } => submit(&service, &machine, reports, taken, stopping, status).await,
+        Target::Remote(outbox) => outbox.run(reports, taken, stopping, marks, status).await,
+    }
+}
+
+async fn submit(
+    service: &Service,
+    machine: &str,
     mut reports: Receiver<Report>,
     taken: Sender<Taken>,
     stopping: watch::Receiver<bool>,
     status: Arc<Status>,
 ) {
     while let Some(Report { alerts, lifts, mark }) = reports.recv().await {
-        let Ok(mut receipt) = deliver(&target, alerts, stopping.clone(), &status).await else {
+        let Ok(mut receipt) = deliver(service, machine, alerts, stopping.clone(), &status).await else {
             warn!("stopping with alerts that nobody took; they are found again at the next start");
             return;
         };
         for one in &lifts {
             // Durable together with everything before it.
-            receipt = lift(&target, one).await.or(receipt);
+            receipt = lift(service, machine, one).await.or(receipt);
         }
-        if taken.send(Taken { receipt, mark }).await.is_err() {
+        if taken.send(Taken { receipt, mark, written: 0 }).await.is_err() {
             return;
         }
     }
 }
 
 /// Ends what an alert decided.
-async fn lift(target: &Target, lift: &Lift) -> Option<Receipt> {
+async fn lift(service: &Service, machine: &str, lift: &Lift) -> Option<Receipt> {
     let Lift { uuid, value, scenario } = lift;
-    match target {
-        Target::Service { service, machine } => match service.lift_alert(machine, uuid, value).await {
-            Ok((count, receipt)) => {
-                info!(value, scenario, count, "lifted decisions: a whitelist matches now that the name is known");
-                Some(receipt)
-            }
-            Err(error) => {
-                error!(value, scenario, %error, "cannot lift decisions of somebody on a whitelist");
-                None
-            }
-        },
-        // The interface of the field has no such call for machines.
-        Target::Remote(_) => {
-            warn!(value, scenario, "somebody on a whitelist was reported; lift the decision where decisions are made");
+    match service.lift_alert(machine, uuid, value).await {
+        Ok((count, receipt)) => {
+            info!(value, scenario, count, "lifted decisions: a whitelist matches now that the name is known");
+            Some(receipt)
+        }
+        Err(error) => {
+            error!(value, scenario, %error, "cannot lift decisions of somebody on a whitelist");
             None
         }
     }
@@ -136,7 +148,8 @@ async fn lift(target: &Target, lift: &Lift) -> Option<Receipt> {
 struct GivenUp;
 
 async fn deliver(
-    target: &Target,
+    service: &Service,
+    machine: &str,
     alerts: Vec<Alert>,
     mut stopping: watch::Receiver<bool>,
     status: &Status,
@@ -150,26 +163,17 @@ async fn deliver(
     let mut pause = BACK_OFF.0;
     let mut last = None::<Instant>;
     loop {
-        let problem = match target {
-            Target::Service { service, machine } => match service.submit(machine, alerts.clone()).await {
-                Ok(submission) => {
-                    status.set_reporting(None);
-                    return Ok(Some(submission.receipt));
-                }
-                // Each of these stays what it is however often it is tried.
-                Err(error @ (SubmitError::Allowed(_) | SubmitError::Duration(_) | SubmitError::TooLong { .. })) => {
-                    warn!(%error, alerts = alerts.len(), "alerts were refused");
-                    return Ok(None);
-                }
-                Err(error) => error.to_string(),
-            },
-            Target::Remote(client) => match client.push(&alerts).await {
-                Ok(_) => {
-                    status.set_reporting(None);
-                    return Ok(None);
-                }
-                Err(error) => error.to_string(),
-            },
+        let problem = match service.submit(machine, alerts.clone()).await {
+            Ok(submission) => {
+                status.set_reporting(None);
+                return Ok(Some(submission.receipt));
+            }
+            // Each of these stays what it is however often it is tried.
+            Err(error @ (SubmitError::Allowed(_) | SubmitError::Duration(_) | SubmitError::TooLong { .. })) => {
+                warn!(%error, alerts = alerts.len(), "alerts were refused");
+                return Ok(None);
+            }
+            Err(error) => error.to_string(),
         };
         warn!(problem, alerts = alerts.len(), "alerts were not taken, trying again");
         status.set_reporting(Some(problem));
@@ -190,7 +194,7 @@ async fn deliver(
 /// Keeps marks when the alerts before them are durable. Ends when the reporting does.
 pub async fn keep(mut taken: Receiver<Taken>, store: Store, marks: Arc<Marks>, status: Arc<Status>) {
     let mut store = Some(store);
-    while let Some(Taken { receipt, mark }) = taken.recv().await {
+    while let Some(Taken { receipt, mark, written: before }) = taken.recv().await {
         if let Some(receipt) = receipt
             && let Err(error) = receipt.durable().await
         {
@@ -208,12 +212,15 @@ pub async fn keep(mut taken: Receiver<Taken>, store: Store, marks: Arc<Marks>, s
             (writing, result)
         });
         match written.await {
-            Ok((written, result)) => {
-                store = Some(written);
+            Ok((writer, result)) => {
+                store = Some(writer);
                 let problem = result.err().map(|error| error.to_string());
-                if let Some(problem) = &problem {
-                    marks.whole.store(true, Ordering::Release);
-                    error!(problem, "the state of the engine cannot be written, trying again");
+                match &problem {
+                    None => marks.covered.store(before, Ordering::Release),
+                    Some(problem) => {
+                        marks.whole.store(true, Ordering::Release);
+                        error!(problem, "the state of the engine cannot be written, trying again");
+                    }
                 }
                 status.set_checkpoint(problem);
                 marks.on_the_way.store(false, Ordering::Release);
@@ -225,9 +232,12 @@ pub async fn keep(mut taken: Receiver<Taken>, store: Store, marks: Arc<Marks>, s
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use api::client::{Client, Credentials, Endpoint};
     use tempfile::TempDir;
     use tokio::sync::mpsc::channel;
+    use uuid::Uuid;
 
     use super::*;
     use crate::state::{Meta, State};
@@ -245,14 +255,25 @@ mod tests {
         let marks = Arc::new(Marks::default());
         let nobody = folder.path().join("no-such-socket");
         let client = Client::new(Endpoint::new(&nobody.to_string_lossy()), Credentials::Local).expect("a client");
+        // Nothing can be written there, and nobody answers.
+        let spool = folder.path().join("spool");
+        fs::create_dir(&spool).expect("room on the disk");
+        let (outbox, _) = Outbox::open(Arc::new(client), &spool, 1 << 20).expect("it is ours");
+        fs::remove_dir_all(&spool).expect("it was made");
         let (reports, reports_out) = channel(8);
         let (taken, taken_out) = channel(8);
         let (stop, stopping) = watch::channel(false);
-        let reporting = tokio::spawn(report(Target::Remote(client), reports_out, taken, stopping, Arc::clone(&status)));
+        let target = Target::Remote(Box::new(outbox));
+        let reporting =
+            tokio::spawn(report(target, reports_out, taken, stopping, Arc::clone(&marks), Arc::clone(&status)));
         let keeping = tokio::spawn(keep(taken_out, state.store, marks, Arc::clone(&status)));
 
         reports.send(Report { mark: Some(mark(1)), ..Report::default() }).await.expect("somebody listens");
-        let alerts = vec![Alert { scenario: "test".into(), ..Alert::default() }];
+        // Larger than a segment, so that another one has to be begun.
+        let events = vec![model::alert::AlertEvent { timestamp: "x".repeat(50_000), ..Default::default() }];
+        let alert =
+            |uuid: u128| Alert { uuid: Uuid::from_u128(uuid).to_string(), events: events.clone(), ..Alert::default() };
+        let alerts = (1..9).map(alert).collect();
         reports.send(Report { alerts, mark: Some(mark(2)), ..Report::default() }).await.expect("somebody listens");
         while status.reporting().is_none() {
             sleep(Duration::from_millis(50)).await;

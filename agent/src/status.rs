@@ -13,6 +13,7 @@ use model::yaml::Fault;
 use serde::Serialize;
 
 use crate::engine::Engine;
+use crate::spool::SpoolReport;
 
 /// How many things that do not work are named for one datasource.
 const MAX_TROUBLES: usize = 64;
@@ -24,6 +25,7 @@ pub struct Status {
     problems: Mutex<Vec<Problem>>,
     engine: Mutex<EngineReport>,
     reporting: Mutex<Option<String>>,
+    spool: Mutex<Option<SpoolReport>>,
     checkpoint: Mutex<Option<String>>,
     losses: Mutex<Vec<String>>,
 }
@@ -74,6 +76,16 @@ impl Status {
     /// Says why alerts are not taken.
     pub fn set_reporting(&self, problem: Option<String>) {
         *lock(&self.reporting) = problem;
+    }
+
+    /// What waits for an API elsewhere, if alerts go to one.
+    pub fn spool(&self) -> Option<SpoolReport> {
+        lock(&self.spool).clone()
+    }
+
+    /// Says what waits for an API elsewhere.
+    pub fn set_spool(&self, report: Option<SpoolReport>) {
+        *lock(&self.spool) = report;
     }
 
     /// Why places in the logs are not remembered, if they are not.

@@ -11,6 +11,8 @@ use subtle::ConstantTimeEq;
 
 use model::yaml::{Fault, Keys, Text, Yaml};
 
+use crate::client::ClientConfig;
+
 /// Shortest token that lets machines in without being validated.
 const MIN_TOKEN: usize = 32;
 
@@ -45,6 +47,8 @@ pub struct ServerConfig {
     /// File with the keys that sign tokens, so that tokens outlive a restart; without it they do not.
     #[serde(skip)]
     pub token_keys: Option<PathBuf>,
+    /// Where alerts go instead, if they do.
+    pub client: Option<ClientConfig>,
 }
 
 /// How connections are encrypted, and who may show a certificate of his own.
@@ -149,6 +153,7 @@ impl Default for ServerConfig {
             requests_per_second: NonZeroU32::MIN.saturating_add(49_999),
             token_secret: None,
             token_keys: None,
+            client: None,
         }
     }
 }
@@ -182,6 +187,7 @@ impl ServerConfig {
         }
         config.login_burst = count(&keys, "login_burst", config.login_burst)?;
         config.requests_per_second = count(&keys, "requests_per_second", config.requests_per_second)?;
+        config.client = keys.get("client").filter(|section| !section.is_null()).map(ClientConfig::read).transpose()?;
         keys.finish()?;
         Ok(config)
     }

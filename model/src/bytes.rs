@@ -100,6 +100,11 @@ impl<'a> Reader<'a> {
         self.0.is_empty()
     }
 
+    /// All bytes that are left.
+    pub fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
     fn take(&mut self, count: usize) -> Result<&'a [u8], Garbled> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(Garbled)?;
         self.0 = rest;

@@ -144,6 +144,24 @@ impl Agent {
         Program::start(self.command("crowdsec"), &self.folder.join("log"))
     }
 
+    /// Lets it be an API on `127.0.0.1:8080`. `profiles` says what it decides.
+    pub(crate) fn be_api(&self, profiles: &str) {
+        let path = self.folder.join("config.yaml");
+        let config = fs::read_to_string(&path).expect("it was made");
+        let on =
+            config.replace("enable: false, listen_uri: '127.0.0.1:9'", "enable: true, listen_uri: '127.0.0.1:8080'");
+        assert_ne!(on, config, "it is switched on");
+        fs::write(path, on).expect("a writable folder");
+        fs::write(self.folder.join("profiles.yaml"), profiles).expect("a writable folder");
+    }
+
+    /// Starts its API, and nothing else of it.
+    pub(crate) fn serve(&self) -> Program {
+        let mut command = self.command("crowdsec");
+        command.arg("-no-cs");
+        Program::start(command, &self.folder.join("log"))
+    }
+
     /// Writes so many knocks from `ip` into its log.
     pub(crate) fn knock(&self, ip: &str, times: usize) {
         use std::io::Write;

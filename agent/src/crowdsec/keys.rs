@@ -20,7 +20,6 @@ const THREADS: Fate = Unused("cordon works on as many threads as there are proce
 const NAMES: Fate = Unused("cordon's own cache of names has fixed bounds");
 const CSCLI: Fate = Unused("it concerns another program");
 const DATABASE: Fate = Unused("cordon keeps a database of its own in its state folder");
-const CLIENT: Fate = Unused("alerts go to the API of this very cordon");
 const OWN_API: Fate = Unused("the API of cordon is configured in `cordon.yaml`");
 const CENTRAL: Fate = Unused("cordon does not talk to the central service");
 const METRICS: Fate = Unused("metrics are at `/metrics` of the API");
@@ -82,9 +81,9 @@ const KEYS: &[(&str, Fate)] = &[
     ("db_config.decision_bulk_size", DATABASE),
     ("db_config.log_level", DATABASE),
     ("db_config.flush", DATABASE),
-    ("api.client.credentials_path", CLIENT),
-    ("api.client.insecure_skip_verify", CLIENT),
-    ("api.client.unregister_on_exit", CLIENT),
+    ("api.client.credentials_path", Used),
+    ("api.client.insecure_skip_verify", Unused("cordon sends alerts to nobody whose certificate is not right")),
+    ("api.client.unregister_on_exit", Unused("a machine stays registered")),
     ("api.cti.key", CENTRAL),
     ("api.cti.enabled", CENTRAL),
     ("api.cti.cache_timeout", CENTRAL),

@@ -41,6 +41,8 @@ pub struct Configuration {
     pub context_length: usize,
     /// Where its API listens, if it has one that listens on TCP.
     pub listen: Option<SocketAddr>,
+    /// The file that says where alerts go, if they go to another machine.
+    pub credentials: Option<PathBuf>,
     /// What it says that does not count here.
     pub notes: Vec<Fault>,
     /// What is wrong with it.
@@ -132,7 +134,10 @@ impl Configuration {
             .and_then(|api| get(api, "client"))
             .and_then(|client| path(Some(client), "credentials_path"))
         {
-            self.check_credentials(&here(credentials));
+            let credentials = here(credentials);
+            if self.goes_elsewhere(&credentials) {
+                self.credentials = Some(credentials);
+            }
         }
     }
 
@@ -206,8 +211,9 @@ impl Configuration {
         }
     }
 
-    /// Says when alerts would have gone to another machine.
-    fn check_credentials(&mut self, path: &Path) {
+    /// Whether alerts go to another machine; says so.
+    fn goes_elsewhere(&mut self, path: &Path) -> bool {
+        let mut elsewhere = false;
         for path in [path.to_path_buf(), local(path)] {
             let Ok(text) = text(&path) else { continue };
             let documents = documents(&text).unwrap_or_default();
@@ -216,10 +222,14 @@ impl Configuration {
             let host = text.split_once("://").map_or(text.as_str(), |(_, rest)| rest);
             let here = ["/", "127.", "localhost", "[::1]", "0.0.0.0"].iter().any(|start| host.starts_with(start));
             if !here {
-                let note = Fault::new(line, format!("alerts stay on this machine; CrowdSec sent them to `{text}`"));
-                self.notes.push(note.within(&path));
+                elsewhere = true;
+                let note = Fault::new(line, format!("CrowdSec sends alerts to `{text}`"));
+                let hint =
+                    "so does `cordon run --config-dir`; otherwise name this file as `api.client.credentials_path`";
+                self.notes.push(note.hint(hint).within(&path));
             }
         }
+        elsewhere
     }
 }
 
@@ -230,6 +240,21 @@ pub fn profiles(root: &Path) -> Vec<PathBuf> {
     }
     let path = root.join("profiles.yaml");
     [local(&path), path].into_iter().filter(|path| path.exists()).collect()
+}
+
+/// What a credentials file says, with its `.local` file over it and variables replaced.
+pub fn credentials(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Yaml, Fault> {
+    let read = |path: &Path, text: &str| {
+        let all = documents(&expand(text, env)).map_err(|fault| fault.within(path))?;
+        all.into_iter().next().ok_or_else(|| Fault::new(0, "says nothing").within(path))
+    };
+    let own = text(path).map_err(|error| Fault::new(0, format!("cannot be read: {error}")).within(path))?;
+    let own = read(path, &own)?;
+    let over = local(path);
+    match text(&over) {
+        Ok(text) => merge(own, read(&over, &text)?).map_err(|fault| fault.within(&over)),
+        Err(_) => Ok(own),
+    }
 }
 
 /// A variable of this process.

@@ -153,7 +153,8 @@ fn a_switched_off_part_stays_off_and_a_stranger_is_named() {
     assert_eq!((read.acquisition.len(), read.listen), (0, None));
     let said = said(&read.notes, &folder);
     assert!(said.contains("config.yaml:4: `crowdsec_service.enable` is off: no logs are read"), "{said}");
-    assert!(said.contains("credentials.yaml:1: alerts stay on this machine"), "{said}");
+    assert!(said.contains("credentials.yaml:1: CrowdSec sends alerts to `http://192.0.2.7:8080`"), "{said}");
+    assert_eq!(read.credentials, Some(folder.path().join("credentials.yaml")));
     assert!(!said.contains("secret"), "{said}");
 }
 

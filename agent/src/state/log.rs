@@ -75,6 +75,16 @@ impl Contents {
     pub fn records(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.records.iter().filter_map(|range| self.bytes.get(range.clone()))
     }
+
+    /// Where each record ends in the file.
+    pub fn ends(&self) -> impl Iterator<Item = u64> {
+        self.records.iter().map(|range| range.end as u64)
+    }
+
+    /// How many bytes the file has.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
 }
 
 /// In front of each record, so that those behind a damaged one can be found.
@@ -121,6 +131,11 @@ impl Log {
     /// How many bytes it has.
     pub fn bytes(&self) -> u64 {
         self.len
+    }
+
+    /// The file, for whoever waits elsewhere until everything survives the end of the machine.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 
     /// Waits until everything survives the end of the machine.

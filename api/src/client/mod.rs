@@ -1,5 +1,6 @@
 //! Talking to a local API: ours or any other of the field.
 
+pub mod access;
 mod events;
 pub mod feed;
 
@@ -19,6 +20,7 @@ use model::Alert;
 
 use crate::wire::{self, Deleted, Message, TokenBody};
 
+pub use access::{Access, ClientConfig};
 pub use feed::SseFeed;
 pub use reqwest::Method;
 
