@@ -14,6 +14,7 @@ use agent::crowdsec;
 use agent::engine::EngineOptions;
 use agent::hub::{self, BASE, Choice, Hub};
 use agent::load::{Folders, RuleFiles};
+use agent::metrics;
 use agent::pipeline::{Parts, Pipeline};
 use agent::remote;
 use agent::report::Target;
@@ -30,7 +31,7 @@ use api::client::{Access, Client, ClientConfig};
 use api::config::ServerConfig;
 use api::profiles::{self, Profiles};
 use api::server::service::{Options, Service};
-use api::server::{Certificates, Reload, Server, ServerError, StatusSource};
+use api::server::{Certificates, MetricsSource, Reload, Server, ServerError, StatusSource};
 use api::store::Sqlite;
 use bouncers::config::{Config as Enforcement, Mode};
 use bouncers::engine::run::{Nowhere, Wiring};
@@ -109,7 +110,11 @@ async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> any
     let pipeline = block_in_place(|| start_pipeline(&config, &service, &status, learn))?;
     let report = Report::new(Arc::clone(&status), bouncer_said, service.clone());
     let (reload, mut reloads) = mpsc::channel(1);
-    let server = server.with_status(StatusSource::new(move || report.json())).with_reload(reload);
+    let counted = Arc::clone(&status);
+    let server = server
+        .with_status(StatusSource::new(move || report.json()))
+        .with_metrics(MetricsSource::new(move |registry| metrics::register(&counted, registry)))
+        .with_reload(reload);
     let certificates = server.certificates();
     let answering = tokio::spawn(server.run(stopped(stopping)));
     // nobody may have asked to be told

@@ -12,5 +12,6 @@ mod crash;
 mod crowdsec_folder;
 mod defence;
 mod disk;
+mod reload;
 mod spool;
 mod trail;

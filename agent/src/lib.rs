@@ -17,6 +17,7 @@ pub mod hub;
 pub mod hubtest;
 pub mod load;
 pub mod meter;
+pub mod metrics;
 pub mod own_addresses;
 pub mod parse;
 pub mod partitions;

@@ -190,8 +190,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Everything in the text format of Prometheus, with what `snapshot` says of this moment.
-    pub fn text(&self, snapshot: &Snapshot) -> String {
+    /// Everything in the text format of Prometheus, with what `snapshot` says of this moment and what `more` adds.
+    pub fn text(&self, snapshot: &Snapshot, more: impl FnOnce(&mut Registry)) -> String {
         let mut registry = Registry::default();
         let decisions = Family::<DecisionLabels, Gauge>::default();
         for (labels, count) in &snapshot.decisions {
@@ -208,6 +208,7 @@ impl Metrics {
         registry.register("cs_active_decisions", "Decisions in force", decisions);
         registry.register("cs_alerts", "Alerts", alerts);
         registry.register("cs_machines_last_heartbeat_timestamp", "When machines last said that they live", heartbeats);
+        more(&mut registry);
         let mut text = String::new();
         // Writing to a String cannot fail; a half would be worse than nothing.
         let written = encode_registry(&mut text, &self.registry)

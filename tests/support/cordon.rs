@@ -47,6 +47,11 @@ impl Cordon {
         assert!(status.success(), "cordon ended with {status}:\n{}", self.log());
     }
 
+    /// Asks it by a signal to read its files again.
+    pub(crate) fn hang_up(&self) {
+        signal(self.running.as_ref().expect("it was started"), rustix::process::Signal::HUP);
+    }
+
     /// Kills it without a chance to tidy up.
     pub(crate) fn kill(&mut self) {
         let mut child = self.running.take().expect("it was started");

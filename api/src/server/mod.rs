@@ -44,6 +44,7 @@ use futures_util::FutureExt;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -131,6 +132,7 @@ pub(crate) struct App {
     tls: Option<Arc<Tls>>,
     config: ServerConfig,
     status: Option<StatusSource>,
+    more: Option<MetricsSource>,
     reload: Option<mpsc::Sender<Reload>>,
 }
 
@@ -164,6 +166,22 @@ impl StatusSource {
 impl std::fmt::Debug for StatusSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("StatusSource")
+    }
+}
+
+/// Adds what else in this process is counted.
+pub struct MetricsSource(Box<dyn Fn(&mut Registry) + Send + Sync>);
+
+impl MetricsSource {
+    /// `register` is called for each question.
+    pub fn new(register: impl Fn(&mut Registry) + Send + Sync + 'static) -> Self {
+        Self(Box::new(register))
+    }
+}
+
+impl std::fmt::Debug for MetricsSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MetricsSource")
     }
 }
 
@@ -212,6 +230,16 @@ impl Server {
         // nobody else has it before `run`
         if let Some(app) = Arc::get_mut(&mut self.app) {
             app.status = Some(source);
+        }
+        self
+    }
+
+    /// The same, answering `/metrics` with what `source` counts as well.
+    #[must_use]
+    pub fn with_metrics(mut self, source: MetricsSource) -> Self {
+        // nobody else has it before `run`
+        if let Some(app) = Arc::get_mut(&mut self.app) {
+            app.more = Some(source);
         }
         self
     }
@@ -294,7 +322,7 @@ impl App {
     fn new(config: ServerConfig, service: Service, tokens: Tokens, tls: Option<Arc<Tls>>) -> Self {
         let proxies = Proxies { trusted: config.trusted_proxies.clone() };
         let limits = Limits::new(config.login_burst, config.requests_per_second, Arc::clone(service.metrics()));
-        Self { limits, service, tokens, proxies, tls, config, status: None, reload: None }
+        Self { limits, service, tokens, proxies, tls, config, status: None, more: None, reload: None }
     }
 }
 
@@ -546,7 +574,8 @@ async fn metrics(State(app): State<Arc<App>>, client: auth::Client) -> Result<Re
     alerts::trusted(&app, &client)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let snapshot = app.service.count().await?;
-    Ok(([(header::CONTENT_TYPE, kind)], app.service.metrics().text(&snapshot)).into_response())
+    let more = |registry: &mut Registry| app.more.iter().for_each(|more| more.0(registry));
+    Ok(([(header::CONTENT_TYPE, kind)], app.service.metrics().text(&snapshot, more)).into_response())
 }
 
 /// A trailing slash is sent to where it belongs; everything else is unknown.
