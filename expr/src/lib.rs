@@ -17,6 +17,7 @@ mod env;
 mod error;
 pub mod files;
 pub mod golayout;
+pub mod json;
 mod lexer;
 mod library;
 pub mod memo;

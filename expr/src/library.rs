@@ -237,14 +237,14 @@ pub(crate) fn accepts(value: &Value<'_>, ty: &Type) -> bool {
             (Type::String, List::Text(_) | List::Lines(_)) => true,
             (Type::String, List::Typed(values)) => values.iter().all(|value| value.as_str().is_some()),
             (Type::String, _) => false,
-            (Type::Any, List::Any(_) | List::Json(_)) => true,
+            (Type::Any, List::Any(_) | List::Json(_) | List::Nil) => true,
             (Type::Any, _) => false,
             (inner, List::Typed(values)) => values.iter().all(|value| accepts(value, inner)),
             _ => false,
         },
         (Type::Map(inner), Value::Map(map)) => matches!(
             (&**inner, map),
-            (Type::Any, Map::Any(_) | Map::Json(_) | Map::Object(..))
+            (Type::Any, Map::Any(_) | Map::Json(_) | Map::Object(..) | Map::Nil)
                 | (Type::String, Map::Text(_) | Map::Pairs(_) | Map::Slots(..))
                 | (Type::List(_), Map::Texts(_))
         ),

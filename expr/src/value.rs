@@ -58,6 +58,8 @@ pub enum List<'a> {
     Typed(Rc<[Value<'a>]>),
     /// A JSON array.
     Json(&'a [serde_json::Value]),
+    /// The list that is not there: it has no elements and equals nil.
+    Nil,
 }
 
 /// Several texts under one key.
@@ -80,6 +82,8 @@ pub enum Map<'a> {
     Json(&'a serde_json::Map<String, serde_json::Value>),
     /// One of the string maps of an object (`evt.Parsed`).
     Slots(&'a dyn Object, MapId),
+    /// The map that is not there: it has no entries and equals nil.
+    Nil,
     /// A map that the object answers for key by key (`evt.Unmarshaled`, `evt.Overflow.Sources`).
     Object(&'a dyn Object, MapId),
 }
@@ -124,9 +128,9 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Whether this is nil.
+    /// Whether this is nil, or a list or a map that is not there.
     pub fn is_nil(&self) -> bool {
-        matches!(self, Value::Nil)
+        matches!(self, Value::Nil | Value::List(List::Nil) | Value::Map(Map::Nil))
     }
 
     /// Text that owns itself.
@@ -232,6 +236,7 @@ impl<'a> List<'a> {
             List::Text(texts) => texts.len(),
             List::Lines(lines) => lines.len(),
             List::Json(values) => values.len(),
+            List::Nil => 0,
         }
     }
 
@@ -247,6 +252,7 @@ impl<'a> List<'a> {
             List::Text(texts) => texts.get(index).cloned().map(Value::Str),
             List::Lines(lines) => lines.get(index).map(|line| Value::text(line)),
             List::Json(values) => values.get(index).map(Value::json),
+            List::Nil => None,
         }
     }
 
@@ -278,6 +284,7 @@ impl<'a> Map<'a> {
                 .find(|(known, _)| known.as_str().is_some_and(|known| known == key))
                 .map(|(_, value)| value.clone()),
             Map::Json(pairs) => pairs.get(key).map(Value::json),
+            Map::Nil => None,
             Map::Slots(object, map) => object.slot_named(*map, key).map(Value::text),
             Map::Object(object, map) => object.entry(*map, key),
         }
@@ -314,6 +321,7 @@ impl<'a> Map<'a> {
                 .collect(),
             Map::Keyed(pairs) => pairs.to_vec(),
             Map::Json(pairs) => pairs.iter().map(|(key, value)| (Value::text(key), Value::json(value))).collect(),
+            Map::Nil => Vec::new(),
             Map::Slots(object, map) => {
                 object.slots(*map).into_iter().map(|(key, value)| (Value::text(key), Value::text(value))).collect()
             }
@@ -334,6 +342,7 @@ impl<'a> Map<'a> {
             Map::Texts(pairs) => pairs.len(),
             Map::Keyed(pairs) => pairs.len(),
             Map::Json(pairs) => pairs.len(),
+            Map::Nil => 0,
             Map::Slots(object, map) => object.slots(*map).len(),
             Map::Object(object, map) => object.entries(*map).len(),
         }

@@ -6,7 +6,7 @@
 //! expression stays valid while the expression writes (`evt.SetMeta`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -431,8 +431,9 @@ impl Event {
     pub fn unmarshal(&self, key: &str, value: Stored) -> Result<(), EvalError> {
         let value = match (value, self.unmarshaled(key)) {
             (Stored::Pairs(new), Some(Stored::Pairs(old))) => {
-                let kept = old.iter().filter(|(key, _)| !new.iter().any(|(name, _)| name == key));
-                Stored::Pairs(kept.cloned().chain(new.iter().cloned()).collect())
+                let names: HashSet<&str> = new.iter().map(|(name, _)| name.as_str()).collect();
+                let kept = old.iter().filter(|(key, _)| !names.contains(key.as_str()));
+                Stored::Pairs(kept.chain(&new).cloned().collect())
             }
             (Stored::Pairs(_), Some(Stored::Json(_))) => {
                 return Err(EvalError::new(format!("`{key}` holds something else than key-value pairs")));

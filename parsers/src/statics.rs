@@ -294,8 +294,8 @@ fn evaluate(program: &Program, event: &Event, cx: &Context<'_>) -> Result<Option
     }
     match value {
         Value::Nil
-        | Value::List(List::Any(_) | List::Json(_))
-        | Value::Map(Map::Any(_) | Map::Json(_) | Map::Object(..)) => Ok(None),
+        | Value::List(List::Any(_) | List::Json(_) | List::Nil)
+        | Value::Map(Map::Any(_) | Map::Json(_) | Map::Object(..) | Map::Nil) => Ok(None),
         value => match text_of(value) {
             Some(text) => Ok(Some(span_of(text, program, event))),
             None => Err(Failure::Abort(format!("`{}` gives neither a text nor a number", program.source()))),

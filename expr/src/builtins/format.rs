@@ -140,6 +140,8 @@ pub(crate) fn format(format: &str, args: &[Value<'_>]) -> String {
             continue;
         }
         spec.verb = verb;
+        // Before `v`, a plus asks for the names of fields, not for a sign.
+        spec.plus &= verb != 'v';
         match args.get(next) {
             Some(value) => write_value(&mut out, value, &spec, 0),
             None => {
@@ -154,7 +156,7 @@ pub(crate) fn format(format: &str, args: &[Value<'_>]) -> String {
             if at > 0 {
                 out.push_str(", ");
             }
-            if value.is_nil() {
+            if matches!(value, Value::Nil) {
                 out.push_str("<nil>");
             } else {
                 let _ = write!(out, "{}={}", value.kind(), display(value));
@@ -229,7 +231,7 @@ fn write_value(out: &mut String, value: &Value<'_>, spec: &Spec, depth: u32) {
         return;
     }
     if spec.verb == 'T' {
-        spec.pad(out, if value.is_nil() { "<nil>" } else { value.kind() });
+        spec.pad(out, if matches!(value, Value::Nil) { "<nil>" } else { value.kind() });
         return;
     }
     match value {

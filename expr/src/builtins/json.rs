@@ -9,9 +9,10 @@ use super::{format, text};
 use crate::env::Stored;
 use crate::error::EvalError;
 use crate::golayout;
+use crate::json;
 use crate::library::{Function, Nature, P, R};
 use crate::program::{Cx, Outcome};
-use crate::value::{Map, Value};
+use crate::value::{List, Map, Value};
 
 pub(crate) const ROWS: &[Function] = &[
     Function::new("JsonExtract", &[P::Str, P::Str], R::Str, json_extract),
@@ -21,8 +22,14 @@ pub(crate) const ROWS: &[Function] = &[
     })
     .rest()
     .fails(),
-    Function::new("JsonExtractSlice", &[P::Str, P::Str], R::List, |cx, args| decoded(cx, args, b'[')).fails(),
-    Function::new("JsonExtractObject", &[P::Str, P::Str], R::Map, |cx, args| decoded(cx, args, b'{')).fails(),
+    Function::new("JsonExtractSlice", &[P::Str, P::Str], R::List, |cx, args| {
+        Ok(decoded(cx, args, b'[')?.unwrap_or(Value::List(List::Nil)))
+    })
+    .fails(),
+    Function::new("JsonExtractObject", &[P::Str, P::Str], R::Map, |cx, args| {
+        Ok(decoded(cx, args, b'{')?.unwrap_or(Value::Map(Map::Nil)))
+    })
+    .fails(),
     Function::new("ToJsonString", &[P::Any], R::Str, |cx, args| {
         let written = args.first().and_then(|value| write(value, None)).unwrap_or_default();
         cx.spend_bytes(written.len())?;
@@ -51,7 +58,7 @@ pub(crate) const ROWS: &[Function] = &[
 ];
 
 fn read(source: &str) -> Outcome<serde_json::Value> {
-    serde_json::from_str(source).map_err(|error| EvalError::new(format!("invalid JSON: {error}")))
+    json::read(source).map_err(|error| EvalError::new(format!("invalid JSON: {error}")))
 }
 
 fn unmarshal<'a>(_: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
@@ -79,15 +86,15 @@ fn json_extract<'a>(_: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
 fn json_extract_unescape<'a>(_: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
     let (blob, key) = (text(args, 0)?, text(args, 1)?);
     let raw = Scanner::new(blob).find(std::iter::once(key));
-    let value = raw.filter(|raw| raw.starts_with('"')).and_then(|raw| serde_json::from_str::<String>(raw).ok());
+    let value = raw.filter(|raw| raw.starts_with('"')).and_then(|raw| json::read::<String>(raw).ok());
     Ok(Value::owned(value.unwrap_or_default()))
 }
 
-fn decoded<'a>(cx: &mut Cx<'a>, args: &[Value<'a>], open: u8) -> Outcome<Value<'a>> {
+fn decoded<'a>(cx: &mut Cx<'a>, args: &[Value<'a>], open: u8) -> Outcome<Option<Value<'a>>> {
     let raw = extract(text(args, 0)?, text(args, 1)?).filter(|raw| raw.as_bytes().first() == Some(&open));
-    let Some(value) = raw.and_then(|raw| read(raw).ok()) else { return Ok(Value::Nil) };
+    let Some(value) = raw.and_then(|raw| read(raw).ok()) else { return Ok(None) };
     cx.spend(raw.map_or(0, str::len) / 4)?;
-    Ok(Value::from_json(value))
+    Ok(Some(Value::from_json(value)))
 }
 
 /// The raw text of the value at `path`, strings without their quotes.
@@ -162,7 +169,7 @@ impl<'t> Scanner<'t> {
             }
             let inner = raw.get(1..raw.len() - 1)?;
             let same = if inner.contains('\\') {
-                serde_json::from_str::<String>(raw).is_ok_and(|key| key == wanted)
+                json::read::<String>(raw).is_ok_and(|key| key == wanted)
             } else {
                 inner == wanted
             };
@@ -257,7 +264,7 @@ fn write_value(out: &mut String, value: &Value<'_>, indent: Option<usize>, depth
         return None;
     }
     match value {
-        Value::Nil => out.push_str("null"),
+        Value::Nil | Value::List(List::Nil) | Value::Map(Map::Nil) => out.push_str("null"),
         Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
         Value::Int(value) | Value::Sized(value, _) | Value::Duration(value) => {
             let _ = write!(out, "{value}");

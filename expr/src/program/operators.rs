@@ -15,7 +15,7 @@ use crate::value::{List, Map, Value};
 /// `==`: numbers across their widths, lists and maps by their elements; different kinds differ.
 pub(crate) fn equal(left: &Value<'_>, right: &Value<'_>) -> bool {
     match (left, right) {
-        (Value::Nil, Value::Nil) => true,
+        (Value::Nil, other) | (other, Value::Nil) => other.is_nil(),
         (Value::Bool(a), Value::Bool(b)) => a == b,
         (Value::Str(a), Value::Str(b)) => a == b,
         (Value::Sized(a, kind), Value::Sized(b, other)) if kind.named() || other.named() => kind == other && a == b,
@@ -232,6 +232,7 @@ pub(crate) fn slice<'a>(base: &Value<'a>, from: Option<i64>, to: Option<i64>) ->
                 List::Text(texts) => List::Text(texts[from..to].into()),
                 List::Lines(lines) => List::Lines(&lines[from..to]),
                 List::Json(values) => List::Json(&values[from..to]),
+                List::Nil => List::Nil,
             })
         }
         other => return Err(EvalError::new(format!("cannot slice {}", other.kind()))),

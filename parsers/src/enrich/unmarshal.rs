@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Parses the line, which must be a JSON object.
 pub(super) fn enrich(event: &Event) -> Result<(), String> {
     let line = event.get(fields::LINE_RAW).unwrap_or("");
-    match serde_json::from_str(line) {
+    match expr::json::read(line) {
         Ok(Value::Object(members)) => {
             for (key, value) in members {
                 event.unmarshal(&key, Stored::Json(value)).map_err(|error| error.to_string())?;
