@@ -207,9 +207,9 @@ impl Problem {
     pub fn new(kind: Kind, fault: Fault) -> Self {
         Self {
             kind,
-            path: fault.path,
             line: fault.line.into(),
-            message: fault.message,
+            message: fault.shown(),
+            path: fault.path,
             remedy: fault.hint.unwrap_or_default(),
         }
     }

@@ -14,14 +14,26 @@ pub struct CompileError {
     pub hint: Option<String>,
 }
 
+/// A part of a text of several lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'s> {
+    /// Lines before it.
+    pub row: usize,
+    /// The line that it starts in.
+    pub line: &'s str,
+    /// Characters of the line before it.
+    pub column: usize,
+    /// Its characters in that line, at least one.
+    pub width: usize,
+}
+
 impl CompileError {
     pub(crate) fn new(span: std::ops::Range<usize>, message: impl Into<String>) -> Self {
         Self { message: message.into(), span, hint: None }
     }
 
-    /// The error with its source line and a caret, as a person reads it. `place` names the
-    /// file and line where the expression starts (`rules/ssh.yaml:12`), if known.
-    pub fn render(&self, source: &str, place: Option<&str>) -> String {
+    /// The line of the source that is to blame, and what of it.
+    pub fn place<'s>(&self, source: &'s str) -> Place<'s> {
         let mut start = self.span.start.min(source.len());
         while !source.is_char_boundary(start) {
             start -= 1;
@@ -29,10 +41,19 @@ impl CompileError {
         let before = &source[..start];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let line = source[line_start..].lines().next().unwrap_or("");
-        let row = before.matches('\n').count();
-        let column = source[line_start..start].chars().count();
         let end = self.span.end.clamp(start, line_start + line.len());
-        let width = source.get(start..end).map_or(1, |text| text.chars().count()).max(1);
+        Place {
+            row: before.matches('\n').count(),
+            line,
+            column: source[line_start..start].chars().count(),
+            width: source.get(start..end).map_or(1, |text| text.chars().count()).max(1),
+        }
+    }
+
+    /// The error with its source line and a caret, as a person reads it. `place` names the
+    /// file and line where the expression starts (`rules/ssh.yaml:12`), if known.
+    pub fn render(&self, source: &str, place: Option<&str>) -> String {
+        let Place { row, line, column, width } = self.place(source);
         let (file, first) = match place.and_then(|place| place.rsplit_once(':')) {
             Some((file, number)) if number.parse::<usize>().is_ok() => (file, number.parse().unwrap_or(1)),
             _ => (place.unwrap_or("expression"), 1),

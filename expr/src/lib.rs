@@ -30,7 +30,7 @@ mod value;
 
 pub use analyze::{Condition, Facts};
 pub use env::{DecisionQuery, Env, Geo, Host, HttpAnswer, Object, Stored};
-pub use error::{CompileError, EvalError};
+pub use error::{CompileError, EvalError, Place};
 pub use needles::{Mention, Needle};
 pub use program::{Compiler, Program, Vars};
 pub use types::{At, Class, FieldId, Fields, IntKind, MapId, Member, MemberId, Method, MethodId, Type};

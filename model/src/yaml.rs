@@ -23,28 +23,49 @@ pub struct Fault {
     pub path: PathBuf,
     /// Line, from 1; 0 where no line is to blame.
     pub line: u32,
-    /// What is wrong, in lower case, without a final stop. May have several lines.
+    /// What of the line it is, where that is known.
+    pub mark: Option<Mark>,
+    /// What is wrong, in lower case, without a final stop.
     pub message: String,
     /// What would be right.
     pub hint: Option<String>,
 }
 
+/// A part of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The line, or the part of it that an expression is.
+    pub source: String,
+    /// Characters of the source before the part.
+    pub start: usize,
+    /// Characters of the part.
+    pub width: usize,
+}
+
+impl Mark {
+    /// Two lines: the source, and carets below the part.
+    fn drawn(&self, line: u32) -> String {
+        let Self { source, start, width } = self;
+        let number = line.to_string();
+        let margin = " ".repeat(number.len());
+        // Tabs stay tabs, so that the carets stand below what they point at.
+        let indent: String = source.chars().take(*start).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        format!("{margin} |\n{number} | {source}\n{margin} | {indent}{}", "^".repeat(*width))
+    }
+}
+
 impl Fault {
     /// A mistake at `line` of a file that is named later.
     pub fn new(line: u32, message: impl Into<String>) -> Self {
-        Self { path: PathBuf::new(), line, message: message.into(), hint: None }
+        Self { path: PathBuf::new(), line, mark: None, message: message.into(), hint: None }
     }
 
     /// An expression that was refused: `what` it is, the line of the file, and a mark below the place.
     pub fn in_expression(what: &str, text: &Text, error: &expr::CompileError) -> Self {
-        let rows = text.get(..error.span.start).unwrap_or("").matches('\n').count() as u32;
-        let bare = expr::CompileError { hint: None, ..error.clone() };
-        let shown = bare.render(text, Some(&format!(":{}", text.line)));
-        // The second line names the place once more.
-        let shown: Vec<&str> =
-            shown.lines().enumerate().filter(|(index, _)| *index != 1).map(|(_, line)| line).collect();
-        let fault = Self::new(text.line + rows, format!("{what}: {}", shown.join("\n")));
-        Self { hint: error.hint.clone(), ..fault }
+        let place = error.place(text);
+        let mark = Mark { source: place.line.to_owned(), start: place.column, width: place.width };
+        let fault = Self::new(text.line + place.row as u32, format!("{what}: {error}"));
+        Self { mark: Some(mark), hint: error.hint.clone(), ..fault }
     }
 
     /// The same with advice.
@@ -55,6 +76,14 @@ impl Fault {
     /// The same, in the file at `path`.
     pub fn within(self, path: &Path) -> Self {
         Self { path: path.to_owned(), ..self }
+    }
+
+    /// What is wrong, and below it the line with carets, where they are known.
+    pub fn shown(&self) -> String {
+        match &self.mark {
+            Some(mark) => format!("{}\n{}", self.message, mark.drawn(self.line)),
+            None => self.message.clone(),
+        }
     }
 
     /// A word that is not one of those that are known.
@@ -79,7 +108,7 @@ impl fmt::Display for Fault {
         if self.line > 0 || self.path != Path::new("") {
             f.write_str(" ")?;
         }
-        f.write_str(&self.message)?;
+        f.write_str(&self.shown())?;
         match &self.hint {
             Some(hint) => write!(f, "\nhint: {hint}"),
             None => Ok(()),
@@ -184,12 +213,22 @@ impl<'i> Reader<'i> {
 
     fn explain(&self, error: &granit_parser::ScanError) -> Fault {
         let line = error.marker().line();
-        let fault = Fault::new(line as u32, format!("not valid YAML: {}", error.info()));
         let found = self.source.lines().nth(line.saturating_sub(1)).unwrap_or("");
+        let mark = Mark { source: found.to_owned(), start: error.marker().col(), width: 1 };
+        let fault = Fault::new(line as u32, format!("not valid YAML: {}", error.info()));
+        let fault = Fault { mark: (mark.start <= found.chars().count()).then_some(mark), ..fault };
         if found[..found.len() - found.trim_start().len()].contains('\t') {
             return fault.hint("indent with blanks, not with tabs");
         }
-        fault
+        match error.info() {
+            info if info.contains("unknown escape") => {
+                fault.hint("between double quotes `\\` starts an escape: write `\\\\`, or use single quotes")
+            }
+            info if info.contains("mapping values are not allowed") => {
+                fault.hint("a `:` with a blank behind it separates key and value: quote a text that holds one, and indent all keys of a map alike")
+            }
+            _ => fault.hint("look at quotes, brackets and indentation of this line and of the one before"),
+        }
     }
 
     fn count(&mut self, line: u32, depth: usize) -> Result<(), Fault> {
@@ -347,7 +386,11 @@ impl Yaml {
         match &self.content {
             Content::List(items) => Ok(items),
             _ if self.is_null() => Ok(&[]),
-            _ => Err(self.mistyped(name, "a list")),
+            Content::Scalar { text, .. } => {
+                let shown = shortened(text);
+                Err(self.mistyped(name, "a list").hint(format!("write it with a dash or in brackets: `[{shown}]`")))
+            }
+            Content::Map(_) => Err(self.mistyped(name, "a list").hint("begin each of its entries with a dash")),
         }
     }
 

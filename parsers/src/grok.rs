@@ -83,8 +83,12 @@ impl Patterns {
                 return Ok(Arc::clone(pattern));
             }
         }
-        let regex = regex_dialect::rewrite(&expansion.text).map_err(|error| Fault::new(line, error.to_string()))?;
-        let hir = regex_dialect::check(&expansion.text).map_err(|error| Fault::new(line, error.to_string()))?;
+        let refused = |error: regex_dialect::RegexError| {
+            Fault::new(line, error.to_string())
+                .hint("brackets and signs that are meant as text need a backslash: `\\(`, `\\[`, `\\*`")
+        };
+        let regex = regex_dialect::rewrite(&expansion.text).map_err(refused)?;
+        let hir = regex_dialect::check(&expansion.text).map_err(refused)?;
         let mut groups: Vec<u32> = aliases.iter().filter_map(|(_, group)| *group).collect();
         groups.sort_unstable();
         groups.dedup();

@@ -269,7 +269,10 @@ fn small(keys: &Keys<'_>, key: &'static str) -> Result<Option<i32>, Fault> {
 
 fn duration(keys: &Keys<'_>, key: &'static str) -> Result<Option<i64>, Fault> {
     let Some(text) = filled(keys, key)? else { return Ok(None) };
-    let bad = |error| Fault::new(text.line, format!("bad `{key}`: {error}"));
+    let bad = |error| {
+        Fault::new(text.line, format!("bad `{key}`: {error}"))
+            .hint("write it like `10s`, `5m` or `1h30m`; a day is `24h`")
+    };
     expr::duration::parse(&text).map(Some).map_err(bad)
 }
 

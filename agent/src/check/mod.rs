@@ -91,7 +91,9 @@ pub fn check(input: Input<'_>) -> Report {
         let read = || subject.text(&finding.path).unwrap_or("").lines().collect();
         let lines = texts.entry(finding.path.clone()).or_insert_with(read);
         let at = (finding.line as usize).checked_sub(1).filter(|at| *at < lines.len());
-        finding.source = at.map_or(String::new(), |at| lines[at].trim_end().to_owned());
+        if let Some(at) = at {
+            finding.place_in(lines[at]);
+        }
         !at.is_some_and(|at| allowed(&lines[..=at], finding.rule.code))
     });
     findings

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Report, Severity};
+use super::{Finding, Report, Severity};
 
 /// The findings from `least` on, each with its line, and a line that counts all of them.
 pub fn text(report: &Report, least: Severity) -> String {
@@ -10,12 +10,13 @@ pub fn text(report: &Report, least: Severity) -> String {
     for finding in report.findings.iter().filter(|finding| finding.severity >= least) {
         let place = match finding.line {
             0 => finding.path.display().to_string(),
-            line => format!("{}:{line}", finding.path.display()),
+            line if finding.column == 0 => format!("{}:{line}", finding.path.display()),
+            line => format!("{}:{line}:{}", finding.path.display(), finding.column),
         };
         // Writing to a text cannot fail.
         let _ = writeln!(text, "{place}: {}[{}] {}", finding.severity, finding.rule.code, finding.message);
         if !finding.source.trim().is_empty() {
-            let _ = writeln!(text, "  | {}", shortened(finding.source.trim()));
+            text.push_str(&excerpt(finding));
         }
         let _ = writeln!(text, "  hint: {}", finding.remedy);
     }
@@ -38,9 +39,23 @@ pub fn text(report: &Report, least: Severity) -> String {
 /// Most characters of a line that are shown.
 const WIDTH: usize = 120;
 
-fn shortened(line: &str) -> String {
-    match line.char_indices().nth(WIDTH) {
-        Some((end, _)) => format!("{}...", line.get(..end).unwrap_or(line)),
-        None => line.to_owned(),
+/// The line, cut to what fits, and carets below what is to blame.
+fn excerpt(finding: &Finding) -> String {
+    let line: Vec<char> = finding.source.chars().collect();
+    let indent = line.iter().take_while(|c| c.is_whitespace()).count();
+    let start = (finding.column as usize).saturating_sub(1).max(indent);
+    // A mark beyond the width has some of what stands before it.
+    let from = if start - indent < WIDTH * 3 / 4 { indent } else { start - WIDTH / 3 };
+    let shown: String = line.iter().skip(from).take(WIDTH).collect();
+    let (before, after) = (if from > indent { "..." } else { "" }, if line.len() > from + WIDTH { "..." } else { "" });
+    let mut text = format!("  | {before}{shown}{after}\n");
+    if finding.column > 0 {
+        // Tabs stay tabs, so that the carets stand below what they point at.
+        let blanks: String =
+            line.get(from..start).unwrap_or_default().iter().map(|c| if *c == '\t' { '\t' } else { ' ' }).collect();
+        let width = (finding.width as usize).clamp(1, (from + WIDTH).saturating_sub(start).max(1));
+        // Writing to a text cannot fail.
+        let _ = writeln!(text, "  | {}{blanks}{}", " ".repeat(before.len()), "^".repeat(width));
     }
+    text
 }

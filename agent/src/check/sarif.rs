@@ -34,6 +34,10 @@ pub fn sarif(report: &Report) -> Value {
             let mut place = json!({ "artifactLocation": { "uri": uri(&finding.path.to_string_lossy()) } });
             if finding.line > 0 {
                 place["region"] = json!({ "startLine": finding.line });
+                if finding.column > 0 {
+                    place["region"]["startColumn"] = finding.column.into();
+                    place["region"]["endColumn"] = (finding.column + finding.width).into();
+                }
                 if !finding.source.is_empty() {
                     place["region"]["snippet"] = json!({ "text": finding.source });
                 }
@@ -51,6 +55,7 @@ pub fn sarif(report: &Report) -> Value {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
         "runs": [{
+            "columnKind": "unicodeCodePoints",
             "tool": { "driver": { "name": "cordon check", "version": env!("CARGO_PKG_VERSION"), "rules": rules } },
             "results": results,
         }],

@@ -61,7 +61,25 @@ pub(super) enum Contents {
 pub(super) struct Expression<'a> {
     pub(super) path: &'a Path,
     pub(super) text: Text,
+    pub(super) place: Place,
     pub(super) program: Program,
+}
+
+/// What an expression is for: what it may yield depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Says yes or no; anything else is no.
+    Filter,
+    /// A filter of a whitelist.
+    Whitelist,
+    /// A text that separates buckets or events.
+    Key,
+    /// A key or a value of a stash.
+    Stash,
+    /// What a grok reads.
+    Input,
+    /// What a static writes.
+    Static,
 }
 
 /// One top-level node.
@@ -429,15 +447,22 @@ struct Collected<'a> {
 }
 
 impl<'a> Collected<'a> {
-    fn program(&mut self, text: &Text, path: &'a Path, compiler: &mut Compiler<'_>) -> Result<Program, Fault> {
+    fn program(
+        &mut self,
+        place: Place,
+        text: &Text,
+        path: &'a Path,
+        compiler: &mut Compiler<'_>,
+    ) -> Result<Program, Fault> {
         let program = compiler.compile(text, &classes::event_vars());
         let program = program.map_err(|error| Fault::new(text.line, error.to_string()))?;
-        self.expressions.push(Expression { path, text: text.clone(), program: program.clone() });
+        self.expressions.push(Expression { path, text: text.clone(), place, program: program.clone() });
         Ok(program)
     }
 
     fn node(&mut self, mut config: NodeConfig, path: &'a Path, compiler: &mut Compiler<'_>) -> Result<Node, Fault> {
-        let filter = config.filter.as_ref().map(|text| self.program(text, path, compiler)).transpose()?;
+        let filter =
+            config.filter.as_ref().map(|text| self.program(Place::Filter, text, path, compiler)).transpose()?;
         for (name, pattern) in &config.pattern_syntax {
             let taken = !self.library.define(name, pattern, name.line)?;
             if taken && *self.library.get(name, name.line)? == self.library.expand(pattern, name.line)? {
@@ -450,11 +475,14 @@ impl<'a> Collected<'a> {
         let children = children.collect::<Result<Vec<_>, _>>()?;
         let statics = self.statics(&config.statics, path, compiler)?;
         for entry in &config.stash {
-            self.program(&entry.key, path, compiler)?;
-            self.program(&entry.value, path, compiler)?;
+            self.program(Place::Stash, &entry.key, path, compiler)?;
+            self.program(Place::Stash, &entry.value, path, compiler)?;
         }
         let trusted = config.whitelist.as_ref().map_or(&[][..], |whitelist| &whitelist.expression);
-        let trusts = trusted.iter().map(|text| self.program(text, path, compiler)).collect::<Result<_, _>>()?;
+        let trusts = trusted
+            .iter()
+            .map(|text| self.program(Place::Whitelist, text, path, compiler))
+            .collect::<Result<_, _>>()?;
         self.data.extend(config.data.iter().map(|data| (path, data.clone())));
         let mut node = Node { config, filter, trusts, grok, statics, children, writes: Writes::default() };
         let mut writes = Writes::default();
@@ -497,7 +525,7 @@ impl<'a> Collected<'a> {
             InputConfig::ApplyOn(key) if &**key == "Line.Raw" => Some(fields::LINE_RAW),
             InputConfig::ApplyOn(key) => Some(compiler.fields().intern(fields::PARSED, key)),
             InputConfig::Expression(text) => {
-                self.program(text, path, compiler)?;
+                self.program(Place::Input, text, path, compiler)?;
                 None
             }
         };
@@ -521,7 +549,9 @@ impl<'a> Collected<'a> {
             let dest = dest.map(|(map, key)| compiler.fields().intern(map, key));
             let value = match &config.value {
                 ValueConfig::Text(text) => Assigned::Text(text.text.clone()),
-                ValueConfig::Expression(text) => Assigned::Program(self.program(text, path, compiler)?),
+                ValueConfig::Expression(text) => {
+                    Assigned::Program(self.program(Place::Static, text, path, compiler)?)
+                }
                 ValueConfig::Nothing => Assigned::Nothing,
             };
             Ok(Static { dest, value })
@@ -532,12 +562,12 @@ impl<'a> Collected<'a> {
     fn scenario(&mut self, yaml: Yaml, path: &'a Path, compiler: &mut Compiler<'_>) -> Option<Scenario<'a>> {
         let text = |key| entry(&yaml, key).and_then(|yaml| yaml.text(key).ok()).filter(|text| !text.is_empty());
         let (name, kind, filter) = (text("name")?, text("type")?, text("filter")?);
-        let filter = self.program(&filter, path, compiler).ok()?;
-        let distinct = text("distinct").and_then(|text| self.program(&text, path, compiler).ok());
-        for key in ["groupby", "cancel_on"] {
+        let filter = self.program(Place::Filter, &filter, path, compiler).ok()?;
+        let distinct = text("distinct").and_then(|text| self.program(Place::Key, &text, path, compiler).ok());
+        for (key, place) in [("groupby", Place::Key), ("cancel_on", Place::Filter)] {
             if let Some(text) = text(key) {
                 // Compiled for what it says of fields; the loader has taken it already.
-                let _ = self.program(&text, path, compiler);
+                let _ = self.program(place, &text, path, compiler);
             }
         }
         for data in entry(&yaml, "data").and_then(|yaml| yaml.list("data").ok()).into_iter().flatten() {

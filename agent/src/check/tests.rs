@@ -99,17 +99,20 @@ fn a_report_shows_the_line_and_the_remedy() {
         ("scenarios/broken.yaml", "type: trigger\n"),
     ]);
     insta::assert_snapshot!(text(&report, Severity::Note), @r"
-    parsers/s01-parse/gate.yaml:4: error[C001] the free text before `peer`, which becomes `Meta.source_ip`, ends at the first copy of what follows it: who writes it chooses the address
+    parsers/s01-parse/gate.yaml:4:45: error[C001] the free text before `peer`, which becomes `Meta.source_ip`, ends at the first copy of what follows it: who writes it chooses the address
       | pattern: 'login of %{DATA:user} from %{IP:peer}'
+      |                                           ^^^^
       hint: tie the address to the end of the line with `$`, without free text in between, or set no `source_ip`
     scenarios/broken.yaml:1: error[C000] a scenario has no `name`
       | type: trigger
       hint: each document is one scenario, such as `name: author/word`
-    scenarios/gate.yaml:4: warning[C005] `gate` never sees an event: it demands that `Meta.target_usr` is not empty, and the installed parsers write nothing there
+    scenarios/gate.yaml:4:13: warning[C005] `gate` never sees an event: it demands that `Meta.target_usr` is not empty, and the installed parsers write nothing there
       | filter: evt.Meta.target_usr != ''
+      |             ^^^^^^^^^^^^^^^
       hint: install the parser that it was written for, or demand what the parsers write
-    scenarios/gate.yaml:4: warning[C011] nobody writes `Meta.target_usr`
+    scenarios/gate.yaml:4:13: warning[C011] nobody writes `Meta.target_usr`
       | filter: evt.Meta.target_usr != ''
+      |             ^^^^^^^^^^^^^^^
       hint: did you mean `Meta.target_user`?
     2 errors, 2 warnings, 0 notes in 3 files
     ");
@@ -119,12 +122,122 @@ fn a_report_shows_the_line_and_the_remedy() {
       "severity": "error",
       "path": "parsers/s01-parse/gate.yaml",
       "line": 4,
+      "column": 45,
+      "width": 4,
       "message": "the free text before `peer`, which becomes `Meta.source_ip`, ends at the first copy of what follows it: who writes it chooses the address",
       "remedy": "tie the address to the end of the line with `$`, without free text in between, or set no `source_ip`",
       "source": "  pattern: 'login of %{DATA:user} from %{IP:peer}'"
     }
     "#);
     assert!(!report.is_clean(Severity::Error));
+}
+
+/// What an analyst gets wrong in the first version of a file, and what he is told.
+#[test]
+fn mistakes_are_told_with_their_place_and_a_remedy() {
+    let node = |rest: &str| format!("name: gate\nonsuccess: next_stage\n{rest}");
+    let bucket = |rest: &str| {
+        format!(
+            "type: leaky\nname: gate\ndescription: a\ngroupby: evt.Meta.source_ip\ncapacity: 5\nleakspeed: 10s\n{rest}"
+        )
+    };
+    let grok = |pattern: &str| node(&format!("grok:\n  apply_on: message\n  pattern: {pattern}\n"));
+    let cases = [
+        ("parsers/s01-parse/a.yaml", node("on_success: next_stage\n")),
+        ("parsers/s01-parse/a.yaml", node("statics:\n  - meta: service\n    vale: gate\n")),
+        ("parsers/s01-parse/a.yaml", grok("'login (of %{USER:user}'")),
+        ("parsers/s01-parse/a.yaml", grok("'login of %{USERNAM:user}'")),
+        ("parsers/s01-parse/a.yaml", grok("\"login of \\d+ %{USER:user}\"")),
+        ("parsers/s01-parse/a.yaml", node("whitelist:\n  reason: office\n  ip: 10.0.0.300\n")),
+        ("parsers/s01-parse/a.yaml", node("filter: evt.Parsed.program == 'gate'\nnodes:\n\t- grok: {}\n")),
+        ("scenarios/a.yaml", bucket("filter: evt.Meta.log_type = 'x'\n")),
+        ("scenarios/a.yaml", bucket("filter: \"Uper(evt.Meta.log_type) == \\\"x\\\"\"\n")),
+        ("scenarios/a.yaml", bucket("filter: |\n  evt.Meta.log_type == 'x' &&\n    IpInRange(evt.Meta.source_ip)\n")),
+        ("scenarios/a.yaml", bucket("filter: evt.Meta.log_type == 404\n")),
+        ("scenarios/a.yaml", bucket("filter: evt.Meta.log_type matches '/a(b'\n")),
+        ("scenarios/a.yaml", bucket("filter: evt.Meta.log_type\n")),
+        ("scenarios/a.yaml", bucket("filter: 'true'\nblackhole: 1d\n")),
+        ("scenarios/a.yaml", bucket("filter: 'true'\ncapacity: 6\n")),
+        ("scenarios/a.yaml", bucket("filter: 'true'\n").replace("leaky", "leeky")),
+        ("scenarios/a.yaml", bucket("filter: 'true'\n  duration: 1m\n")),
+    ];
+    let told: Vec<String> = cases
+        .iter()
+        .map(|(path, file)| {
+            let mut report = report(&[(path, file)]);
+            report.findings.retain(|finding| matches!(finding.rule.code, "C000" | "C016"));
+            let text = text(&report, Severity::Note);
+            text.lines().filter(|line| !line.contains(" in 1 file")).collect::<Vec<_>>().join("\n")
+        })
+        .collect();
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    parsers/s01-parse/a.yaml:3:1: error[C000] unknown key in a parser: `on_success`
+      | on_success: next_stage
+      | ^^^^^^^^^^
+      hint: did you mean `onsuccess`?
+    parsers/s01-parse/a.yaml:5:5: error[C000] unknown key in an entry of `statics`: `vale`
+      | vale: gate
+      | ^^^^
+      hint: did you mean `value`?
+    parsers/s01-parse/a.yaml:5: error[C000] bad regex: unclosed group
+      | pattern: 'login (of %{USER:user}'
+      hint: brackets and signs that are meant as text need a backslash: `\(`, `\[`, `\*`
+    parsers/s01-parse/a.yaml:5:24: error[C000] unknown pattern `USERNAM`
+      | pattern: 'login of %{USERNAM:user}'
+      |                      ^^^^^^^
+      hint: did you mean `USERNAME`?
+    parsers/s01-parse/a.yaml:5:12: error[C000] not valid YAML: while parsing a quoted scalar, found unknown escape character
+      | pattern: "login of \d+ %{USER:user}"
+      |          ^
+      hint: between double quotes `\` starts an escape: write `\\`, or use single quotes
+    parsers/s01-parse/a.yaml:5:7: error[C000] `ip` must be a list, found `10.0.0.300`
+      | ip: 10.0.0.300
+      |     ^^^^^^^^^^
+      hint: write it with a dash or in brackets: `[10.0.0.300]`
+    parsers/s01-parse/a.yaml:5:2: error[C000] not valid YAML: tabs disallowed within this context (block indentation)
+      | - grok: {}
+      | ^
+      hint: indent with blanks, not with tabs
+    scenarios/a.yaml:7:27: error[C000] bad `filter`: unexpected `=`
+      | filter: evt.Meta.log_type = 'x'
+      |                           ^
+      hint: write `==` to compare
+    scenarios/a.yaml:7:10: error[C000] bad `filter`: unknown function `Uper`
+      | filter: "Uper(evt.Meta.log_type) == \"x\""
+      |          ^^^^^^^^^^^^^^^^^^^^^^^
+      hint: did you mean `Upper`?
+    scenarios/a.yaml:9:5: error[C000] bad `filter`: `IpInRange` takes 2 arguments, found 1
+      | IpInRange(evt.Meta.source_ip)
+      | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      hint: write `IpInRange(string, string)`
+    scenarios/a.yaml:7:9: error[C000] bad `filter`: invalid operation: `==` between string and int
+      | filter: evt.Meta.log_type == 404
+      |         ^^^^^^^^^^^^^^^^^^^^^^^^
+      hint: compare with a string, or convert with `int(...)` or `float(...)`
+    scenarios/a.yaml:7:35: error[C000] bad `filter`: bad regex: unclosed group
+      | filter: evt.Meta.log_type matches '/a(b'
+      |                                   ^^^^^^
+      hint: brackets and signs that are meant as text need `\\` before them
+    scenarios/a.yaml:7: warning[C016] this yields a text: it is never true
+      | filter: evt.Meta.log_type
+      hint: compare it with something, such as `... == 'x'`
+    scenarios/a.yaml:8:1: error[C000] bad `blackhole`: unknown unit `d` in duration `1d`, expected one of ns, us, ms, s, m, h
+      | blackhole: 1d
+      | ^^^^^^^^^
+      hint: write it like `10s`, `5m` or `1h30m`; a day is `24h`
+    scenarios/a.yaml:8:1: error[C000] key `capacity` is repeated
+      | capacity: 6
+      | ^^^^^^^^
+      hint: it is already set in line 5; keep one of them
+    scenarios/a.yaml:1:7: error[C000] unknown bucket type `leeky`
+      | type: leeky
+      |       ^^^^^
+      hint: did you mean `leaky`?
+    scenarios/a.yaml:8:3: error[C000] not valid YAML: while parsing a block mapping, did not find expected key
+      | duration: 1m
+      | ^
+      hint: look at quotes, brackets and indentation of this line and of the one before
+    "#);
 }
 
 #[test]
@@ -144,9 +257,11 @@ fn sarif_names_rule_level_and_place() {
                 "uri": "parsers/s01-parse/my%20gate.yaml"
               },
               "region": {
+                "endColumn": 49,
                 "snippet": {
                   "text": "  pattern: 'login of %{DATA:user} from %{IP:peer}'"
                 },
+                "startColumn": 45,
                 "startLine": 4
               }
             }

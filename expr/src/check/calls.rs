@@ -68,7 +68,12 @@ impl Checker<'_> {
                 Some(most) => format!("{least} to {most}"),
                 None => format!("at least {least}"),
             };
-            return error(&expr.span, format!("`{}` takes {wanted} arguments, found {count}", function.name));
+            let message = format!("`{}` takes {wanted} arguments, found {count}", function.name);
+            let params = (0..most.unwrap_or(least)).map_while(|index| function.param(index)).map(|param| param.ty());
+            return Err(crate::CompileError {
+                hint: Some(signature(function.name, params, most.is_none())),
+                ..crate::CompileError::new(expr.span.clone(), message)
+            });
         }
         let known: Vec<Type> = typed.iter().map(|(_, ty)| ty.behind().clone()).collect();
         let mut nodes = Vec::with_capacity(count);
@@ -224,7 +229,11 @@ impl Checker<'_> {
         };
         let params = (method.params)();
         if params.len() != args.len() {
-            return error(&expr.span, format!("`{name}` takes {} arguments, found {}", params.len(), args.len()));
+            let message = format!("`{name}` takes {} arguments, found {}", params.len(), args.len());
+            return Err(crate::CompileError {
+                hint: Some(signature(name, params.into_iter(), false)),
+                ..crate::CompileError::new(expr.span.clone(), message)
+            });
         }
         let mut nodes = Vec::with_capacity(args.len());
         let mut check = Vec::new();
@@ -294,4 +303,13 @@ fn literals_to_floats(expr: &mut Expr) {
         }
         _ => {}
     }
+}
+
+/// How a function is called.
+fn signature(name: &str, params: impl Iterator<Item = Type>, more: bool) -> String {
+    let mut params: Vec<String> = params.map(|param| param.to_string()).collect();
+    if more {
+        params.push("...".into());
+    }
+    format!("write `{name}({})`", params.join(", "))
 }

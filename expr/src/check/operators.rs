@@ -265,6 +265,9 @@ impl Checker<'_> {
                     let mut error = crate::CompileError::new(right.span.clone(), message);
                     if matches!(right.kind, Kind::Str(_)) && pattern.contains('\u{8}') {
                         error.hint = Some("in a quoted string `\\b` is a backspace: write `\\\\b`".to_owned());
+                    } else {
+                        error.hint =
+                            Some("brackets and signs that are meant as text need `\\\\` before them".to_owned());
                     }
                     error
                 })?;

@@ -33,8 +33,7 @@ The finding says what was found and what would be right.",
 
 fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
     for fault in &subject.faults {
-        let remedy = fault.hint.as_deref().unwrap_or("correct the file, or take it out");
-        findings.add(&fault.path, fault.line, &*fault.message, remedy);
+        findings.add_fault(RULE.severity, fault, "correct the file, or take it out");
     }
 }
 

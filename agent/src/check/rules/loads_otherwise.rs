@@ -34,10 +34,9 @@ Use another name, or take the part out.",
 
 fn check(subject: &Subject<'_>, findings: &mut Findings<'_>) {
     for fault in &subject.warnings {
-        let remedy = fault.hint.as_deref().unwrap_or("take it out, or write what was meant");
         let repeated = subject.repeated.iter().any(|(path, line)| *path == fault.path && *line == fault.line);
         let severity = if repeated { Severity::Note } else { RULE.severity };
-        findings.add_as(severity, &fault.path, fault.line, &*fault.message, remedy);
+        findings.add_fault(severity, fault, "take it out, or write what was meant");
     }
 }
 

@@ -8,6 +8,7 @@ mod loads_otherwise;
 mod loose_source;
 mod missing_data;
 mod never_overflows;
+mod shared_bucket;
 mod spoofable_evidence;
 mod starved_scenario;
 mod unconfirmed_name;
@@ -16,6 +17,7 @@ mod unsigned_log;
 mod unused_capture;
 mod unwritten_field;
 mod wide_whitelist;
+mod wrong_kind;
 
 use super::finding::Rule;
 
@@ -37,4 +39,6 @@ pub const RULES: &[&Rule] = &[
     &wide_whitelist::RULE,
     &loads_otherwise::RULE,
     &unsigned_log::RULE,
+    &wrong_kind::RULE,
+    &shared_bucket::RULE,
 ];
