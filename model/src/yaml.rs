@@ -659,7 +659,7 @@ mod tests {
             ),
             ("name: a\nname: b\n", "2: key `name` is repeated\nhint: it is already set in line 1; keep one of them"),
             ("name: [a]\n", "1: `name` must be a text, found a list"),
-            ("nodes: x\n", "1: `nodes` must be a list, found `x`"),
+            ("nodes: x\n", "1: `nodes` must be a list, found `x`\nhint: write it with a dash or in brackets: `[x]`"),
             ("- a\n", "1: `the test` must be a map, found a list"),
             ("[1]: a\n", "1: a key must be a text, found a map or a list"),
         ];

@@ -69,7 +69,7 @@ impl Checker<'_> {
                 None => format!("at least {least}"),
             };
             let message = format!("`{}` takes {wanted} arguments, found {count}", function.name);
-            let params = (0..most.unwrap_or(least)).map_while(|index| function.param(index)).map(|param| param.ty());
+            let params = (0..most.unwrap_or(least)).map_while(|index| function.param(index)).map(P::ty);
             return Err(crate::CompileError {
                 hint: Some(signature(function.name, params, most.is_none())),
                 ..crate::CompileError::new(expr.span.clone(), message)
