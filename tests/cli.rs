@@ -89,11 +89,12 @@ fn rules_are_checked_with_an_exit_code_that_says_how_bad_it_is() {
     };
     let warned = "name: a\nwhitelist:\n  reason: a\n  cidr: [45.0.0.0/8]\n";
     assert!(said(&["check"]).starts_with("exit 0\n"));
-    assert!(check(warned, &[]).starts_with("exit 0\nrule.yaml:4: warning[C013]"));
+    assert!(check(warned, &[]).starts_with("exit 0\nrule.yaml:4:10: warning[C013]"));
     insta::assert_snapshot!(check(warned, &["--strict"]), @r"
     exit 1
-    rule.yaml:4: warning[C013] `45.0.0.0/8` is trusted as a whole, strangers included
+    rule.yaml:4:10: warning[C013] `45.0.0.0/8` is trusted as a whole, strangers included
       | cidr: [45.0.0.0/8]
+      |        ^^^^^^^^^^
       hint: list the ranges that are yours
     0 errors, 1 warning, 0 notes in 1 file
     error: there are errors or warnings in the rules
@@ -109,7 +110,7 @@ fn rules_are_checked_with_an_exit_code_that_says_how_bad_it_is() {
     exit 1
 
     error: there is no code `C99`
-    hint: the codes are C000, C001, C002, C003, C004, C005, C006, C007, C008, C009, C010, C011, C012, C013, C014, C015
+    hint: the codes are C000, C001, C002, C003, C004, C005, C006, C007, C008, C009, C010, C011, C012, C013, C014, C015, C016, C017
     ");
     assert!(said(&["check", "--explain", "wide-whitelist"]).contains("### Remedy"));
 }
