@@ -2,10 +2,18 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use anyhow::Context;
+use agent::acquisition::voice;
+use anyhow::Context as _;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Context, Filter, Layer as _, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::{Format, Global};
 
@@ -20,15 +28,60 @@ pub(crate) fn log_to_stderr(global: &Global) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(default), Some(error)),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let registry = tracing_subscriber::registry();
     // journald stamps each line itself
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().with_ansi(false).init();
+        registry.with(layer.without_time().with_ansi(false).with_filter(BySource(filter))).init();
     } else {
-        builder.with_ansi(io::stderr().is_terminal()).init();
+        registry.with(layer.with_ansi(io::stderr().is_terminal()).with_filter(BySource(filter))).init();
     }
     if let Some(error) = complaint {
         tracing::warn!(%error, filter = wanted, "cannot read log filter, using `{default}`");
+    }
+}
+
+/// The filter of the log; a datasource with a level of its own has that instead.
+struct BySource(EnvFilter);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Filter<S> for BySource {
+    fn enabled(&self, metadata: &Metadata<'_>, context: &Context<'_, S>) -> bool {
+        match voice::level() {
+            Some(level) => *metadata.level() <= level,
+            None => Filter::enabled(&self.0, metadata, context),
+        }
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if voice::loudest() == LevelFilter::OFF {
+            Filter::<S>::callsite_enabled(&self.0, metadata)
+        } else {
+            Interest::sometimes()
+        }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Filter::<S>::max_level_hint(&self.0).map(|level| level.max(voice::loudest()))
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        Filter::on_new_span(&self.0, attributes, id, context);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        Filter::on_record(&self.0, id, values, context);
+    }
+
+    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
+        Filter::on_enter(&self.0, id, context);
+    }
+
+    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
+        Filter::on_exit(&self.0, id, context);
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        Filter::on_close(&self.0, id, context);
     }
 }
 

@@ -185,3 +185,31 @@ fn rotate_with_logrotate(name: &str, options: &str, stopped: bool) {
     assert_eq!(lines(&cordon), all, "{name}: nothing is read twice");
     cordon.stop();
 }
+
+#[test]
+fn each_datasource_speaks_as_it_is_told_and_is_known_by_its_identity() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let place = folder.path().display().to_string();
+    for name in ["loud", "quiet", "long"] {
+        fs::write(folder.path().join(format!("{name}.log")), format!("{}\n", "x".repeat(100)))
+            .expect("a writable folder");
+    }
+    let acquisition = format!(
+        "filename: {place}/loud.log\nname: front door\nlabels: {{type: syslog}}\n\
+         ---\nfilename: {place}/quiet.log\nname: cellar\nlog_level: error\nunique_id: cellar\nlabels: {{type: syslog}}\n\
+         ---\nfilename: {place}/long.log\nmode: cat\nmax_buffer_size: 30\nlabels: {{type: syslog}}\n"
+    );
+    let mut cordon = Cordon::install(None, folder.path(), "enforcement:\n  mode: off\n", &acquisition);
+    cordon.start();
+    let status =
+        || -> serde_json::Value { serde_json::from_str(&cordon.ask(&["status", "-o", "json"])).expect("JSON") };
+    eventually("all is read", || status()["sources"][2]["lines"] == 1);
+    assert_eq!((&status()["sources"][2]["cut"], &status()["sources"][0]["cut"]), (&1.into(), &0.into()));
+    assert_eq!(status()["sources"][1]["name"], "file:cellar");
+    eventually("one says what it does", || cordon.log().contains("loud.log at="));
+    cordon.stop();
+    let log = cordon.log();
+    let said = log.lines().find(|line| line.contains("loud.log at=")).expect("it was there");
+    assert!(said.contains("datasource{name=\"front door\"}"), "{said}");
+    assert!(!log.contains("quiet.log at=") && !log.contains("name=\"cellar\""), "{log}");
+}

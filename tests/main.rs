@@ -12,6 +12,7 @@ mod crash;
 mod crowdsec_folder;
 mod defence;
 mod disk;
+mod journal;
 mod reload;
 mod spool;
 mod trail;

@@ -272,8 +272,9 @@ fn start_sources(
     places: &Places,
 ) -> io::Result<Vec<Source>> {
     let start = |(number, (config, status)): (u32, (SourceConfig, Arc<SourceStatus>))| {
-        let out = Outlet::new(number, lanes.add(), Arc::clone(&status)).transformed(config.transform.clone());
-        let running = Running::start(acquisition::build(&config, places), out)?;
+        let out = Outlet::new(number, lanes.add(), Arc::clone(&status));
+        let out = out.transformed(config.transform.clone()).cutting(config.longest);
+        let running = Running::start_with(acquisition::build(&config, places), out, config.voice.clone())?;
         Ok(Source { config, running, status })
     };
     (first..).zip(sources).map(start).collect()

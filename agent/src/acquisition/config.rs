@@ -17,6 +17,7 @@ use super::file::{Files, Follow, PathPattern};
 use super::journald::JournalConfig;
 use super::syslog::{ROOM, SyslogConfig, TlsFiles, Transport};
 use super::transform::Transform;
+use super::voice::{self, Voice};
 use crate::status::{Kind, Problem};
 
 /// Datasources that the field knows and this build does not have.
@@ -50,7 +51,7 @@ const FILE_KEYS: &[&str] = &[
     "max_buffer_size",
     "catch_up",
 ];
-const JOURNAL_KEYS: &[&str] = &["journalctl_filter"];
+const JOURNAL_KEYS: &[&str] = &["journalctl_filter", "catch_up"];
 const SYSLOG_KEYS: &[&str] = &[
     "listen_addr",
     "listen_port",
@@ -65,7 +66,7 @@ const SYSLOG_KEYS: &[&str] = &[
 ];
 
 /// What was last written longer ago than this is not caught up after a restart.
-const CATCH_UP: Duration = Duration::from_hours(24);
+pub(super) const CATCH_UP: Duration = Duration::from_hours(24);
 
 /// Longest messages that may be asked for, in bytes; the least is what every receiver must take by RFC 5424.
 const MESSAGE_LENGTHS: std::ops::RangeInclusive<i64> = 480..=65_536;
@@ -83,6 +84,10 @@ pub struct SourceConfig {
     pub input: Input,
     /// What becomes of its lines before they are parsed.
     pub transform: Option<Transform>,
+    /// Longest line in bytes, where that is less than for all.
+    pub longest: Option<usize>,
+    /// How it speaks in the log.
+    pub voice: Voice,
 }
 
 /// What a datasource reads.
@@ -101,7 +106,15 @@ pub enum Input {
 impl SourceConfig {
     /// A datasource that no file configures.
     pub fn discovered(input: Input) -> Self {
-        Self { id: input.id(), path: PathBuf::new(), line: 0, input, transform: None }
+        Self {
+            id: input.id(),
+            path: PathBuf::new(),
+            line: 0,
+            input,
+            transform: None,
+            longest: None,
+            voice: Voice::default(),
+        }
     }
 }
 
@@ -277,7 +290,28 @@ fn source(document: &Yaml, path: &Path) -> Result<SourceConfig, Fault> {
     };
     let transform = keys.text("transform")?.filter(|text| !text.is_empty());
     let transform = transform.map(|text| Transform::new(&text)).transpose()?;
-    Ok(SourceConfig { id: input.id(), path: path.to_path_buf(), line: keys.line(), input, transform })
+    let identity = keys.text("unique_id")?.filter(|text| !text.is_empty());
+    let id = identity.map_or_else(|| input.id(), |identity| format!("{}:{}", input.module(), identity.text));
+    // Only there the field has a limit, and one that ends the file.
+    let longest = match integer_within(&keys, "max_buffer_size", 1..=i64::from(u32::MAX))? {
+        Some(bytes) if matches!(input, Input::Cat(_)) => usize::try_from(bytes).ok(),
+        _ => None,
+    };
+    let voice = voice(&keys)?;
+    Ok(SourceConfig { id, path: path.to_path_buf(), line: keys.line(), input, transform, longest, voice })
+}
+
+fn voice(keys: &Keys<'_>) -> Result<Voice, Fault> {
+    let name = keys.text("name")?.filter(|name| !name.is_empty()).map(|name| name.text);
+    let level = match keys.text("log_level")?.filter(|level| !level.is_empty()) {
+        None => None,
+        Some(level) => {
+            let known = voice::NAMES.iter().find(|(name, _)| level.eq_ignore_ascii_case(name));
+            let unknown = || Fault::unknown(level.line, "log level", &level, voice::NAMES.map(|(name, _)| name));
+            Some(known.ok_or_else(unknown)?.1)
+        }
+    };
+    Ok(Voice { level, name })
 }
 
 /// The kind of a document that does not say it, by what it has.
@@ -322,10 +356,6 @@ fn common(keys: &Keys<'_>) -> Result<Common, Fault> {
             _ => return Err(Fault::unknown(mode.line, "mode", &mode, ["tail", "cat"])),
         },
     };
-    // Levels and names serve people; what they say is shown by the log filter and the status.
-    for key in ["log_level", "name", "unique_id"] {
-        keys.text(key)?;
-    }
     let time_machine = keys.flag("use_time_machine")?.unwrap_or(false) || !follow;
     Ok(Common { labels, time_machine, follow })
 }
@@ -354,7 +384,6 @@ fn file(keys: &Keys<'_>, common: Common) -> Result<Input, Fault> {
     }
     let poll = keys.flag("poll_without_inotify")?;
     keys.flag("force_inotify")?;
-    keys.integer("max_buffer_size")?;
     let discover = keys.flag("discovery_poll_enable")?.unwrap_or(false);
     let interval = duration(keys, "discovery_poll_interval")?;
     let files = Files { patterns, exclude, labels: common.labels, time_machine: common.time_machine };
@@ -394,6 +423,7 @@ fn journal(keys: &Keys<'_>, common: Common) -> Result<Input, Fault> {
         labels: common.labels,
         time_machine: common.time_machine,
         follow: common.follow,
+        catch_up: duration(keys, "catch_up")?.unwrap_or(CATCH_UP),
     }))
 }
 
@@ -518,6 +548,8 @@ mod tests {
              ---\nsource: syslog\ncert_file: /x\nlabels: {type: x}\n\
              ---\nsource: syslog\nallowed_senders: [gateway]\nlabels: {type: x}\n\
              ---\nsource: syslog\nmode: cat\nlabels: {type: x}\n\
+             ---\nfilename: /var/log/l.log\nlabels: {type: x}\nlog_level: lout\n\
+             ---\nfilename: /var/log/m.log\nlabels: {type: x}\nmax_buffer_size: 0\n\
              ---\nsource: syslog\nmax_message_len: 10\nlabels: {type: x}\n\
              ---\nfilename: /var/log/z.log\nlabels: {type: nginx}\n",
         );
@@ -564,7 +596,11 @@ mod tests {
         hint: write it like `192.0.2.0/24`
         a.yaml:75: a syslog server cannot be read once
         hint: leave `mode` out
-        a.yaml:79: `max_message_len` cannot be `10`
+        a.yaml:80: unknown log level `lout`
+        hint: expected one of `trace`, `debug`, `info`, `warning`, `warn`, `error`, `fatal`, `panic`
+        a.yaml:84: `max_buffer_size` cannot be `0`
+        hint: it lies between 1 and 4294967295
+        a.yaml:87: `max_message_len` cannot be `10`
         hint: it lies between 480 and 65536
         ");
     }
@@ -586,6 +622,15 @@ mod tests {
         let Input::Follow(files, follow) = &sources[0].input else { panic!("a file that is followed") };
         assert_eq!(files.name(), format!("/srv/logs/*.log,/srv/logs/x,{},/z", absolute("$NONE/y")));
         assert!(files.time_machine);
+        assert_eq!(
+            (sources[0].id.as_str(), sources[0].longest),
+            ("file:u", None),
+            "a limit of lines is for what is read once"
+        );
+        assert_eq!(
+            sources[0].voice,
+            Voice { level: Some(tracing::level_filters::LevelFilter::DEBUG), name: Some("web".into()) }
+        );
         assert_eq!((follow.poll, follow.rescan), (Some(true), Some(Duration::from_secs(5))));
         assert_eq!((sources[1].id.as_str(), sources[1].line), ("journalctl:journalctl--b._COMM=sshd", 18));
         let syslog: Vec<&SyslogConfig> = sources[2..]

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::config::{Input, SourceConfig};
+use super::config::{CATCH_UP, Input, SourceConfig};
 use super::file::{Files, Follow, PathPattern};
 use super::journald::JournalConfig;
 
@@ -41,7 +41,8 @@ pub fn discover(root: &Path, journal: bool) -> Vec<SourceConfig> {
     }
     if !syslog && journal {
         let filters = SSHD.map(str::to_owned).to_vec();
-        let config = JournalConfig { filters, labels: labels("syslog"), time_machine: false, follow: true };
+        let config =
+            JournalConfig { filters, labels: labels("syslog"), time_machine: false, follow: true, catch_up: CATCH_UP };
         found.push(SourceConfig::discovered(Input::Journal(config)));
     }
     found

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use compact_str::CompactString;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::{LineRef, Origin};
 use serde::Deserialize;
 use serde_json::Value;
@@ -41,6 +42,8 @@ pub struct JournalConfig {
     pub time_machine: bool,
     /// Whether it goes on for ever.
     pub follow: bool,
+    /// How old what was missed may be and still be read.
+    pub catch_up: Duration,
 }
 
 impl JournalConfig {
@@ -58,6 +61,8 @@ pub struct Journal {
     cursor: Option<String>,
     /// Records older than this were written while nobody read.
     started: Timestamp,
+    /// Records that were too old to be caught up with.
+    too_old: u64,
     origin: Arc<Origin>,
 }
 
@@ -71,7 +76,7 @@ impl Journal {
             time_machine: config.time_machine,
             ..Origin::default()
         };
-        Self { config, program, cursor, started: Timestamp::now(), origin: Arc::new(origin) }
+        Self { config, program, cursor, started: Timestamp::now(), too_old: 0, origin: Arc::new(origin) }
     }
 
     fn command(&self, follow: bool) -> Command {
@@ -96,15 +101,20 @@ impl Journal {
     }
 
     /// Reads what the child writes until it closes its end or the bell says stop.
-    fn read(&mut self, output: &ChildStdout, bell: &Bell, out: &mut Outlet) -> Result<(), SourceError> {
+    fn read(&mut self, output: &ChildStdout, follow: bool, bell: &Bell, out: &mut Outlet) -> Result<(), SourceError> {
         let failed = |error| SourceError::System { what: "cannot read from journalctl", error };
         let mut splitter = Splitter::with_limit(MAX_RECORD);
         let mut buffer = vec![0; 64 * 1024];
         let mut offset = 0;
         while !bell.stopped() {
-            let ready = bell.wait(Some(output.as_fd()), Some(std::time::Duration::ZERO)).map_err(failed)?;
+            let ready = bell.wait(Some(output.as_fd()), Some(Duration::ZERO)).map_err(failed)?;
             if !ready {
-                out.idle()?;
+                // A child that is slow to start has not told yet what was missed.
+                if follow {
+                    out.idle()?;
+                } else {
+                    out.send()?;
+                }
                 if !bell.wait(Some(output.as_fd()), None).map_err(failed)? {
                     continue;
                 }
@@ -134,6 +144,10 @@ impl Journal {
         out.send()
     }
 
+    fn catch_up(&self) -> SignedDuration {
+        SignedDuration::try_from(self.config.catch_up).unwrap_or(SignedDuration::MAX)
+    }
+
     fn take(&mut self, json: &[u8], out: &mut Outlet) -> Result<(), SourceError> {
         let Ok(record) = serde_json::from_slice::<Record>(json) else {
             out.status().dropped.add(1);
@@ -149,6 +163,10 @@ impl Journal {
         let written = record.written().unwrap_or(self.started);
         let old = written < self.started;
         if first && old && self.config.follow {
+            return Ok(());
+        }
+        if old && self.config.follow && self.started.duration_since(written) > self.catch_up() {
+            self.too_old += 1;
             return Ok(());
         }
         out.set_backlog(old && self.config.follow)?;
@@ -202,7 +220,11 @@ impl Journal {
             }
         });
         let listener = listener.map_err(|error| SourceError::System { what: "cannot start a thread", error })?;
-        self.read(&output, bell, out)?;
+        self.read(&output, follow, bell, out)?;
+        if self.too_old > 0 {
+            info!(records = self.too_old, "records were missed too long ago to be caught up with");
+            self.too_old = 0;
+        }
         if bell.stopped() {
             return Ok(());
         }
@@ -454,7 +476,13 @@ mod tests {
     }
 
     fn config(follow: bool) -> JournalConfig {
-        JournalConfig { filters: vec!["_COMM=x".into()], labels: Vec::new(), time_machine: false, follow }
+        JournalConfig {
+            filters: vec!["_COMM=x".into()],
+            labels: Vec::new(),
+            time_machine: false,
+            follow,
+            catch_up: Duration::from_hours(24),
+        }
     }
 
     fn outlet() -> (Outlet, Receiver, Arc<SourceStatus>) {

@@ -16,6 +16,7 @@ pub mod lines;
 pub mod queue;
 pub mod syslog;
 pub mod transform;
+pub mod voice;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use self::lines::Lines;
 use self::queue::{HungUp, Lane};
 use self::syslog::Syslog;
 use self::transform::Transform;
+use self::voice::Voice;
 use crate::meter;
 use crate::state::Places;
 use crate::status::SourceStatus;
@@ -186,6 +188,8 @@ pub struct Outlet {
     caught_up: bool,
     steps: Vec<Step>,
     transform: Option<Transform>,
+    /// Longest line in bytes.
+    longest: usize,
 }
 
 impl Outlet {
@@ -201,12 +205,18 @@ impl Outlet {
             caught_up: false,
             steps: Vec::new(),
             transform: None,
+            longest: usize::MAX,
         }
     }
 
     /// The same, with lines that become what `transform` makes of them.
     pub fn transformed(self, transform: Option<Transform>) -> Self {
         Self { transform, ..self }
+    }
+
+    /// The same, cutting lines behind so many bytes.
+    pub fn cutting(self, longest: Option<usize>) -> Self {
+        Self { longest: longest.unwrap_or(self.longest), ..self }
     }
 
     /// The counters of the datasource.
@@ -234,6 +244,9 @@ impl Outlet {
 
     /// Adds a line as it was read to the open batch: what is no text is replaced, what is too long is cut and counted.
     pub fn bytes(&mut self, bytes: &[u8], origin: &Arc<Origin>, time: Timestamp, offset: u64) {
+        let kept = bytes.get(..self.longest).unwrap_or(bytes);
+        let longer = kept.len() < bytes.len();
+        let bytes = kept;
         let cut = if self.transform.is_some() {
             let (raw, cut) = split::text(bytes);
             self.line(LineRef { raw: &raw, origin, time, offset });
@@ -241,7 +254,7 @@ impl Outlet {
         } else {
             self.lines.push_bytes(bytes, origin, time, offset)
         };
-        if cut {
+        if cut || longer {
             self.status.cut.add(1);
         }
     }
@@ -346,10 +359,16 @@ pub struct Running {
 impl Running {
     /// Starts `datasource` on a thread. A failure is shown in its status and tried again with growing pauses;
     /// it stops nothing else.
-    pub fn start(mut datasource: Box<dyn Datasource>, mut out: Outlet) -> io::Result<Self> {
+    pub fn start(datasource: Box<dyn Datasource>, out: Outlet) -> io::Result<Self> {
+        Self::start_with(datasource, out, Voice::default())
+    }
+
+    /// The same, speaking in the log like `voice`.
+    pub fn start_with(mut datasource: Box<dyn Datasource>, mut out: Outlet, voice: Voice) -> io::Result<Self> {
         let bell = Arc::new(Bell::new()?);
         let rung = Arc::clone(&bell);
         let thread = thread::Builder::new().name(format!("source {}", out.source)).spawn(move || {
+            let _name = voice.speak();
             let mut pause = BACK_OFF.0;
             while !rung.stopped() {
                 let before = out.status.lines.get();
