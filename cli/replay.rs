@@ -13,7 +13,7 @@ use agent::meter::{self, Breakdown, Share};
 use agent::parse::Fates;
 use agent::replay::{ReplayOptions, replay};
 use anyhow::{Context, bail};
-use api::profiles::{Lookup, Profiles};
+use api::profiles::{Lookup, Profiles, Reputation};
 use indicatif::{ProgressBar, ProgressStyle};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -158,6 +158,10 @@ impl Lookup for History {
     fn active(&self, net: IpNet) -> (i64, Option<Timestamp>) {
         let ends = || self.about(net).map(|(_, until)| until).filter(|until| *until > self.now);
         (ends().count() as i64, ends().max())
+    }
+
+    fn reputation(&self, _: &str) -> Reputation {
+        Reputation::Failed("a replay asks nobody".into())
     }
 }
 

@@ -207,6 +207,9 @@ fn start_pipeline(
     if requests.is_none() {
         rules.asks_pages.iter().for_each(|fault| warn!("{fault}"));
     }
+    if let Some(requests) = &requests {
+        service.set_reputations(Arc::new(requests.clone()));
+    }
     let outside = Outside { resolver: resolver(config), decisions: Some(service.clone()), requests };
     let parts = Parts {
         sources,
@@ -461,7 +464,13 @@ pub(crate) fn profiles(config: &Config) -> anyhow::Result<Profiles> {
         |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()));
     let texts = paths.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
     let files: Vec<(&Path, &str)> = paths.iter().map(PathBuf::as_path).zip(texts.iter().map(String::as_str)).collect();
-    Ok(Profiles::parse(&files)?)
+    let profiles = Profiles::parse(&files)?;
+    if let Some(name) = profiles.needs_reputation().filter(|_| config.requests.reputation.is_none()) {
+        bail!(
+            "profile `{name}` asks for reputations (`CrowdsecCTI`), and nobody is named who knows them: no alert would lead to anything\nhint: name one as `requests.reputation` in the configuration, or let the profile say `on_error: continue`"
+        );
+    }
+    Ok(profiles)
 }
 
 /// Who is never punished because the configuration says so.

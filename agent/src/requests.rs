@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use api::profiles::{Reputation as Opinion, Reputations};
 use expr::HttpAnswer;
 pub use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
@@ -27,6 +28,9 @@ const CAPACITY: usize = 32 << 20;
 /// How long an answer is remembered, and how long a failure.
 const KEPT: Duration = Duration::from_mins(10);
 const KEPT_FAILED: Duration = Duration::from_secs(30);
+
+/// Why nobody knows anything of an address.
+pub(crate) const NO_SERVICE: &str = "the configuration names no reputation service";
 
 /// Where rules may ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,6 +152,27 @@ impl Requests {
             cache.asked.insert(request.clone());
         }
         Known::Pending(request)
+    }
+}
+
+impl Reputations for Requests {
+    fn reputation(&self, ip: &str) -> Opinion {
+        match Requests::reputation(self, ip) {
+            None => Opinion::Failed(NO_SERVICE.into()),
+            Some(Known::Pending(_)) => Opinion::Awaited,
+            Some(Known::Failure(failure)) => Opinion::Failed(failure.to_string()),
+            Some(Known::Answer(answer)) => opinion(ip, &answer).map_or_else(Opinion::Failed, Opinion::Known),
+        }
+    }
+}
+
+/// What the answer of the reputation service says of `ip`, as JSON.
+pub(crate) fn opinion(ip: &str, answer: &HttpAnswer) -> Result<serde_json::Value, String> {
+    match answer.status {
+        200 => serde_json::from_str(&answer.body).map_err(|_| "the reputation service did not answer in JSON".into()),
+        // An address that it has never heard of.
+        404 => Ok(serde_json::json!({ "ip": ip })),
+        status => Err(format!("the reputation service answered {status}")),
     }
 }
 

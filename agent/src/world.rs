@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use crate::parse::Scene;
-use crate::requests::{Known, Request, Requests};
+use crate::requests::{Known, NO_SERVICE, Request, Requests, opinion};
 use crate::resolver::{Question, Resolver};
 use crate::ruleset::RuleSet;
 
@@ -143,15 +143,9 @@ impl Host for World<'_> {
 
     fn reputation(&self, ip: &str) -> Result<serde_json::Value, EvalError> {
         let known = self.scene.outside.requests.as_ref().and_then(|requests| requests.reputation(ip));
-        let known = known.ok_or_else(|| EvalError::new("the configuration names no reputation service"))?;
+        let known = known.ok_or_else(|| EvalError::new(NO_SERVICE))?;
         let answer = self.page(known)?;
-        match answer.status {
-            200 => serde_json::from_str(&answer.body)
-                .map_err(|_| EvalError::new("the reputation service did not answer in JSON")),
-            // An address that it has never heard of.
-            404 => Ok(serde_json::json!({ "ip": ip })),
-            status => Err(EvalError::new(format!("the reputation service answered {status}"))),
-        }
+        opinion(ip, &answer).map_err(EvalError::new)
     }
 
     fn http(&self, method: &str, url: &str, headers: &[(String, String)], body: &str) -> Result<HttpAnswer, EvalError> {

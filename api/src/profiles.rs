@@ -3,6 +3,8 @@
 //! Pure: past decisions are asked through [`Lookup`]. The first profile that matches an alert decides; later ones
 //! are looked at only for their notifications (spec: scenarios 15).
 
+use std::cell::Cell;
+use std::fmt;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -30,6 +32,26 @@ pub trait Lookup {
 
     /// How many decisions hold that cover `net`, and when the longest ends.
     fn active(&self, net: IpNet) -> (i64, Option<Timestamp>);
+
+    /// What a reputation service says of an address, as JSON.
+    fn reputation(&self, ip: &str) -> Reputation;
+}
+
+/// What is known of the reputation of an address.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reputation {
+    /// The service's answer.
+    Known(serde_json::Value),
+    /// It was asked and has not answered yet: whoever asks again later gets the answer.
+    Awaited,
+    /// Why there is no answer.
+    Failed(String),
+}
+
+/// Who knows the reputation of addresses. Nobody waits for it.
+pub trait Reputations: fmt::Debug + Send + Sync {
+    /// What is known; what is not is asked for.
+    fn reputation(&self, ip: &str) -> Reputation;
 }
 
 /// All profiles in order.
@@ -92,6 +114,8 @@ pub struct ProfileError {
     profile: String,
     source_text: String,
     reason: String,
+    /// It fails only because an answer is not there yet: the same alert may be judged again.
+    awaits: bool,
 }
 
 impl Profiles {
@@ -117,8 +141,15 @@ impl Profiles {
         self.profiles.iter().flat_map(|profile| profile.notifications.iter().map(String::as_str))
     }
 
+    /// The name of a profile that can decide nothing unless somebody knows the reputation of addresses.
+    pub fn needs_reputation(&self) -> Option<&str> {
+        let asks = |profile: &&Profile| profile.filters.iter().any(|filter| filter.source().contains("CrowdsecCTI("));
+        let failing = self.profiles.iter().filter(|profile| profile.on_error == OnError::Fail);
+        failing.into_iter().find(asks).map(|profile| profile.name.as_str())
+    }
+
     /// What follows from `alert`. An alert that brings its decisions keeps them: only notifications follow, and
-    /// profiles that fail are passed over.
+    /// profiles that fail are passed over. One that awaits an answer fails whatever it says of errors.
     pub fn judge(&self, alert: &Alert, lookup: &dyn Lookup) -> Result<Verdict, ProfileError> {
         let supplied = alert.decisions.as_ref().is_some_and(|decisions| !decisions.is_empty());
         let mut verdict = Verdict::default();
@@ -130,7 +161,9 @@ impl Profiles {
                     Ok(false) => {}
                     Ok(true) => {
                         matched = true;
-                        decisions.extend(profile.decide(alert, lookup));
+                        if !supplied {
+                            decisions.extend(profile.decide(alert, lookup)?);
+                        }
                     }
                     Err(error) => {
                         failed = Some(error);
@@ -143,6 +176,7 @@ impl Profiles {
             if let Some(error) = failed {
                 match profile.on_error {
                     _ if supplied => matched = false,
+                    _ if error.awaits => return Err(error),
                     OnError::Fail => return Err(error),
                     OnError::Apply => matched = true,
                     OnError::Ignore => {}
@@ -209,29 +243,37 @@ impl Profile {
     }
 
     fn ask(&self, filter: &Program, alert: &Alert, lookup: &dyn Lookup) -> Result<bool, ProfileError> {
-        let fail =
-            |reason: String| ProfileError { profile: self.name.clone(), source_text: filter.source().into(), reason };
         let (host, vars) = (ProfileHost::new(lookup), [Value::Object(alert)]);
         let env = Env { vars: &vars, host: &host, memo: None };
         match filter.eval_bool(&env) {
             Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(fail("the result is neither true nor false".into())),
-            Err(error) => Err(fail(error.to_string())),
+            Ok(None) => Err(self.fails(filter, "the result is neither true nor false".into(), &host)),
+            Err(error) => Err(self.fails(filter, error.to_string(), &host)),
         }
     }
 
-    fn decide(&self, alert: &Alert, lookup: &dyn Lookup) -> Vec<DecisionBody> {
-        let computed = self.duration.as_ref().and_then(|program| {
-            let (host, vars) = (ProfileHost::new(lookup), [Value::Object(alert)]);
-            let env = Env { vars: &vars, host: &host, memo: None };
-            let text = match program.eval(&env).ok()? {
-                Value::Str(text) => text.into_owned(),
-                Value::Duration(nanos) => duration::format(jiff::SignedDuration::from_nanos(nanos)),
-                Value::Int(number) => number.to_string(),
-                _ => return None,
-            };
-            duration::parse_with_days(&text).ok().map(|_| text)
-        });
+    fn fails(&self, program: &Program, reason: String, host: &ProfileHost<'_>) -> ProfileError {
+        let (profile, source_text) = (self.name.clone(), program.source().into());
+        ProfileError { profile, source_text, reason, awaits: host.awaits.get() }
+    }
+
+    /// The text of the computed duration; `None` where it cannot be computed or is none.
+    fn compute(&self, program: &Program, alert: &Alert, lookup: &dyn Lookup) -> Result<Option<String>, ProfileError> {
+        let (host, vars) = (ProfileHost::new(lookup), [Value::Object(alert)]);
+        let env = Env { vars: &vars, host: &host, memo: None };
+        let text = match program.eval(&env) {
+            Ok(Value::Str(text)) => text.into_owned(),
+            Ok(Value::Duration(nanos)) => duration::format(jiff::SignedDuration::from_nanos(nanos)),
+            Ok(Value::Int(number)) => number.to_string(),
+            Err(error) if host.awaits.get() => return Err(self.fails(program, error.to_string(), &host)),
+            _ => return Ok(None),
+        };
+        Ok(duration::parse_with_days(&text).ok().map(|_| text))
+    }
+
+    fn decide(&self, alert: &Alert, lookup: &dyn Lookup) -> Result<Vec<DecisionBody>, ProfileError> {
+        let compute = |program| self.compute(program, alert, lookup);
+        let computed = self.duration.as_ref().map(compute).transpose()?.flatten();
         let decide = |template: &Template| DecisionBody {
             origin: match template.origin.as_str() {
                 "" => "crowdsec".into(),
@@ -245,7 +287,7 @@ impl Profile {
             simulated: (template.simulated || alert.simulated).then_some(true),
             ..DecisionBody::default()
         };
-        self.decisions.iter().map(decide).collect()
+        Ok(self.decisions.iter().map(decide).collect())
     }
 }
 
@@ -290,11 +332,13 @@ impl Fields for NoFields {
 struct ProfileHost<'a> {
     lookup: &'a dyn Lookup,
     files: Files,
+    /// Whether an answer was asked for that is not there yet.
+    awaits: Cell<bool>,
 }
 
 impl<'a> ProfileHost<'a> {
     fn new(lookup: &'a dyn Lookup) -> Self {
-        Self { lookup, files: Files::default() }
+        Self { lookup, files: Files::default(), awaits: Cell::new(false) }
     }
 }
 
@@ -309,6 +353,17 @@ impl Host for ProfileHost<'_> {
 
     fn decisions(&self, query: DecisionQuery, value: &str) -> Option<Result<i64, EvalError>> {
         Some(recall(self.lookup, query, value))
+    }
+
+    fn reputation(&self, ip: &str) -> Result<serde_json::Value, EvalError> {
+        match self.lookup.reputation(ip) {
+            Reputation::Known(answer) => Ok(answer),
+            Reputation::Failed(reason) => Err(EvalError::new(reason)),
+            Reputation::Awaited => {
+                self.awaits.set(true);
+                Err(EvalError::new("the answer is not there yet"))
+            }
+        }
     }
 }
 
@@ -347,6 +402,14 @@ mod tests {
 
         fn active(&self, _net: IpNet) -> (i64, Option<Timestamp>) {
             (2, None)
+        }
+
+        fn reputation(&self, ip: &str) -> Reputation {
+            match ip {
+                "192.0.2.4" => Reputation::Known(serde_json::json!({"scores": {"last_day": {"total": 9}}})),
+                "192.0.2.5" => Reputation::Awaited,
+                _ => Reputation::Failed("no route".into()),
+            }
         }
     }
 
@@ -448,6 +511,26 @@ mod tests {
         }
         let error = decided(&format!("name: broken\n{fails}{ban}{next}"), &alert("Ip", "192.0.2.4"));
         assert!(error.is_err_and(|error| error.starts_with("profile `broken`: ")), "an error unhandled fails");
+    }
+
+    #[test]
+    fn a_profile_that_awaits_a_reputation_is_asked_again() {
+        let filter = "filters: ['CrowdsecCTI(Alert.GetValue()).GetMaliciousnessScore() > 0.5']\n";
+        let computed = "filters: ['true']\nduration_expr: \"CrowdsecCTI(Alert.GetValue()).GetMaliciousnessScore() > 0.5 ? '9h' : '1h'\"\n";
+        let ban = "decisions: [{type: ban, duration: 2h}]\non_error: continue\n";
+        let other = "---\nfilters: ['true']\ndecisions: [{type: captcha}]\n";
+        let profiles = |first: &str| format!("{first}{ban}{other}");
+        let found = |first: &str, value: &str| decided(&profiles(first), &alert("Ip", value));
+        assert!(parse(filter).is_ok_and(|profiles| profiles.needs_reputation().is_some()));
+        assert!(parse(&profiles(filter)).is_ok_and(|profiles| profiles.needs_reputation().is_none()));
+        assert_eq!(found(filter, "192.0.2.4"), Ok(vec!["ban Ip:192.0.2.4 2h crowdsec".into()]));
+        assert_eq!(found(filter, "192.0.2.6"), Ok(vec!["captcha Ip:192.0.2.6 4h crowdsec".into()]));
+        assert_eq!(found(computed, "192.0.2.4"), Ok(vec!["ban Ip:192.0.2.4 9h crowdsec".into()]));
+        assert_eq!(found(computed, "192.0.2.6"), Ok(vec!["ban Ip:192.0.2.6 2h crowdsec".into()]));
+        for first in [filter, computed] {
+            let error = found(first, "192.0.2.5").expect_err("nothing is decided without the answer");
+            assert!(error.contains("the answer is not there yet"), "{error}");
+        }
     }
 
     #[test]

@@ -21,6 +21,9 @@ const NAMES: Fate = Unused("cordon's own cache of names has fixed bounds");
 const CSCLI: Fate = Unused("it concerns another program");
 const DATABASE: Fate = Unused("cordon keeps a database of its own in its state folder");
 const OWN_API: Fate = Unused("the API of cordon is configured in `cordon.yaml`");
+const REPUTATION: Fate = Unused(
+    "nobody is asked for reputations unless `requests.reputation` of cordon's configuration names whom, and a file with the key",
+);
 const CENTRAL: Fate = Unused("cordon does not talk to the central service");
 const METRICS: Fate = Unused("metrics are at `/metrics` of the API");
 
@@ -84,10 +87,10 @@ const KEYS: &[(&str, Fate)] = &[
     ("api.client.credentials_path", Used),
     ("api.client.insecure_skip_verify", Unused("cordon sends alerts to nobody whose certificate is not right")),
     ("api.client.unregister_on_exit", Unused("a machine stays registered")),
-    ("api.cti.key", CENTRAL),
-    ("api.cti.enabled", CENTRAL),
-    ("api.cti.cache_timeout", CENTRAL),
-    ("api.cti.cache_size", CENTRAL),
+    ("api.cti.key", REPUTATION),
+    ("api.cti.enabled", REPUTATION),
+    ("api.cti.cache_timeout", REPUTATION),
+    ("api.cti.cache_size", REPUTATION),
     ("api.cti.log_level", LOGS),
     ("api.server.enable", Used),
     ("api.server.listen_uri", Used),

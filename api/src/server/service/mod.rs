@@ -13,7 +13,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -35,7 +35,7 @@ use crate::history::{History, Past};
 use crate::ladder::{self, Ladder, Rungs};
 use crate::metrics::{DecisionLabels, Metrics, Snapshot};
 use crate::privacy::Masks;
-use crate::profiles::{self, Lookup, ProfileError, Profiles};
+use crate::profiles::{self, Lookup, ProfileError, Profiles, Reputation, Reputations};
 use crate::server::stream::{self, Last, Pull};
 use crate::store::writer::{Durable, Job, Queue};
 use crate::store::{
@@ -178,6 +178,8 @@ struct Inner {
     queue: Queue,
     store: Arc<dyn Store>,
     profiles: ArcSwap<Profiles>,
+    /// Whom profiles ask for reputations, if anybody.
+    reputations: RwLock<Option<Arc<dyn Reputations>>>,
     allow: Arc<ArcSwap<AllowSet>>,
     /// The same, for those who wait for a change.
     allow_changed: watch::Sender<Arc<AllowSet>>,
@@ -415,6 +417,7 @@ impl Service {
                 queue,
                 store,
                 profiles: ArcSwap::from_pointee(profiles),
+                reputations: RwLock::default(),
                 allow_changed: watch::channel(allow.load_full()).0,
                 allow,
                 applied: watch::channel(change).0,
@@ -661,6 +664,11 @@ impl Service {
     /// The same set, for those who must do something when it changes.
     pub fn watch_allow(&self) -> watch::Receiver<Arc<AllowSet>> {
         self.0.allow_changed.subscribe()
+    }
+
+    /// Lets profiles ask for reputations.
+    pub fn set_reputations(&self, reputations: Arc<dyn Reputations>) {
+        *self.0.reputations.write().unwrap_or_else(PoisonError::into_inner) = Some(reputations);
     }
 
     /// Replaces the profiles.
@@ -1151,5 +1159,13 @@ impl Lookup for Knowledge<'_> {
         let query = Query { net: Some((net, Reach::Covers)), simulated: true, ..Query::default() };
         let rows = self.service.lock().table.select(&query, self.now);
         (rows.len() as i64, rows.iter().map(Row::until).max())
+    }
+
+    fn reputation(&self, ip: &str) -> Reputation {
+        let known = self.service.0.reputations.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match known {
+            Some(reputations) => reputations.reputation(ip),
+            None => Reputation::Failed("the configuration names no reputation service".into()),
+        }
     }
 }
