@@ -3,10 +3,10 @@
 //! A file is known by device and inode, and by what its bytes looked like ([`Print`]): inodes are used again,
 //! `copytruncate` keeps the inode and changes the content, and a copy has the content under another inode.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
 use std::hash::Hasher;
 use std::io::{self, Read, Seek as _};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirEntryExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -208,11 +208,14 @@ pub fn find(place: &FilePlace) -> Option<Found> {
     if let Some(found) = open_same(&place.path, place) {
         return Some(found);
     }
-    let names = nearby(&place.path);
-    let renamed = names.iter().find_map(|path| open_same(path, place));
+    let near = nearby(&place.path);
+    let likely = near.iter().filter(|near| near.may_be(place.id));
+    // Some file systems number their entries otherwise than their files.
+    let renamed = likely.chain(&near).find_map(|near| open_same(&near.path, place));
     if renamed.is_some() || place.seen == 0 {
         return renamed;
     }
+    let names: Vec<PathBuf> = near.into_iter().map(|near| near.path).collect();
     // Of several copies the largest was made last.
     let telling = |path: &&PathBuf| place.seen >= ENOUGH || is_rotated(path, &place.path);
     let copies = names.iter().filter(telling).filter_map(|path| open_copy(path, place));
@@ -249,8 +252,7 @@ impl Relocated {
         if let Some(metadata) = found.and_then(|found| found.file.metadata().ok()) {
             places.push(place.moved_to(&metadata));
         }
-        let emptied = names(&place.path).find_map(|path| place.metadata_at(&path).filter(|_| open(&path).is_ok()));
-        if let Some(metadata) = emptied {
+        if let Some(metadata) = emptied(&place) {
             let since = copy.and_then(|copy| Timestamp::try_from(copy.written).ok()).or(place.since);
             let generation = place.generation.wrapping_add(1);
             places.push(FilePlace { generation, since, ..FilePlace::beginning(&place.path, &metadata) });
@@ -269,8 +271,7 @@ pub fn earlier_copy(place: &FilePlace) -> Option<Found> {
         let begins_alike = head.len() < place.head.len.into() || Print::of(&head) == place.head;
         Some(len > 0 && len < place.seen && begins_alike)
     };
-    let rotated = nearby(&place.path).into_iter().filter(|name| is_rotated(name, &place.path));
-    let copies = rotated.filter_map(|name| {
+    let copies = rotated(&place.path).into_iter().filter_map(|name| {
         let file = open(&name).ok()?;
         let packing = Packing::of(&file).ok()?;
         Found::new(&name, file, packing)
@@ -279,9 +280,11 @@ pub fn earlier_copy(place: &FilePlace) -> Option<Found> {
     copies.min_by_key(|found| found.age.order())
 }
 
-/// `path` and what lies nearby.
-fn names(path: &Path) -> impl Iterator<Item = PathBuf> {
-    std::iter::once(path.to_path_buf()).chain(nearby(path))
+/// What the system knows of the file of `place`, whatever it holds now; `None` where it cannot be read.
+fn emptied(place: &FilePlace) -> Option<Metadata> {
+    let near = nearby(&place.path).into_iter().filter(|near| near.may_be(place.id)).map(|near| near.path);
+    let mut names = std::iter::once(place.path.to_path_buf()).chain(near);
+    names.find_map(|path| place.metadata_at(&path).filter(|_| open(&path).is_ok()))
 }
 
 /// Finds the files that had the name `path` for a while after the one of age `last`, oldest first, without those that are
@@ -292,9 +295,8 @@ pub fn between(path: &Path, last: &Age, known: impl Fn(&FileId) -> bool, places:
         let within = |present: &File| is_within(&found.file, present).unwrap_or(false);
         found.packing.is_none() && present.as_ref().is_some_and(within)
     };
-    let mut all: Vec<Found> = nearby(path)
+    let mut all: Vec<Found> = rotated(path)
         .iter()
-        .filter(|name| is_rotated(name, path))
         .filter_map(|name| {
             let file = open(name).ok()?;
             let packing = Packing::of(&file).ok()?;
@@ -355,9 +357,33 @@ fn holds(found: &Found, place: &FilePlace) -> Option<bool> {
     if passed.broken { None } else { Some(passed.len == place.seen && ends) }
 }
 
+/// Something that lies near a log.
+struct Near {
+    path: PathBuf,
+    /// The number of the file; `None` where that of what the name leads to is another.
+    inode: Option<u64>,
+}
+
+impl Near {
+    fn of(entry: &DirEntry) -> Self {
+        let is_link = entry.file_type().map_or(true, |kind| kind.is_symlink());
+        Self { path: entry.path(), inode: (!is_link).then(|| entry.ino()) }
+    }
+
+    /// Whether it is worth a look for the file `id`.
+    fn may_be(&self, id: FileId) -> bool {
+        self.inode.is_none_or(|inode| inode == id.inode)
+    }
+}
+
+/// What rotation has made of the name of `path`, nearby.
+fn rotated(path: &Path) -> Vec<PathBuf> {
+    nearby(path).into_iter().map(|near| near.path).filter(|name| is_rotated(name, path)).collect()
+}
+
 /// The files of the folder of `path`, of the folders in it, and of the folder where a link leads: where rotation may have
 /// put things.
-fn nearby(path: &Path) -> Vec<PathBuf> {
+fn nearby(path: &Path) -> Vec<Near> {
     let mut folders: Vec<PathBuf> = path.parent().map(Path::to_path_buf).into_iter().collect();
     // Behind a symbolic link, files are rotated where they are.
     if let Some(folder) = fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_path_buf))
@@ -372,9 +398,9 @@ fn nearby(path: &Path) -> Vec<PathBuf> {
     let (mut files, mut inner) = (Vec::new(), Vec::new());
     for entry in folders.iter().flat_map(list) {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder { inner.push(entry.path()) } else { files.push(entry.path()) }
+        if is_folder { inner.push(entry.path()) } else { files.push(Near::of(&entry)) }
     }
-    files.extend(inner.iter().flat_map(list).map(|entry| entry.path()));
+    files.extend(inner.iter().flat_map(list).map(|entry| Near::of(&entry)));
     files.truncate(SEARCHED);
     files
 }

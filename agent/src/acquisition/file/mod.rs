@@ -596,6 +596,10 @@ impl FileSource {
                 return Ok(());
             }
         };
+        // Since it was looked at, the path may have got another file: then the next look finds what both are.
+        if !file.metadata().is_ok_and(|opened| FileId::of(&opened) == id) {
+            return Ok(());
+        }
         if Packing::named(path).is_some() || matches!(Packing::of(&file), Ok(Some(_))) {
             debug!(file = %path.display(), "compressed files are not followed");
             self.done.insert(first);

@@ -58,8 +58,8 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// Opens the files that match, where they were left if `remembered`, and starts reading.
-    fn start(&mut self, remembered: bool) {
+    /// The files that match, where they were left if `remembered`.
+    fn source(&self, remembered: bool) -> FileSource {
         let pattern = PathPattern::new(&self.path(self.pattern).to_string_lossy()).expect("a valid pattern");
         let files = Files {
             patterns: vec![pattern],
@@ -70,7 +70,12 @@ impl Bench {
         let places: Vec<FilePlace> = if remembered { self.places.values().cloned().collect() } else { Vec::new() };
         let moment = remembered.then(SystemTime::now);
         let follow = Follow { poll: Some(self.poll), ..Follow::default() };
-        let mut source = FileSource::new(files, follow, places, moment);
+        FileSource::new(files, follow, places, moment)
+    }
+
+    /// Opens them, and starts reading.
+    fn start(&mut self, remembered: bool) {
+        let mut source = self.source(remembered);
         let (sender, receiver) = single(4);
         let mut out = Outlet::new(0, sender, Arc::clone(&self.status));
         source.scan(&mut out).expect("somebody listens");
@@ -788,6 +793,25 @@ fn the_number_of_a_compressed_file_may_be_that_of_a_copy_of_another_log_now() {
     assert!(bench.places.contains_key(&copy), "the copy is known: {:?}", bench.places);
     run(&mut bench, "after", &[Append("a.log", "4\n"), Restart, Expect(&["4"]), Stop]);
     assert_eq!(bench.lines.len(), bench.taken, "{:?}", bench.lines);
+}
+
+#[test]
+fn a_path_that_gets_another_file_while_it_is_looked_at_is_looked_at_again() {
+    let mut bench = Bench::new("a.log", true);
+    run(&mut bench, "start", &[Do::Append("a.log", "old\n"), Do::Append("b.log", "1\n")]);
+    let mut source = bench.source(false);
+    let (sender, receiver) = single(4);
+    let mut out = Outlet::new(0, sender, Arc::default());
+    let path = bench.path("a.log");
+    let looked_at = fs::metadata(&path).expect("our file");
+    fs::rename(bench.path("b.log"), &path).expect("our file");
+    source.started = true;
+    source.appear(&path, &looked_at, None, &mut out).expect("somebody listens");
+    assert!(source.tails.is_empty(), "a file is known by its own number");
+    source.look(&path, &mut out).expect("somebody listens");
+    let now = FileId::of(&fs::metadata(&path).expect("our file"));
+    assert_eq!(source.tails.get(&now).map(Tail::id), Some(now));
+    drop(receiver);
 }
 
 #[test]
