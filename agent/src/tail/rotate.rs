@@ -23,6 +23,9 @@ pub const PRINT_LEN: usize = 256;
 /// A place before which fewer bytes were read is not searched for by content: too many files look like it.
 pub const ENOUGH: u64 = 16;
 
+/// How often at most a folder is searched that changes meanwhile.
+const SEARCHES: usize = 8;
+
 /// How many files of a folder are looked at to find one.
 const SEARCHED: usize = 4096;
 
@@ -205,24 +208,24 @@ impl Age {
 /// Finds where the content that `place` speaks of lives now: under its path, under another name nearby (rotation by
 /// rename), as a copy there (`copytruncate`), or compressed.
 pub fn find(place: &FilePlace) -> Option<Found> {
-    if let Some(found) = open_same(&place.path, place) {
-        return Some(found);
-    }
-    let near = nearby(&place.path);
+    open_same(&place.path, place).or_else(|| steady(&place.path, |near| find_near(place, near)))
+}
+
+fn find_near(place: &FilePlace, near: &[Near]) -> Option<Found> {
     let likely = near.iter().filter(|near| near.may_be(place.id));
     // Some file systems number their entries otherwise than their files.
-    let renamed = likely.chain(&near).find_map(|near| open_same(&near.path, place));
+    let renamed = likely.chain(near).find_map(|near| open_same(&near.path, place));
     if renamed.is_some() || place.seen == 0 {
         return renamed;
     }
-    let names: Vec<PathBuf> = near.into_iter().map(|near| near.path).collect();
+    let names = || near.iter().map(|near| &near.path);
     // Of several copies the largest was made last.
     let telling = |path: &&PathBuf| place.seen >= ENOUGH || is_rotated(path, &place.path);
-    let copies = names.iter().filter(telling).filter_map(|path| open_copy(path, place));
+    let copies = names().filter(telling).filter_map(|path| open_copy(path, place));
     if let Some((_, found)) = copies.max_by_key(|(len, _)| *len) {
         return Some(found);
     }
-    names.iter().filter(|path| is_rotated(path, &place.path)).find_map(|path| {
+    names().filter(|path| is_rotated(path, &place.path)).find_map(|path| {
         let file = open(path).ok()?;
         let packing = Packing::of(&file).ok()??;
         let found = Found::new(path, file, Some(packing))?;
@@ -271,32 +274,44 @@ pub fn earlier_copy(place: &FilePlace) -> Option<Found> {
         let begins_alike = head.len() < place.head.len.into() || Print::of(&head) == place.head;
         Some(len > 0 && len < place.seen && begins_alike)
     };
-    let copies = rotated(&place.path).into_iter().filter_map(|name| {
-        let file = open(&name).ok()?;
-        let packing = Packing::of(&file).ok()?;
-        Found::new(&name, file, packing)
-            .filter(|found| found.age.id != place.id && found.age.follows(&original) && is_earlier(found) == Some(true))
-    });
-    copies.min_by_key(|found| found.age.order())
+    steady(&place.path, |near| {
+        let copies = rotated(near, &place.path).filter_map(|name| {
+            let file = open(name).ok()?;
+            let packing = Packing::of(&file).ok()?;
+            let found = Found::new(name, file, packing)?;
+            let is_later = found.age.id != place.id && found.age.follows(&original);
+            (is_later && is_earlier(&found) == Some(true)).then_some(found)
+        });
+        copies.min_by_key(|found| found.age.order())
+    })
 }
 
 /// What the system knows of the file of `place`, whatever it holds now; `None` where it cannot be read.
 fn emptied(place: &FilePlace) -> Option<Metadata> {
-    let near = nearby(&place.path).into_iter().filter(|near| near.may_be(place.id)).map(|near| near.path);
-    let mut names = std::iter::once(place.path.to_path_buf()).chain(near);
-    names.find_map(|path| place.metadata_at(&path).filter(|_| open(&path).is_ok()))
+    let here = |path: &Path| place.metadata_at(path).filter(|_| open(path).is_ok());
+    let likely = |near: &[Near]| near.iter().filter(|near| near.may_be(place.id)).find_map(|near| here(&near.path));
+    here(&place.path).or_else(|| steady(&place.path, likely))
 }
 
 /// Finds the files that had the name `path` for a while after the one of age `last`, oldest first, without those that are
 /// `known`, and without copies of what `places` speak of and of the file that has the name now.
 pub fn between(path: &Path, last: &Age, known: impl Fn(&FileId) -> bool, places: &[FilePlace]) -> Vec<Found> {
+    steady(path, |near| between_near(path, near, last, &known, places))
+}
+
+fn between_near(
+    path: &Path,
+    near: &[Near],
+    last: &Age,
+    known: &impl Fn(&FileId) -> bool,
+    places: &[FilePlace],
+) -> Vec<Found> {
     let present = open(path).ok();
     let is_copy = |found: &Found| {
         let within = |present: &File| is_within(&found.file, present).unwrap_or(false);
         found.packing.is_none() && present.as_ref().is_some_and(within)
     };
-    let mut all: Vec<Found> = rotated(path)
-        .iter()
+    let mut all: Vec<Found> = rotated(near, path)
         .filter_map(|name| {
             let file = open(name).ok()?;
             let packing = Packing::of(&file).ok()?;
@@ -358,6 +373,7 @@ fn holds(found: &Found, place: &FilePlace) -> Option<bool> {
 }
 
 /// Something that lies near a log.
+#[derive(Debug, PartialEq, Eq)]
 struct Near {
     path: PathBuf,
     /// The number of the file; `None` where that of what the name leads to is another.
@@ -376,9 +392,24 @@ impl Near {
     }
 }
 
-/// What rotation has made of the name of `path`, nearby.
-fn rotated(path: &Path) -> Vec<PathBuf> {
-    nearby(path).into_iter().map(|near| near.path).filter(|name| is_rotated(name, path)).collect()
+/// What rotation has made of the name of `path`.
+fn rotated<'n>(near: &'n [Near], path: &'n Path) -> impl Iterator<Item = &'n PathBuf> {
+    near.iter().map(|near| &near.path).filter(move |name| is_rotated(name, path))
+}
+
+/// Searches what lies near `path`, and again while rotation goes on: a name that was listed is another file's by then, and a
+/// list that is read meanwhile may lack some.
+fn steady<R>(path: &Path, search: impl Fn(&[Near]) -> R) -> R {
+    let mut near = nearby(path);
+    for _ in 1..SEARCHES {
+        let result = search(&near);
+        let now = nearby(path);
+        if now == near {
+            return result;
+        }
+        near = now;
+    }
+    search(&near)
 }
 
 /// The files of the folder of `path`, of the folders in it, and of the folder where a link leads: where rotation may have

@@ -159,6 +159,8 @@ pub struct FileSource {
 struct Name {
     /// The file it last led to.
     id: Option<FileId>,
+    /// The age of that one, if it is not read any more.
+    last: Option<Age>,
     /// Whether it leads nowhere now.
     missing: bool,
     /// Where the symbolic link leads.
@@ -364,8 +366,12 @@ impl FileSource {
             out.step(Step::At(Place::File(FilePlace::beginning(path, &metadata))));
         }
         found.append(&mut missed);
-        if let Some((_, newest)) = found.last() {
-            self.name(path, newest.age.id);
+        let newest = found.last().map(|(_, newest)| newest.age);
+        if let Some(newest) = newest {
+            self.name(path, newest.id);
+        }
+        if let Some(name) = self.names.get_mut(path) {
+            name.last = newest.into_iter().chain(last).max_by_key(Age::order);
         }
         for (place, lives) in found {
             let id = lives.age.id;
@@ -471,11 +477,12 @@ impl FileSource {
         }
         for (place, found) in all {
             info!(file = %found.path.display(), "reading a file that was rotated before it was seen");
-            let id = found.age.id;
+            let (id, age) = (found.age.id, found.age);
             self.go_on(path, &place, found, false, out)?;
             self.read_all(id, out)?;
             if let Some(name) = self.names.get_mut(path).filter(|name| name.missing) {
                 name.id = Some(id);
+                name.last = Some(age);
             }
         }
         Ok(())
@@ -562,10 +569,11 @@ impl FileSource {
             out.step(Step::At(Place::File(FilePlace::beginning(path, now))));
         }
         self.read_all(old, out)?;
-        match self.tails.get_mut(&old).map(Tail::age) {
-            Some(Ok(last)) => self.read_between(path, &last, None, out),
-            _ => Ok(()),
-        }
+        let last = match self.tails.get_mut(&old).map(Tail::age) {
+            Some(Ok(last)) => Some(last),
+            _ => self.names.get(path).and_then(|name| name.last),
+        };
+        last.map_or(Ok(()), |last| self.read_between(path, &last, None, out))
     }
 
     /// `path` leads to a file that is read already: under its old name, or under both.
@@ -866,6 +874,9 @@ impl FileSource {
         debug!(file = %tail.path().display(), "closing file");
         tail.finish_line(out);
         out.step(Step::Gone(id));
+        if let Some(name) = self.names.get_mut(tail.path()).filter(|name| name.id == Some(id)) {
+            name.last = tail.age().ok();
+        }
         if let Ok(metadata) = tail.metadata() {
             self.done.insert(rotate::first_generation(&metadata));
         }

@@ -815,6 +815,39 @@ fn a_path_that_gets_another_file_while_it_is_looked_at_is_looked_at_again() {
 }
 
 #[test]
+fn what_comes_and_goes_after_a_compressed_file_is_read() {
+    use Do::*;
+    let mut bench = Bench::new("a.log", true);
+    let before = [
+        Follow("a.log"),
+        Stop,
+        Append("a.log", "2\n"),
+        Tick,
+        Rename("a.log", "a.log.1"),
+        Pack("gzip", "a.log.1"),
+        Tick,
+    ];
+    run(&mut bench, "before", &before);
+    let mut source = bench.source(true);
+    let (sender, receiver) = single(64);
+    let mut out = Outlet::new(0, sender, Arc::default());
+    source.scan(&mut out).expect("somebody listens");
+    let meanwhile = [
+        Append("a.log", "3\n"),
+        Tick,
+        Rename("a.log.1.gz", "a.log.2.gz"),
+        Rename("a.log", "a.log.1"),
+        Append("a.log", "4\n"),
+    ];
+    run(&mut bench, "meanwhile", &meanwhile);
+    source.scan(&mut out).expect("somebody listens");
+    out.send().expect("somebody listens");
+    drop(out);
+    let lines: Vec<String> = receiver.iter().flat_map(|batch| batch.lines).map(|line| line.raw.into()).collect();
+    assert_eq!(lines, ["2", "3", "4"]);
+}
+
+#[test]
 fn an_unreadable_path_is_red_and_the_others_are_read() {
     let mut bench = Bench::new("*.log", false);
     run(&mut bench, "loop", &[Do::Append("a.log", ""), Do::Link("no-such-file", "b.log"), Do::Start]);
