@@ -366,7 +366,7 @@ fn cut(text: &mut String, limit: usize) {
 }
 
 /// The fields that an alert must have, even if they are empty.
-const REQUIRED: &[&str] = &[
+pub(crate) const REQUIRED: &[&str] = &[
     "capacity",
     "events",
     "events_count",
@@ -382,7 +382,7 @@ const REQUIRED: &[&str] = &[
 ];
 
 /// The fields that a decision must have.
-const REQUIRED_IN_DECISION: &[&str] = &["duration", "origin", "scenario", "scope", "type", "value"];
+pub(crate) const REQUIRED_IN_DECISION: &[&str] = &["duration", "origin", "scenario", "scope", "type", "value"];
 
 /// What is missing in alerts that could not be read, in the field's form; `None` if nothing is.
 pub fn missing_fields(alerts: &serde_json::Value) -> Option<String> {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use model::{Alert, Scope, duration};
 
-use super::allowlists::read_body;
+use super::ask::{Administered, Sent};
 use super::auth::{Client, MachineId};
 use super::error::ApiError;
 use super::limits::LARGE_BODY;
@@ -105,16 +105,12 @@ pub(crate) struct Flush {
 }
 
 pub(crate) async fn flush(
-    State(app): State<Arc<App>>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
+    Administered(service): Administered,
+    Sent(Flush { max_items, max_age }): Sent<Flush>,
 ) -> Result<Response, ApiError> {
-    let Flush { max_items, max_age } = read_body(&app, &headers, body).await?;
     let age = max_age.map(|text| duration::parse_with_days(&text)).transpose();
     let age = age.map_err(|error| ApiError::bad_request(error.to_string()))?;
-    let name = client.admin.clone().unwrap_or_default();
-    let count = acting(&app, &name, &client).flush(max_items, age).await?;
+    let count = service.flush(max_items, age).await?;
     Ok(json(&Deleted { count: count.to_string() }))
 }
 

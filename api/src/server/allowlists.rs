@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::alerts::{acting, durable, read_net};
-use super::auth::{Client, MachineId};
+use super::alerts::{durable, read_net};
+use super::ask::{Administered, Sent};
+use super::auth::MachineId;
 use super::error::ApiError;
-use super::limits::LARGE_BODY;
-use super::service::{Listed, NewItem, Service};
+use super::service::{Listed, NewItem};
 use super::{App, json, parameters};
 use crate::wire::{self, AllowItemBody, AllowlistBody, CheckBody, CheckResult, CheckResults, Targets};
 
@@ -62,10 +61,8 @@ pub(crate) async fn check(
 pub(crate) async fn check_many(
     State(app): State<Arc<App>>,
     _: MachineId,
-    headers: HeaderMap,
-    body: Body,
+    Sent(Targets { targets }): Sent<Targets>,
 ) -> Result<Response, ApiError> {
-    let Targets { targets } = read_body(&app, &headers, body).await?;
     if targets.is_empty() {
         return Err(ApiError::bad_request("targets list cannot be empty"));
     }
@@ -89,22 +86,18 @@ pub(crate) struct NewList {
 }
 
 pub(crate) async fn create(
-    State(app): State<Arc<App>>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
+    Administered(service): Administered,
+    Sent(new): Sent<NewList>,
 ) -> Result<Response, ApiError> {
-    let new: NewList = read_body(&app, &headers, body).await?;
-    durable(administered(&app, &client).create_allowlist(&new.name, &new.description).await?).await?;
+    durable(service.create_allowlist(&new.name, &new.description).await?).await?;
     Ok(StatusCode::CREATED.into_response())
 }
 
 pub(crate) async fn remove(
-    State(app): State<Arc<App>>,
-    client: Client,
+    Administered(service): Administered,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    durable(administered(&app, &client).delete_allowlist(&name).await?).await?;
+    durable(service.delete_allowlist(&name).await?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -133,40 +126,29 @@ pub(crate) struct Item {
 }
 
 pub(crate) async fn add(
-    State(app): State<Arc<App>>,
-    client: Client,
+    Administered(service): Administered,
     Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Body,
+    Sent(Entries { values, comment, expiration, items }): Sent<Entries>,
 ) -> Result<Response, ApiError> {
-    let Entries { values, comment, expiration, items } = read_body(&app, &headers, body).await?;
     let same = |value| Item { value, comment: comment.clone(), expiration: expiration.clone() };
     let read = |item: Item| {
         let expires = if item.expiration.is_empty() { None } else { Some(ends(&item.expiration)?) };
         Ok(NewItem { value: item.value, comment: item.comment, expires })
     };
     let new = values.into_iter().map(same).chain(items).map(read).collect::<Result<Vec<_>, ApiError>>()?;
-    let ((added, lifted), receipt) = administered(&app, &client).allow_items(&name, &new).await?;
+    let ((added, lifted), receipt) = service.allow_items(&name, &new).await?;
     durable(receipt).await?;
     Ok(json(&serde_json::json!({ "added": added, "lifted": lifted })))
 }
 
 pub(crate) async fn take(
-    State(app): State<Arc<App>>,
-    client: Client,
+    Administered(service): Administered,
     Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Body,
+    Sent(entries): Sent<Entries>,
 ) -> Result<Response, ApiError> {
-    let entries: Entries = read_body(&app, &headers, body).await?;
-    let (removed, receipt) = administered(&app, &client).disallow_values(&name, &entries.values).await?;
+    let (removed, receipt) = service.disallow_values(&name, &entries.values).await?;
     durable(receipt).await?;
     Ok(json(&serde_json::json!({ "removed": removed })))
-}
-
-/// The service as an administrator changes it.
-pub(crate) fn administered(app: &App, client: &Client) -> Service {
-    acting(app, client.admin.as_deref().unwrap_or_default(), client)
 }
 
 /// Who is forgiven, and for how long.
@@ -177,14 +159,11 @@ pub(crate) struct Forgive {
 }
 
 pub(crate) async fn forgive(
-    State(app): State<Arc<App>>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
+    Administered(service): Administered,
+    Sent(Forgive { value, duration }): Sent<Forgive>,
 ) -> Result<Response, ApiError> {
-    let Forgive { value, duration } = read_body(&app, &headers, body).await?;
     let net = read_net(&value).map_err(ApiError::bad_request)?;
-    let (forgiven, receipt) = administered(&app, &client).forgive(net, ends(&duration)?).await?;
+    let (forgiven, receipt) = service.forgive(net, ends(&duration)?).await?;
     durable(receipt).await?;
     Ok(json(&forgiven))
 }
@@ -193,16 +172,6 @@ pub(crate) async fn forgive(
 fn ends(text: &str) -> Result<Timestamp, ApiError> {
     let long = model::duration::parse_with_days(text).map_err(|error| ApiError::bad_request(error.to_string()))?;
     Ok(Timestamp::now().saturating_add(long).unwrap_or(Timestamp::MAX))
-}
-
-/// A JSON body of a request that is allowed to send one.
-pub(crate) async fn read_body<T: serde::de::DeserializeOwned>(
-    app: &App,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<T, ApiError> {
-    let body = app.limits.body(headers, body, LARGE_BODY).await?;
-    serde_json::from_slice(&body).map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 fn with_content(query: Option<&str>) -> bool {

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -12,8 +11,7 @@ use serde::Deserialize;
 use model::duration;
 
 use super::alerts::durable;
-use super::allowlists::{administered, read_body};
-use super::auth::Client;
+use super::ask::{Administered, Sent};
 use super::error::ApiError;
 use super::{App, json, parameters};
 use crate::audit::AuditQuery;
@@ -41,7 +39,7 @@ pub(crate) async fn verify(State(app): State<Arc<App>>, RawQuery(query): RawQuer
 
 /// Something that was done beside the API, and what to.
 #[derive(Deserialize)]
-struct Note {
+pub(crate) struct Note {
     action: Done,
     #[serde(default)]
     subject: String,
@@ -67,12 +65,9 @@ enum Done {
 }
 
 pub(crate) async fn note(
-    State(app): State<Arc<App>>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
+    Administered(service): Administered,
+    Sent(Note { action, subject }): Sent<Note>,
 ) -> Result<Response, ApiError> {
-    let Note { action, subject } = read_body(&app, &headers, body).await?;
     let action = match action {
         Done::Arm => "enforcement.arm",
         Done::Disarm => "enforcement.disarm",
@@ -82,28 +77,25 @@ pub(crate) async fn note(
         Done::PkiRenew => "pki.renew",
         Done::PkiRevoke => "pki.revoke",
     };
-    durable(administered(&app, &client).note(action, &subject).await?).await?;
+    durable(service.note(action, &subject).await?).await?;
     Ok((StatusCode::CREATED, json(&())).into_response())
 }
 
 /// Who is to be forgotten.
 #[derive(Deserialize)]
-struct Forget {
+pub(crate) struct Forget {
     value: String,
 }
 
 pub(crate) async fn forget(
-    State(app): State<Arc<App>>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
+    Administered(service): Administered,
+    Sent(Forget { value }): Sent<Forget>,
 ) -> Result<Response, ApiError> {
-    let Forget { value } = read_body(&app, &headers, body).await?;
     let value = value.trim();
     if value.is_empty() || value.len() > 255 {
         return Err(ApiError::bad_request("`value` is empty or longer than 255 bytes"));
     }
-    let (forgotten, receipt) = administered(&app, &client).forget(value).await?;
+    let (forgotten, receipt) = service.forget(value).await?;
     durable(receipt).await?;
     Ok(json(&forgotten))
 }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
@@ -12,8 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::alerts::durable;
-use super::allowlists::{administered, read_body};
-use super::auth::Client;
+use super::ask::{Administered, Sent};
 use super::error::ApiError;
 use super::service::NewBouncer;
 use super::{App, json};
@@ -49,7 +47,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
 
 /// A bouncer to be made.
 #[derive(Deserialize)]
-struct NewBody {
+pub(crate) struct NewBody {
     name: String,
     #[serde(default)]
     key: Option<SecretString>,
@@ -60,26 +58,23 @@ struct NewBody {
 }
 
 pub(crate) async fn add(
-    State(app): State<Arc<App>>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
+    Administered(service): Administered,
+    Sent(NewBody { name, key, mut rights, ranges }): Sent<NewBody>,
 ) -> Result<Response, ApiError> {
-    let NewBody { name, key, mut rights, ranges } = read_body(&app, &headers, body).await?;
     if rights.is_empty() {
         rights.push(Right::Read);
     }
     let ranges = ranges.iter().map(|text| model::scope::parse_net(text)).collect::<Result<_, _>>();
     let ranges = ranges.map_err(|error| ApiError::bad_request(error.to_string()))?;
     let new = NewBouncer { name: name.clone(), key, rights, ranges };
-    let (key, receipt) = administered(&app, &client).add_bouncer(new).await?;
+    let (key, receipt) = service.add_bouncer(new).await?;
     durable(receipt).await?;
     Ok((StatusCode::CREATED, json(&json!({ "name": name, "key": key.expose_secret() }))).into_response())
 }
 
 /// Another key for a bouncer.
 #[derive(Deserialize)]
-struct RotateBody {
+pub(crate) struct RotateBody {
     #[serde(default)]
     key: Option<SecretString>,
     /// How long the present one is good, as `24h`.
@@ -87,33 +82,27 @@ struct RotateBody {
 }
 
 pub(crate) async fn rotate(
-    State(app): State<Arc<App>>,
-    client: Client,
+    Administered(service): Administered,
     Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Body,
+    Sent(RotateBody { key, grace }): Sent<RotateBody>,
 ) -> Result<Response, ApiError> {
-    let RotateBody { key, grace } = read_body(&app, &headers, body).await?;
-    let (key, receipt) = administered(&app, &client).rotate_bouncer(&name, key, read_duration(&grace)?).await?;
+    let (key, receipt) = service.rotate_bouncer(&name, key, read_duration(&grace)?).await?;
     durable(receipt).await?;
     Ok(json(&json!({ "name": name, "key": key.expose_secret() })))
 }
 
 /// Who is silent.
 #[derive(Deserialize)]
-struct PruneBody {
+pub(crate) struct PruneBody {
     /// For how long, as `60m`.
     silent: String,
 }
 
 pub(crate) async fn prune(
-    State(app): State<Arc<App>>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
+    Administered(service): Administered,
+    Sent(PruneBody { silent }): Sent<PruneBody>,
 ) -> Result<Response, ApiError> {
-    let PruneBody { silent } = read_body(&app, &headers, body).await?;
-    let (names, receipt) = administered(&app, &client).prune_bouncers(read_duration(&silent)?).await?;
+    let (names, receipt) = service.prune_bouncers(read_duration(&silent)?).await?;
     durable(receipt).await?;
     Ok(json(&json!({ "removed": names })))
 }
@@ -128,11 +117,10 @@ pub(crate) fn read_duration(text: &str) -> Result<SignedDuration, ApiError> {
 }
 
 pub(crate) async fn remove(
-    State(app): State<Arc<App>>,
-    client: Client,
+    Administered(service): Administered,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    durable(administered(&app, &client).delete_bouncer(&name).await?).await?;
+    durable(service.delete_bouncer(&name).await?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::alerts::{acting, durable};
-use super::allowlists::{administered, read_body};
+use super::ask::{Administered, Sent};
 use super::auth::{self, BouncerId, Client, MachineId};
 use super::bouncers::{flags, os, read_duration};
 use super::error::ApiError;
@@ -180,38 +180,33 @@ pub(crate) struct NewBody {
 }
 
 pub(crate) async fn add(
-    State(app): State<Arc<App>>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
+    Administered(service): Administered,
+    Sent(NewBody { name, password, force }): Sent<NewBody>,
 ) -> Result<Response, ApiError> {
-    let NewBody { name, password, force } = read_body(&app, &headers, body).await?;
     let new = NewMachine { name, password, validated: true, force, ip: String::new() };
-    durable(administered(&app, &client).add_machine(new).await?).await?;
+    durable(service.add_machine(new).await?).await?;
     Ok(StatusCode::CREATED.into_response())
 }
 
 pub(crate) async fn remove(
-    State(app): State<Arc<App>>,
-    client: Client,
+    Administered(service): Administered,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    durable(administered(&app, &client).delete_machine(&name).await?).await?;
+    durable(service.delete_machine(&name).await?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(crate) async fn validate(
-    State(app): State<Arc<App>>,
-    client: Client,
+    Administered(service): Administered,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    durable(administered(&app, &client).validate_machine(&name).await?).await?;
+    durable(service.validate_machine(&name).await?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Which machines are removed.
 #[derive(Deserialize)]
-struct PruneBody {
+pub(crate) struct PruneBody {
     /// Those without a sign of life for so long, as `10m`.
     silent: String,
     /// Only those that were never validated.
@@ -220,13 +215,10 @@ struct PruneBody {
 }
 
 pub(crate) async fn prune(
-    State(app): State<Arc<App>>,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
+    Administered(service): Administered,
+    Sent(PruneBody { silent, only_pending }): Sent<PruneBody>,
 ) -> Result<Response, ApiError> {
-    let PruneBody { silent, only_pending } = read_body(&app, &headers, body).await?;
-    let (names, receipt) = administered(&app, &client).prune_machines(read_duration(&silent)?, only_pending).await?;
+    let (names, receipt) = service.prune_machines(read_duration(&silent)?, only_pending).await?;
     durable(receipt).await?;
     Ok(json(&json!({ "removed": names })))
 }

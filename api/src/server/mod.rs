@@ -5,6 +5,7 @@
 
 mod alerts;
 mod allowlists;
+mod ask;
 mod audit;
 mod auth;
 mod bouncers;
@@ -559,7 +560,7 @@ async fn reload(State(app): State<Arc<App>>, client: auth::Client) -> Response {
     match answered.await {
         Ok(Ok(value)) if asked => {
             // What was read holds already: a store that cannot write must not deny it.
-            if let Err(error) = allowlists::administered(&app, &client).note("config.reload", "").await {
+            if let Err(error) = ask::administered(&app, &client).note("config.reload", "").await {
                 warn!(%error, "cannot put a reload into the audit trail");
             }
             json(&value)

@@ -839,7 +839,7 @@ async fn a_feed_resumes_where_it_was() {
     let service =
         Service::open(store, Profiles::default(), Options::default(), jiff::Timestamp::now()).expect("started");
     let ban = serde_json::from_value(decided("Ip", "192.0.2.2", "1h", "cscli")).expect("an alert");
-    service.submit("edge", vec![ban]).await.expect("accepted").receipt.durable().await.expect("durable");
+    service.store("edge", vec![ban]).await;
     assert!(matches!(feed.next().await, Err(FeedError::Unreachable { .. })), "it says that it was cut off");
     let _server = Running::serve(folder, service, |config| config.listen = Some(address)).await;
     loop {
@@ -864,26 +864,10 @@ async fn large_snapshots_and_deltas_arrive_whole() {
         alert.decisions = Some(all.collect());
         alert
     };
-    server
-        .service
-        .submit("edge", vec![many(0, 2500)])
-        .await
-        .expect("accepted")
-        .receipt
-        .durable()
-        .await
-        .expect("durable");
+    server.service.store("edge", vec![many(0, 2500)]).await;
     let mut feed = server.feed(Some("k1"));
     assert_eq!(snapshot(&mut feed).await.len(), 2500);
-    server
-        .service
-        .submit("edge", vec![many(5000, 1700)])
-        .await
-        .expect("accepted")
-        .receipt
-        .durable()
-        .await
-        .expect("durable");
+    server.service.store("edge", vec![many(5000, 1700)]).await;
     let mut count = 0;
     while count < 1700 {
         count += delta(&mut feed).await.add.len();

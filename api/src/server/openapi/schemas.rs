@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::reference;
+use crate::wire::{REQUIRED, REQUIRED_IN_DECISION};
 
 /// All of them by name.
 pub(super) fn all() -> Value {
@@ -21,7 +22,6 @@ pub(super) fn all() -> Value {
         "id": number, "uuid": text, "origin": short, "type": short, "scope": short, "value": short,
         "duration": duration, "scenario": short, "simulated": flag, "until": text,
     });
-    let decision_needs = ["duration", "origin", "scenario", "scope", "type", "value"];
     let mut told = decision.clone();
     told["duration"] = json!({ "type": "string", "pattern": "^-?([0-9]+h)?([0-9]+m)?[0-9]+s$" });
     let mut alert = json!({
@@ -32,21 +32,7 @@ pub(super) fn all() -> Value {
         "events": maybe(many(reference("Event"))), "decisions": maybe(many(reference("Decision"))),
         "cordon": { "type": "object", "description": "Evidence that Cordon keeps beside what the field knows" },
     });
-    let alert_needs = [
-        "capacity",
-        "events",
-        "events_count",
-        "leakspeed",
-        "message",
-        "scenario",
-        "scenario_hash",
-        "scenario_version",
-        "simulated",
-        "source",
-        "start_at",
-        "stop_at",
-    ];
-    let told_alert = object(&alert_needs, alert.clone());
+    let told_alert = object(REQUIRED, alert.clone());
     if let Some(properties) = alert.as_object_mut() {
         // evidence comes from Cordon's own agents alone
         properties.remove("cordon");
@@ -116,11 +102,11 @@ pub(super) fn all() -> Value {
             "cordon": { "type": "object", "description": "The line that the event was read from" },
         })),
         "NewEvent": object(&["meta", "timestamp"], json!({ "meta": maybe(many(reference("Meta"))), "timestamp": text })),
-        "Decision": object(&decision_needs, told.clone()),
-        "NewDecision": object(&decision_needs, decision),
+        "Decision": object(REQUIRED_IN_DECISION, told.clone()),
+        "NewDecision": object(REQUIRED_IN_DECISION, decision),
         "Alert": told_alert,
         "Alerts": maybe(many(reference("Alert"))),
-        "NewAlerts": many(object(&alert_needs, alert)),
+        "NewAlerts": many(object(REQUIRED, alert)),
         "Decisions": maybe(many(reference("Decision"))),
         "Stream": object(&["new", "deleted"], json!({
             "new": many(reference("Decision")), "deleted": many(reference("Decision")),

@@ -20,6 +20,14 @@ fn open(path: &Path) -> Service {
     Service::open(store, Profiles::default(), options, Timestamp::now()).expect("the service starts")
 }
 
+impl Service {
+    /// Takes alerts from `machine` and waits until they are durable.
+    pub(crate) async fn store(&self, machine: &str, alerts: Vec<Alert>) {
+        let submission = self.submit(machine, alerts).await.expect("alerts are accepted");
+        submission.receipt.durable().await.expect("they become durable");
+    }
+}
+
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
@@ -125,11 +133,11 @@ async fn a_restored_copy_sends_a_snapshot() {
     drop(open(&path));
     std::fs::copy(&path, &copy).expect("the database is closed");
     let service = open(&path);
-    service.submit("edge", vec![ban("192.0.2.1")]).await.expect("accepted").receipt.durable().await.expect("durable");
+    service.store("edge", vec![ban("192.0.2.1")]).await;
     let cursor = service.table(|table, _| table.cursor());
     let restored = open(&copy);
     for value in ["192.0.2.7", "192.0.2.8"] {
-        restored.submit("edge", vec![ban(value)]).await.expect("accepted").receipt.durable().await.expect("durable");
+        restored.store("edge", vec![ban(value)]).await;
     }
     assert_eq!(snapshot(&mut restored.follow(Some(cursor))).await.1.len(), 2);
 }
@@ -433,14 +441,7 @@ async fn who_is_forgiven_starts_afresh() {
         lift_all(&service).await;
         assert_eq!(hours(&service, value).await, 16);
     }
-    service
-        .submit("edge", vec![ban("192.0.2.0/24")])
-        .await
-        .expect("accepted")
-        .receipt
-        .durable()
-        .await
-        .expect("durable");
+    service.store("edge", vec![ban("192.0.2.0/24")]).await;
     let forgive = async |value: &str, until| {
         let net = value.parse::<IpAddr>().expect("an address").into();
         let (forgiven, receipt) = service.forgive(net, until).await.expect("it is accepted");
@@ -625,7 +626,7 @@ async fn old_alerts_are_flushed_but_not_those_that_still_hold() {
     let many: Vec<Alert> = (0..2500)
         .map(|n| ban_for(&format!("10.0.{}.{}", n / 250, n % 250), if n < 5 { "1h" } else { "-1s" }))
         .collect();
-    service.submit("edge", many).await.expect("accepted").receipt.durable().await.expect("durable");
+    service.store("edge", many).await;
     // (newest that stay, oldest that stay, how many go)
     let cases = [
         (None, None, 0),
@@ -708,14 +709,7 @@ async fn past_decisions_are_known_from_memory_and_after_a_restart() {
     assert!((3_000_000_000_000..=3_600_000_000_000).contains(&left), "{left}");
 
     // At once, not when it is durable.
-    service
-        .submit("edge", vec![ban("192.0.2.1")])
-        .await
-        .expect("a ban is accepted")
-        .receipt
-        .durable()
-        .await
-        .expect("durable");
+    service.store("edge", vec![ban("192.0.2.1")]).await;
     assert_eq!(ask(&service, DecisionQuery::Count, "192.0.2.1"), Some(4));
     let about = AlertQuery { value: Some("192.0.2.1".into()), ..AlertQuery::default() };
     let (erased, receipt) = service.erase_alerts(about).await.expect("it is accepted");
@@ -734,7 +728,7 @@ async fn a_repeated_offence_is_punished_for_longer_at_once() {
     let mut hours = Vec::new();
     for _ in 0..3 {
         let alert = Alert { decisions: None, ..ban("192.0.2.1") };
-        service.submit("edge", vec![alert]).await.expect("it is accepted").receipt.durable().await.expect("durable");
+        service.store("edge", vec![alert]).await;
         let left = service.recall(DecisionQuery::TimeLeft, "192.0.2.1", Timestamp::now()).expect("it is an address");
         hours.push((left + 1_800_000_000_000) / 3_600_000_000_000);
     }
@@ -787,7 +781,7 @@ async fn what_looks_like_a_password_is_never_stored() {
         ..model::alert::AlertEvent::default()
     };
     let alert = Alert { events: vec![event], ..ban("192.0.2.1") };
-    service.submit("edge", vec![alert]).await.expect("it is taken").receipt.durable().await.expect("durable");
+    service.store("edge", vec![alert]).await;
     let alerts = service.read(|store| store.alerts(&AlertQuery::default(), Timestamp::now())).await.expect("alerts");
     let text = serde_json::to_string(&alerts).expect("JSON");
     assert!(!text.contains("hunter2") && text.contains("/a?token=(masked)"), "{text}");
