@@ -36,6 +36,10 @@ build: ## build the optimised binary
 	@.ci/setup build
 	$(CARGO) build --release --locked
 
+.PHONY: install
+install: build ## install the binary, its unit, a configuration if there is none, completions and manual pages (PREFIX, DESTDIR)
+	@packaging/install "$(target)/release/cordon"
+
 .PHONY: test
 test: ## run every test; as root also the ones in network namespaces, with real servers and CrowdSec's own programs
 	@.ci/setup test
@@ -92,7 +96,8 @@ deny: ## licences, sources, duplicates and known vulnerabilities of what we depe
 
 .PHONY: clean-safe
 clean-safe: ## remove what runs and tests left behind: the state folder and our network namespaces, never the build
-	@if [ -S "$(STATE)/cordon.sock" ] && "$(target)/release/cordon" --state "$(STATE)" status >/dev/null 2>&1; then \
+	@answers() { "$(target)/release/cordon" --state "$(STATE)" status >/dev/null 2>&1 || [ $$? = 3 ]; }; \
+	if [ -S "$(STATE)/cordon.sock" ] && answers; then \
 		echo "cordon is running on $(STATE): stop it first"; exit 1; fi
 	rm -rf -- "$(STATE)"
 	@if command -v ip >/dev/null && [ "$$(id -u)" = 0 ]; then \

@@ -123,6 +123,8 @@ pub(crate) enum Command {
     /// The site's own certificates: for the API, and for those who talk to it
     Pki(Pki),
     /// What is read, what was seen, what is enforced, and what does not work
+    ///
+    /// Exit status: 0 if all is well, 3 if something does not work, 1 if nobody answers.
     Status,
     /// Read configuration, rules, profiles and datasources again; a mistake in any of them changes nothing
     Reload,

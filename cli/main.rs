@@ -48,6 +48,7 @@ fn main() -> ExitCode {
     match dispatch(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<status::NotWell>() => ExitCode::from(3),
         Err(error) => {
             output::print_error(&error);
             ExitCode::FAILURE

@@ -45,16 +45,35 @@ impl Report {
             "checkpoint": self.agent.checkpoint(),
             "losses": self.agent.losses(),
             "decisions": self.service.table(|table, _| table.len()),
+            "store": self.service.trouble(),
+            "bouncers": self.service.contacts(),
         })
     }
 }
+
+/// Something that was told does not work: for the exit status, there is nothing more to say.
+#[derive(Debug, thiserror::Error)]
+#[error("something does not work")]
+pub(crate) struct NotWell;
 
 pub(crate) fn run(global: &Global) -> anyhow::Result<()> {
     let answer: Value = Remote::connect(global)?.get("v1/status", &Query::new())?;
     match global.output {
         Format::Json | Format::Raw => output::json(&answer),
         Format::Human => output::line(tell(&answer).trim_end()),
-    }
+    }?;
+    if is_well(&answer) { Ok(()) } else { Err(NotWell.into()) }
+}
+
+/// Whether nothing needs anybody's attention.
+fn is_well(answer: &Value) -> bool {
+    let at = |path: &str| answer.pointer(path).unwrap_or(&Value::Null);
+    let empty = |value: &Value| value.as_array().is_none_or(Vec::is_empty);
+    let sources = at("/sources").as_array().map(Vec::as_slice).unwrap_or_default();
+    matches!(at("/health/state").as_str(), Some("green" | "idle"))
+        && ["/reporting", "/checkpoint", "/store"].iter().all(|path| at(path).is_null())
+        && ["/losses", "/problems"].iter().all(|path| empty(at(path)))
+        && sources.iter().all(|source| source.get("trouble").is_none_or(empty))
 }
 
 /// The answer as people read it.
@@ -85,6 +104,15 @@ fn tell(answer: &Value) -> String {
         }
     }
     let _ = writeln!(text, "  decisions    {} in force", show(at("/decisions")));
+    for bouncer in at("/bouncers").as_array().into_iter().flatten() {
+        let of = |name: &str| bouncer.get(name).filter(|value| !value.is_null()).map(show);
+        let asked = of("last_pull").map_or("never asked".to_owned(), |at| format!("last asked {at}"));
+        let enforced = match (of("enforced"), of("enforced_at")) {
+            (Some(count), Some(at)) => format!(", enforced {count} at {at}"),
+            _ => String::new(),
+        };
+        let _ = writeln!(text, "  bouncer      {}: {asked}{enforced}", of("name").unwrap_or_default());
+    }
     let (events, buckets) = (at("/engine/events"), at("/engine/buckets"));
     let _ = writeln!(text, "  scenarios    {} events seen, {} buckets open", show(events), show(buckets));
     if at("/spool").is_object() {
@@ -143,6 +171,15 @@ fn tell(answer: &Value) -> String {
             let _ = writeln!(text, "               TROUBLE {}: {}; {}", of("about"), of("reason"), of("remedy"));
         }
     }
+    if at("/store").is_object() {
+        let _ = writeln!(
+            text,
+            "  TROUBLE      since {} the store cannot be written: {}\n               \
+             new bans hold, but are not acknowledged and end with a restart; look at the disk of the state folder",
+            show(at("/store/since")),
+            show(at("/store/error")),
+        );
+    }
     for name in ["/reporting", "/checkpoint"] {
         if let Some(problem) = at(name).as_str() {
             let _ = writeln!(text, "  TROUBLE      {}", printable(problem));
@@ -187,6 +224,11 @@ mod tests {
             "spool": { "waiting": 3, "since": "2026-11-22T10:00:02Z", "bytes": 5000, "limit": 65536,
                        "delivered": 7, "dropped": 2, "refused": 1 },
             "reporting": null, "checkpoint": "disk full", "losses": ["`checkpoint` is damaged"],
+            "store": { "since": "2026-11-22T10:00:03Z", "error": "disk I/O error" },
+            "bouncers": [
+                { "name": "fw", "last_pull": "2026-11-22T10:00:04Z", "enforced": 7, "enforced_at": "2026-11-22T10:00:05Z" },
+                { "name": "web", "last_pull": null, "enforced": null, "enforced_at": null },
+            ],
         });
         insta::assert_snapshot!(tell(&answer), @r"
         cordon 1.0, watching since 2026-11-22T10:00:00Z
@@ -196,6 +238,8 @@ mod tests {
                        17 packets dropped, 3 repairs
                        gone
           decisions    2 in force
+          bouncer      fw: last asked 2026-11-22T10:00:04Z, enforced 7 at 2026-11-22T10:00:05Z
+          bouncer      web: never asked
           scenarios    9 events seen, 4 buckets open
           alerts       3 waiting, 7 sent to the api elsewhere
                        since 2026-11-22T10:00:02Z, 5 of 64 KiB on disk
@@ -205,9 +249,34 @@ mod tests {
                        700 bytes behind, 3 seconds behind, 2 restarts
                        last error 2026-11-22T10:00:01Z:  permission denied
                        TROUBLE : permission denied; allow reading
+          TROUBLE      since 2026-11-22T10:00:03Z the store cannot be written: disk I/O error
+                       new bans hold, but are not acknowledged and end with a restart; look at the disk of the state folder
           TROUBLE      disk full
           LOST         `checkpoint` is damaged
           NOT LOADED   x.yaml:3: unknown key `filtr`
         ");
+    }
+
+    #[test]
+    fn whoever_watches_learns_of_trouble_by_the_exit_status() {
+        let well =
+            json!({ "health": { "state": "green" }, "sources": [{ "trouble": [] }], "losses": [], "store": null });
+        assert!(is_well(&well));
+        // (where, what)
+        let cases = [
+            ("health", json!({ "state": "red" })),
+            ("health", Value::Null),
+            ("store", json!({ "error": "disk full" })),
+            ("checkpoint", json!("disk full")),
+            ("reporting", json!("gone")),
+            ("losses", json!(["lost"])),
+            ("problems", json!([{ "line": 3 }])),
+            ("sources", json!([{ "trouble": [{ "reason": "gone" }] }])),
+        ];
+        for (name, value) in cases {
+            let mut answer = well.clone();
+            answer[name] = value;
+            assert!(!is_well(&answer), "{name}");
+        }
     }
 }

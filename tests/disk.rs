@@ -39,6 +39,16 @@ impl Drop for Disk {
     }
 }
 
+/// The status of the answer to a bouncer with `key`.
+fn ask(socket: &Path, key: &str, route: &str) -> String {
+    let output = Command::new("curl")
+        .args(["-q", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "15", "--unix-socket"])
+        .arg(socket)
+        .args(["-H", &format!("X-Api-Key: {key}"), &format!("http://localhost/v1/{route}")])
+        .output();
+    String::from_utf8_lossy(&output.expect("curl is installed: make test installs it").stdout).into_owned()
+}
+
 #[test]
 fn a_full_disk_acknowledges_nothing_and_loses_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -53,14 +63,7 @@ fn a_full_disk_acknowledges_nothing_and_loses_nothing() {
     // it ends with an error, when there is no room left
     let _ = fs::write(&filler, vec![0; 8 << 20]);
     let socket = state.join("cordon.sock");
-    let ask = |key: &str| {
-        let output = Command::new("curl")
-            .args(["-q", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5", "--unix-socket"])
-            .arg(&socket)
-            .args(["-H", &format!("X-Api-Key: {key}"), "http://localhost/v1/decisions?ip=198.51.100.1"])
-            .output();
-        String::from_utf8_lossy(&output.expect("curl is installed: make test installs it").stdout).into_owned()
-    };
+    let ask = |key: &str| ask(&socket, key, "decisions?ip=198.51.100.1");
     // a large reason does not fit into what is left of the write-ahead log
     let reason = "x".repeat(200);
     let mut acknowledged = Vec::new();
@@ -113,4 +116,56 @@ fn a_disk_that_cannot_be_written_is_told_at_the_start() {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{complaint}");
     assert!(complaint.contains("Read-only file system") && complaint.contains("state"), "{complaint}");
+}
+
+#[test]
+fn a_disk_that_turns_read_only_is_told_and_what_was_acknowledged_stays() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (image, state) = (folder.path().join("image"), folder.path().join("cordon/state"));
+    let file = fs::File::create(&image).expect("a writable folder");
+    file.set_len(32 << 20).expect("a file with holes");
+    fs::create_dir_all(&state).expect("a writable folder");
+    let run = |program: &str, args: &[&str], on: &[&Path]| {
+        let command = Command::new(program).args(args).args(on).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        rustix::process::geteuid().is_root() && command.is_ok_and(|status| status.success())
+    };
+    let mount = || run("mount", &["-o", "loop"], &[&image, &state]);
+    if !run("mkfs.ext4", &["-q"], &[&image]) || !mount() {
+        eprintln!(
+            "SKIPPED, NOT PASSED: no disk can be made out of a file here: run the tests as root, where that is allowed"
+        );
+        return;
+    }
+    let _disk = Disk(state.clone());
+    let mut cordon = Cordon::install(None, folder.path(), "enforcement:\n  mode: off\n", "");
+    cordon.start();
+    cordon.ask(&["bouncers", "add", "fw", "--key", "right"]);
+    cordon.ask(&["ban", "198.51.100.1", "--for", "1h"]);
+
+    assert!(
+        run("mount", &["-o", "remount,abort"], &[&state]),
+        "the file system gives up, as after an error of the disk"
+    );
+    let mut child = cordon.spawn(&["ban", "198.51.100.2", "--for", "1h"]);
+    eventually("whoever watches is told", || {
+        let output = cordon.run(&["status"]);
+        output.status.code() == Some(3)
+            && String::from_utf8_lossy(&output.stdout).contains("the store cannot be written")
+    });
+    let socket = state.join("cordon.sock");
+    for route in ["decisions?ip=198.51.100.1", "decisions/stream?startup=true"] {
+        assert_eq!(
+            (ask(&socket, "wrong", route), ask(&socket, "right", route)),
+            ("403".into(), "200".into()),
+            "{route}"
+        );
+    }
+    assert!(child.try_wait().expect("it is our child").is_none(), "what is not written is not acknowledged");
+    child.kill().expect("it is our child");
+    child.wait().expect("it is our child");
+
+    cordon.kill();
+    assert!(run("umount", &[], &[&state]) && mount(), "the disk is well again");
+    cordon.start();
+    assert_eq!(cordon.banned(), ["Ip:198.51.100.1"]);
 }

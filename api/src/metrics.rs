@@ -131,6 +131,8 @@ pub struct Snapshot {
     pub alerts: Vec<(String, i64)>,
     /// Machines, and the second of their last sign of life.
     pub heartbeats: Vec<(String, i64)>,
+    /// Whether the store cannot be written to.
+    pub store_failing: bool,
 }
 
 impl Default for Metrics {
@@ -207,6 +209,9 @@ impl Metrics {
         }
         registry.register("cs_active_decisions", "Decisions in force", decisions);
         registry.register("cs_alerts", "Alerts", alerts);
+        let failing = Gauge::<i64>::default();
+        failing.set(snapshot.store_failing.into());
+        registry.register("cordon_store_failing", "1 while nothing can be written to the store", failing);
         registry.register("cs_machines_last_heartbeat_timestamp", "When machines last said that they live", heartbeats);
         more(&mut registry);
         let mut text = String::new();

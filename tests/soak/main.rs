@@ -312,7 +312,7 @@ impl Cordon {
     /// Waits until it answers.
     fn wait(&mut self) {
         let started = Instant::now();
-        while !self.ask(&["status"]).status.success() {
+        while !matches!(self.ask(&["status"]).status.code(), Some(0 | 3)) {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
             assert!(ended.is_none() && started.elapsed() < PATIENCE, "it does not come up: {ended:?}\n{}", self.said());
             std::thread::sleep(Duration::from_millis(20));

@@ -149,7 +149,9 @@ pub(crate) async fn stream(
                 let before = writer.before;
                 text.extend_from_slice(if before == "," { b"" } else { before.as_bytes() });
                 text.extend_from_slice(b"]}");
-                done(pulled.reached);
+                if pulled.complete {
+                    done(pulled.reached);
+                }
                 return Some((Ok::<_, Infallible>(Bytes::from(text)), None));
             };
             let mut writer = List::new(&mut text, before, now, true);

@@ -64,7 +64,10 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        Self::internal(error.to_string())
+        match error {
+            StoreError::Late => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            _ => Self::internal(error.to_string()),
+        }
     }
 }
 

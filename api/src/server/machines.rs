@@ -278,8 +278,17 @@ pub(crate) async fn usage_metrics(
         hub_items: item.hub_items,
     };
     let version = item.version.unwrap_or_default();
-    durable(app.service.report(bouncer, &name, &version, report, payload.to_string()).await?).await?;
+    let enforced = item.metrics.as_deref().and_then(active_decisions);
+    durable(app.service.report(bouncer, &name, &version, report, payload.to_string(), enforced).await?).await?;
     Ok(StatusCode::CREATED.into_response())
+}
+
+/// How many decisions a bouncer says that it enforces.
+fn active_decisions(metrics: &[Value]) -> Option<i64> {
+    let items = metrics.iter().filter_map(|metric| metric.get("items")?.as_array()).flatten();
+    let counts = items.filter(|item| item.get("name").and_then(Value::as_str) == Some("active_decisions"));
+    let counts = counts.filter_map(|item| Some(item.get("value")?.as_f64()? as i64));
+    counts.fold(None, |sum: Option<i64>, count| Some(sum.unwrap_or(0).saturating_add(count)))
 }
 
 async fn extract<T>(parts: &mut axum::http::request::Parts, app: &Arc<App>) -> Result<T, ApiError>

@@ -22,6 +22,7 @@ use crate::decisions::{Epochs, Reach};
 use crate::ladder::Strikes;
 
 pub use sqlite::Sqlite;
+pub use writer::Trouble;
 
 /// A place for alerts, decisions and accounts. All calls block.
 pub trait Store: std::fmt::Debug + Send + Sync + 'static {
@@ -547,6 +548,9 @@ pub enum StoreError {
     /// What is stored cannot be understood.
     #[error("the database holds something unexpected: {0}")]
     Garbled(String),
+    /// The writer does not take what is to be written.
+    #[error("the store does not answer")]
+    Late,
     /// The writer has stopped.
     #[error("the store is closed")]
     Closed,

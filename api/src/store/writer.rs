@@ -5,9 +5,12 @@
 //! fails as a whole (disk full, locked) is tried again until it works: the queue is bounded, so that its users
 //! slow down instead of losing anything.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 
@@ -29,6 +32,18 @@ pub(crate) struct Durable {
     pub change: u64,
 }
 
+/// A store that cannot be written to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// Since when.
+    pub since: Timestamp,
+    /// What it says.
+    pub error: String,
+}
+
+/// What is wrong with the store at this moment, if anything is.
+type Troubled = Arc<Mutex<Option<Trouble>>>;
+
 /// Changes that become durable together.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -42,6 +57,7 @@ pub(crate) struct Job {
 pub(crate) struct Queue {
     jobs: mpsc::Sender<Job>,
     durable: watch::Receiver<Durable>,
+    trouble: Troubled,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -50,11 +66,13 @@ impl Queue {
     pub(crate) fn start(writer: Box<dyn Writer>, reached: Durable) -> Result<Self, StoreError> {
         let (jobs, receiver) = mpsc::channel(QUEUE);
         let (sender, durable) = watch::channel(reached);
+        let trouble = Troubled::default();
+        let troubled = Arc::clone(&trouble);
         let thread = std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || run(writer, receiver, &sender))
+            .spawn(move || run(writer, receiver, &sender, &troubled))
             .map_err(|error| StoreError::Database(error.to_string()))?;
-        Ok(Self { jobs, durable, thread: Some(thread) })
+        Ok(Self { jobs, durable, trouble, thread: Some(thread) })
     }
 
     /// Waits for a place in the queue.
@@ -65,6 +83,11 @@ impl Queue {
     /// Queues a job without waiting. Fails when the queue is full.
     pub(crate) fn send(&self, job: Job) -> Result<(), StoreError> {
         self.jobs.try_send(job).map_err(|_| StoreError::Closed)
+    }
+
+    /// Since when the store cannot be written to, if it cannot.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How far the store has come.
@@ -86,7 +109,12 @@ impl Drop for Queue {
     }
 }
 
-fn run(mut writer: Box<dyn Writer>, mut jobs: mpsc::Receiver<Job>, durable: &watch::Sender<Durable>) {
+fn run(
+    mut writer: Box<dyn Writer>,
+    mut jobs: mpsc::Receiver<Job>,
+    durable: &watch::Sender<Durable>,
+    troubled: &Troubled,
+) {
     let mut group = Vec::new();
     while let Some(job) = jobs.blocking_recv() {
         group.push(job);
@@ -95,16 +123,25 @@ fn run(mut writer: Box<dyn Writer>, mut jobs: mpsc::Receiver<Job>, durable: &wat
         {
             group.push(job);
         }
-        commit(writer.as_mut(), &mut group, durable, &|| jobs.is_closed());
+        commit(writer.as_mut(), &mut group, durable, troubled, &|| jobs.is_closed());
     }
 }
 
-fn commit(writer: &mut dyn Writer, group: &mut Vec<Job>, durable: &watch::Sender<Durable>, closing: &dyn Fn() -> bool) {
+fn commit(
+    writer: &mut dyn Writer,
+    group: &mut Vec<Job>,
+    durable: &watch::Sender<Durable>,
+    troubled: &Troubled,
+    closing: &dyn Fn() -> bool,
+) {
     let jobs: Vec<&[Write]> = group.iter().map(|job| job.writes.as_slice()).collect();
     let mut pause = Duration::from_millis(50);
     let results = loop {
         match writer.commit(&jobs) {
-            Ok(results) => break results,
+            Ok(results) => {
+                *troubled.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                break results;
+            }
             Err(error) if closing() && pause >= MAX_PAUSE => {
                 error!(%error, jobs = group.len(), "cannot write to the store and must stop: these changes are lost");
                 group.clear();
@@ -112,6 +149,10 @@ fn commit(writer: &mut dyn Writer, group: &mut Vec<Job>, durable: &watch::Sender
             }
             Err(error) => {
                 warn!(%error, jobs = group.len(), "cannot write to the store, trying again");
+                let mut trouble = troubled.lock().unwrap_or_else(PoisonError::into_inner);
+                let since = trouble.as_ref().map_or_else(Timestamp::now, |trouble| trouble.since);
+                *trouble = Some(Trouble { since, error: error.to_string() });
+                drop(trouble);
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(MAX_PAUSE);
             }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use sha2::{Digest, Sha512};
 use subtle::ConstantTimeEq;
 use tracing::warn;
@@ -549,6 +550,7 @@ impl Service {
         version: &str,
         report: Report,
         metrics: String,
+        enforced: Option<i64>,
     ) -> Result<Receipt, StoreError> {
         let ((), receipt) = self
             .change(|state, now| {
@@ -557,6 +559,10 @@ impl Service {
                 if bouncer && let Some(row) = state.bouncers.get_mut(name) {
                     (row.version, row.report, row.updated_at) = (version.into(), report, now);
                     writes.push(Write::PutBouncer(Box::new(row.clone())));
+                    if let Some(count) = enforced {
+                        state.enforced.retain(|name, _| state.bouncers.contains_key(name));
+                        state.enforced.insert(name.to_owned(), (count, now));
+                    }
                 } else if let Some(row) = state.machines.get_mut(name) {
                     (row.version, row.report, row.updated_at) = (version.into(), report, now);
                     writes.push(Write::PutMachine(Box::new(row.clone())));
@@ -565,6 +571,19 @@ impl Service {
             })
             .await?;
         Ok(receipt)
+    }
+
+    /// How each bouncer is: when it last asked, and how many decisions it said that it enforces.
+    pub fn contacts(&self) -> Vec<Contact> {
+        let state = self.lock();
+        let contact = |row: &Bouncer| Contact {
+            name: row.name.clone(),
+            kind: row.kind.clone(),
+            last_pull: row.last_pull,
+            enforced: state.enforced.get(&row.name).map(|(count, _)| *count),
+            enforced_at: state.enforced.get(&row.name).map(|(_, at)| *at),
+        };
+        state.bouncers.values().map(contact).collect()
     }
 
     async fn hash(&self, password: SecretString) -> Result<Hash, AccountError> {
@@ -577,6 +596,22 @@ impl Service {
             Err(_) => Err(AccountError::Store(StoreError::Closed)),
         }
     }
+}
+
+/// How a bouncer is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Contact {
+    /// Its name.
+    pub name: String,
+    /// First half of its `User-Agent`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When it last asked for decisions.
+    pub last_pull: Option<Timestamp>,
+    /// How many decisions it last said that it enforces, if it did since the server started.
+    pub enforced: Option<i64>,
+    /// When it said so.
+    pub enforced_at: Option<Timestamp>,
 }
 
 /// The bouncers with this key, the oldest first. Compares without telling by its duration how much agrees.

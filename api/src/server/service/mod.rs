@@ -39,12 +39,13 @@ use crate::profiles::{self, Lookup, ProfileError, Profiles, Reputation, Reputati
 use crate::server::stream::{self, Last, Pull};
 use crate::store::writer::{Durable, Job, Queue};
 use crate::store::{
-    AllowItem, Allowlist, Bouncer, Forget, Lift, Machine, NewAlert, Retention, SeenKey, Store, StoreError, Write,
+    AllowItem, Allowlist, Bouncer, Forget, Lift, Machine, NewAlert, Retention, SeenKey, Store, StoreError, Trouble,
+    Write,
 };
 use crate::wire;
 
 pub(crate) use accounts::shortened;
-pub use accounts::{AccountError, Caller, KeyHash, KeyOwner, Login, NewBouncer, NewMachine};
+pub use accounts::{AccountError, Caller, Contact, KeyHash, KeyOwner, Login, NewBouncer, NewMachine};
 pub use allow::{AllowError, FORGIVEN, Forgiven, Listed, NewItem};
 pub use follow::{Batch, Follow, Shared, Subscription};
 
@@ -56,6 +57,10 @@ const SEEN_MAX: usize = 1 << 20;
 const MAX_FIELD: usize = 255;
 /// How often what is merely nice to know (last pull, heartbeat) is written.
 const TOUCH_EVERY: Duration = Duration::from_secs(5);
+/// How long a question about what is stored waits for the store.
+const STORE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a bouncer that polls waits for the store: less than any of them has patience.
+const PULL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the end waits for the store.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(20);
 /// How often old records are erased.
@@ -207,6 +212,8 @@ struct State {
     seen_order: VecDeque<(Timestamp, SeenKey)>,
     touched_machines: BTreeSet<String>,
     touched_bouncers: BTreeSet<String>,
+    /// How many decisions bouncers last said that they enforce, and when.
+    enforced: BTreeMap<String, (i64, Timestamp)>,
     retained: Timestamp,
     /// The last decision when those that are over were last counted.
     counted: i64,
@@ -257,6 +264,8 @@ pub struct Pulled {
     pub reached: Last,
     /// Decisions that are over, by number.
     pub deleted: Vec<Decision>,
+    /// Whether that is all; if not, the store does not answer, and the bouncer must ask for the same again.
+    pub complete: bool,
     service: Service,
     request: Pull,
     scan: Scan,
@@ -703,7 +712,7 @@ impl Service {
         decisions.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         decisions.truncate(KINDS);
         let alerts = self.read(|store| store.alert_counts(KINDS)).await?;
-        Ok(Snapshot { decisions, alerts, heartbeats })
+        Ok(Snapshot { decisions, alerts, heartbeats, store_failing: self.trouble().is_some() })
     }
 
     /// Looks at the table.
@@ -734,11 +743,11 @@ impl Service {
             (reached, last, stream::walk(&state.table, last, &request, reached))
         };
         // What was changed before must be in the store: the decisions that ended are read from there.
-        self.settle().await?;
+        let complete = tokio::time::timeout(PULL_PATIENCE, self.settled()).await.is_ok_and(|settled| settled.is_ok());
         let after = last.and_then(|last| last.ended_after(now));
         let ended = self.read(move |store| store.ended(after, now)).await?;
         let deleted = stream::deleted(&self.lock().table, &ended, last, &request, reached);
-        Ok(Pulled { reached, deleted, service: self.clone(), request, scan })
+        Ok(Pulled { reached, deleted, complete, service: self.clone(), request, scan })
     }
 
     /// A walk through the decisions that `query` wants, in steps, so that nobody waits for it.
@@ -758,8 +767,17 @@ impl Service {
         }
     }
 
-    /// Waits until everything that has taken effect is durable.
+    /// Waits until everything that has taken effect is durable, but not for ever.
     pub async fn settle(&self) -> Result<(), StoreError> {
+        tokio::time::timeout(STORE_PATIENCE, self.settled()).await.unwrap_or(Err(StoreError::Late))
+    }
+
+    /// Since when the store cannot be written to, if it cannot: nothing new is acknowledged then, or survives a restart.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.0.queue.trouble()
+    }
+
+    async fn settled(&self) -> Result<(), StoreError> {
         let job = self.lock().job;
         Receipt(Pending::Reached(self.0.queue.durable(), job)).durable().await
     }
@@ -791,7 +809,7 @@ impl Service {
         let written = async {
             self.tidy().await?;
             self.0.applied.send_modify(|_| ());
-            self.settle().await
+            self.settled().await
         };
         let late = |_| Err(StoreError::Database("it did not take everything in time".into()));
         tokio::time::timeout(CLOSE_PATIENCE, written).await.unwrap_or_else(late)
