@@ -165,7 +165,11 @@ fn a_disk_that_turns_read_only_is_told_and_what_was_acknowledged_stays() {
     child.wait().expect("it is our child");
 
     cordon.kill();
-    assert!(run("umount", &[], &[&state]) && mount(), "the disk is well again");
+    // the kernel may take a moment to let go of what gave up
+    eventually("the disk is well again", || {
+        run("umount", &[], &[&state]);
+        mount() && fs::write(state.join("probe"), "").is_ok()
+    });
     cordon.start();
     assert_eq!(cordon.banned(), ["Ip:198.51.100.1"]);
 }
