@@ -54,6 +54,14 @@ impl Facts {
     /// The text field of variable 0 that alone decides the result, if there is one: the same text, or its absence, gives the
     /// same result whenever it is evaluated, and nothing else happens.
     pub fn only_field(&self) -> Option<FieldId> {
+        match self.reads[..] {
+            [field] if self.only_fields() => Some(field),
+            _ => None,
+        }
+    }
+
+    /// Whether the text fields of variable 0 that it reads by constant name decide the result alone, and nothing else happens.
+    pub fn only_fields(&self) -> bool {
         let nothing_else = self.reads_all.is_empty()
             && self.members.is_empty()
             && self.methods.is_empty()
@@ -65,10 +73,7 @@ impl Facts {
             && self.writes_all.is_empty()
             && self.stashes.is_empty()
             && self.files.is_empty();
-        match self.reads[..] {
-            [field] if nothing_else && !self.opaque && !self.effect && !self.volatile => Some(field),
-            _ => None,
-        }
+        nothing_else && !self.opaque && !self.effect && !self.volatile
     }
 }
 

@@ -312,6 +312,16 @@ impl Event {
         self.touched.borrow().clone()
     }
 
+    /// How many fields hold text.
+    pub fn touched_count(&self) -> usize {
+        self.touched.borrow().len()
+    }
+
+    /// Calls `see` with each field that was first written when `count` fields held text already.
+    pub fn touched_since(&self, count: usize, see: impl FnMut(FieldId)) {
+        self.touched.borrow().iter().skip(count).copied().for_each(see);
+    }
+
     /// Calls `see` with each field that holds text and its text, in the order in which they were first written.
     pub fn each_field<'e>(&'e self, mut see: impl FnMut(FieldId, &'e str)) {
         for field in self.touched.borrow().iter() {

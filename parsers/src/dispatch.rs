@@ -8,6 +8,7 @@ use expr::{Condition, Env, Facts, FieldId, Program};
 use model::event::Span;
 use model::{Event, fields};
 
+use crate::habit::FICKLE;
 use crate::recent::Recent;
 
 /// A set of node numbers.
@@ -50,8 +51,6 @@ impl Bits {
 /// Fields that take few values, so that whole filters over them are worth remembering.
 const STEADY: [FieldId; 5] =
     [fields::PROGRAM, fields::LABEL_TYPE, fields::LOG_TYPE, fields::SERVICE, fields::LINE_MODULE];
-/// Fields that hardly ever take the same value twice.
-const FICKLE: [FieldId; 2] = [fields::LINE_RAW, fields::MESSAGE];
 
 /// What a node asks of one field before it does anything.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ pub mod config;
 mod dispatch;
 pub mod enrich;
 pub mod grok;
+mod habit;
 pub mod literals;
 mod node;
 pub mod patterns;

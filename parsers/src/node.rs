@@ -96,6 +96,12 @@ pub(crate) struct Touches {
     pub(crate) files: BTreeSet<String>,
     pub(crate) stashes_read: Vec<Option<String>>,
     pub(crate) stashes_written: Vec<String>,
+    /// Whether it reads or writes anything beside texts of the event by constant name.
+    pub(crate) beyond: bool,
+    /// Whether it reads a date.
+    pub(crate) dated: bool,
+    /// How many patterns and statics it has.
+    pub(crate) steps: usize,
 }
 
 /// What building nodes needs and collects.
@@ -224,6 +230,7 @@ pub(crate) fn program(source: &Text, build: &mut Build<'_, '_>) -> Result<Progra
     touches.writes_all.extend(&facts.writes_all);
     touches.files.extend(facts.files.iter().cloned());
     touches.stashes_read.extend(facts.stashes.iter().cloned());
+    touches.beyond |= !facts.only_fields();
     Ok(program)
 }
 
@@ -287,6 +294,12 @@ impl Node {
     /// Whether it is there only to trust somebody, and did not.
     pub(crate) fn only_trusts(&self) -> bool {
         self.whitelist.is_some() && self.grok.is_none() && self.children.is_empty()
+    }
+
+    /// The same, and whom it trusts only expressions say.
+    pub(crate) fn trusts_by_expressions(&self) -> bool {
+        let others = !self.stash.is_empty() || self.next_stage;
+        self.only_trusts() && !others && self.whitelist.as_ref().is_some_and(|whitelist| !whitelist.asks_addresses())
     }
 
     /// Runs the node: whether it succeeded.
@@ -458,6 +471,7 @@ impl Grok {
             PatternConfig::Inline(text) => (Arc::new(build.library.expand(text, text.line)?), text.line),
         };
         let pattern = build.patterns.compile(&expansion, line)?;
+        build.touches.steps += 1;
         if pattern.aliases().is_empty() {
             build.warn(
                 Fault::new(line, "this pattern names nothing, so the grok never succeeds")
@@ -557,6 +571,7 @@ impl Remember {
         let spec = StashSpec { name: config.name.text.clone(), size: config.size, strategy: config.strategy };
         build.stashes.push(spec);
         build.touches.stashes_written.push(config.name.text.clone());
+        build.touches.beyond = true;
         Ok(Self {
             cache: config.name.text.as_str().into(),
             key: program(&config.key, build)?,

@@ -7,23 +7,20 @@ use std::hash::BuildHasher as _;
 
 use hashbrown::DefaultHashBuilder;
 
-/// Longest text that is remembered, in bytes.
-const LONGEST: usize = 128;
-
-/// Some answers.
+/// Some answers, for texts of at most `LONGEST` bytes.
 #[derive(Debug)]
-pub(crate) struct Recent<T, const PLACES: usize = 1024> {
+pub(crate) struct Recent<T, const PLACES: usize = 1024, const LONGEST: usize = 128> {
     places: Vec<Option<(Box<str>, T)>>,
     hasher: DefaultHashBuilder,
 }
 
-impl<T, const PLACES: usize> Default for Recent<T, PLACES> {
+impl<T, const PLACES: usize, const LONGEST: usize> Default for Recent<T, PLACES, LONGEST> {
     fn default() -> Self {
         Self { places: Vec::new(), hasher: DefaultHashBuilder::default() }
     }
 }
 
-impl<T, const PLACES: usize> Recent<T, PLACES> {
+impl<T, const PLACES: usize, const LONGEST: usize> Recent<T, PLACES, LONGEST> {
     /// Shows `look` the answer for `text`: the remembered one if it is still `good`, or else the one that `find` gives.
     pub(crate) fn get_or<R>(
         &mut self,
@@ -35,15 +32,31 @@ impl<T, const PLACES: usize> Recent<T, PLACES> {
         if text.len() > LONGEST {
             return look(&find());
         }
-        if self.places.is_empty() {
-            self.places.resize_with(PLACES, || None);
-        }
-        let number = self.hasher.hash_one(text) as usize % PLACES;
-        let place = &mut self.places[number];
+        let place = self.place(text);
         match place {
             Some((known, answer)) if **known == *text && good(answer) => look(answer),
             _ => look(&place.insert((text.into(), find())).1),
         }
+    }
+
+    /// The answer for `text`, if it is remembered.
+    pub(crate) fn get(&mut self, text: &str) -> Option<&T> {
+        self.place(text).as_ref().filter(|(known, _)| **known == *text).map(|(_, answer)| answer)
+    }
+
+    /// Remembers the answer for `text`.
+    pub(crate) fn put(&mut self, text: &str, answer: T) {
+        if text.len() <= LONGEST {
+            *self.place(text) = Some((text.into(), answer));
+        }
+    }
+
+    fn place(&mut self, text: &str) -> &mut Option<(Box<str>, T)> {
+        if self.places.is_empty() {
+            self.places.resize_with(PLACES, || None);
+        }
+        let number = self.hasher.hash_one(text) as usize % PLACES;
+        &mut self.places[number]
     }
 }
 
@@ -56,7 +69,7 @@ mod tests {
         let mut recent: Recent<usize, 4> = Recent::default();
         let mut found = 0;
         for round in 0..3 {
-            for length in 0..LONGEST + 10 {
+            for length in 0..138 {
                 let text = "x".repeat(length);
                 let find = || {
                     found += 1;

@@ -134,6 +134,8 @@ const FEW: usize = 4;
 #[derive(Debug)]
 struct Op {
     step: Step,
+    /// The slot that holds where the step ended, if it is the edge of a group.
+    edge: Option<usize>,
     then: usize,
 }
 
@@ -157,6 +159,13 @@ enum Step {
     Look(Look),
     Choice(Box<Choice>),
     Match,
+}
+
+impl Step {
+    /// Whether it goes on with one step only, in one or more places.
+    fn ends_once(&self) -> bool {
+        !matches!(self, Self::Choice(_) | Self::Match | Self::Save(_))
+    }
 }
 
 /// Bytes of a set, as many as there are.
@@ -428,7 +437,14 @@ struct Compiler<'a> {
 
 impl Compiler<'_> {
     fn emit(&mut self, step: Step, then: usize) -> Option<usize> {
-        self.code.push(Op { step, then });
+        let mut op = Op { step, edge: None, then };
+        // the edge of a group is saved with the step before it
+        if let Some(Op { step: Step::Save(slot), then, .. }) = self.code.get(then)
+            && op.step.ends_once()
+        {
+            (op.edge, op.then) = (Some(*slot), *then);
+        }
+        self.code.push(op);
         (self.code.len() <= MAX_STEPS).then(|| self.code.len() - 1)
     }
 
@@ -874,7 +890,7 @@ impl Walk<'_, '_> {
         self.marks.clear();
         let mut op = entry;
         loop {
-            let Op { step, then } = &code[op];
+            let Op { step, edge, then } = &code[op];
             if let Step::Match = step {
                 let end = self.at;
                 self.save(0, start);
@@ -883,7 +899,10 @@ impl Walk<'_, '_> {
             }
             let went = if op == self.landmark { self.landmark(step, op) } else { self.step(step, op) };
             op = match went {
-                Went::On => *then,
+                Went::On => match edge {
+                    Some(slot) if !self.edge(*slot) => return Verdict::Unsure,
+                    _ => *then,
+                },
                 Went::To(op) => op,
                 Went::Astray => return Verdict::Unsure,
                 Went::Nowhere => match self.back(code) {
@@ -919,7 +938,13 @@ impl Walk<'_, '_> {
                         _ => Went::Nowhere,
                     };
                     match went {
-                        Went::On => return Ok(code[op].then),
+                        Went::On => {
+                            let Op { edge, then, .. } = &code[op];
+                            return match edge {
+                                Some(slot) if !self.edge(*slot) => Err(Verdict::Unsure),
+                                _ => Ok(*then),
+                            };
+                        }
                         Went::Astray => return Err(Verdict::Unsure),
                         Went::To(_) | Went::Nowhere => {}
                     }
@@ -996,13 +1021,9 @@ impl Walk<'_, '_> {
             }
             Step::Token(token) => return self.token(token),
             Step::Save(slot) => {
-                if !self.marks.is_empty() {
-                    let held = self.slots.get(*slot).copied().flatten();
-                    if !self.mark(Mark::Slot { slot: *slot, held }) {
-                        return Went::Astray;
-                    }
+                if !self.edge(*slot) {
+                    return Went::Astray;
                 }
-                self.save(*slot, self.at);
             }
             Step::Look(look) => {
                 if !self.look(*look) {
@@ -1190,6 +1211,18 @@ impl Walk<'_, '_> {
 
     fn rest(&self) -> &[u8] {
         self.text.get(self.at..).unwrap_or(&[])
+    }
+
+    /// Saves the edge of a group, so that going back finds what was there; `false` when there are too many marks.
+    fn edge(&mut self, slot: usize) -> bool {
+        if !self.marks.is_empty() {
+            let held = self.slots.get(slot).copied().flatten();
+            if !self.mark(Mark::Slot { slot, held }) {
+                return false;
+            }
+        }
+        self.save(slot, self.at);
+        true
     }
 
     fn save(&mut self, slot: usize, at: usize) {

@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::{fmt, mem};
 
 use expr::{Compiler, Condition, FieldId, MapId, Value};
 use model::data::DataFile;
@@ -16,7 +16,8 @@ use model::{Event, FieldTable, Part, Probe, classes, fields};
 use crate::config::{self, NodeConfig};
 use crate::dispatch::{Candidates, Index};
 use crate::grok::Patterns;
-use crate::node::{Answers, Build, Counts, Node, Run, Texts, Touches};
+use crate::habit::{Act, Habit, Memory, Row};
+use crate::node::{Abort, Answers, Build, Counts, Node, Run, Texts, Touches};
 use crate::patterns::Library;
 use crate::stash::StashSpec;
 use crate::trace::{NodeTrace, TraceEntry};
@@ -85,6 +86,8 @@ pub struct ParserSet {
     parsers: Vec<Parser>,
     /// Range of `parsers` for each stage.
     ranges: Vec<std::ops::Range<usize>>,
+    /// By number of its first parser.
+    rows: Vec<Option<Row>>,
     constants: Vec<Constant>,
     id: usize,
 }
@@ -97,6 +100,8 @@ struct Parser {
     path: Arc<str>,
     node: Node,
     touches: Touches,
+    /// What it does whenever it reads the same, if it does the same then.
+    habit: Option<Habit>,
     problems: AtomicU64,
 }
 
@@ -127,6 +132,10 @@ pub struct Scratch {
     pub(crate) matching: crate::grok::Matching,
     /// What rules answered lately.
     pub(crate) answers: RefCell<Answers>,
+    /// What each parser did lately.
+    habits: Vec<Memory<Act>>,
+    /// What the row that begins at a parser said lately.
+    rows: Vec<Memory<bool>>,
     /// By stage.
     candidates: Vec<Candidates>,
     passed: Vec<u32>,
@@ -203,6 +212,7 @@ impl Loaded {
                 Ok(node) => self.parsers.push(Parser {
                     stage: stage.into(),
                     path: Arc::clone(&shown),
+                    habit: Habit::of(&build.touches),
                     touches: build.touches,
                     node,
                     problems: AtomicU64::new(0),
@@ -263,6 +273,7 @@ impl Loaded {
             indexes: Vec::new(),
             parsers: Vec::new(),
             ranges: Vec::new(),
+            rows: Vec::new(),
             constants: self.texts.all.iter().map(|text| table.constant(text)).collect(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         };
@@ -271,6 +282,7 @@ impl Loaded {
             set.stages.push((stage, constant));
             set.indexes.push(Index::new(parsers.iter().map(|parser| parser.node.filter())));
             let start = set.parsers.len();
+            set.rows.extend(rows(&parsers));
             set.parsers.extend(parsers);
             set.ranges.push(start..set.parsers.len());
         }
@@ -278,9 +290,27 @@ impl Loaded {
     }
 }
 
+/// By parser the row that begins with it: neighbours that can be remembered together.
+fn rows(parsers: &[Parser]) -> Vec<Option<Row>> {
+    let mut rows: Vec<Option<Row>> = Vec::new();
+    for neighbours in parsers.chunk_by(|one, next| one.trusts_by_texts() && next.trusts_by_texts()) {
+        let touches = neighbours.iter().map(|parser| &parser.touches);
+        rows.push(neighbours[0].trusts_by_texts().then(|| Row::of(touches)));
+        rows.resize_with(rows.len() + neighbours.len() - 1, || None);
+    }
+    rows
+}
+
 fn data_of(node: NodeConfig) -> Vec<DataFile> {
     let children = node.nodes.into_iter().flat_map(data_of);
     node.data.into_iter().chain(children).collect()
+}
+
+impl Parser {
+    /// Whether it does nothing but trust somebody, for what texts of the event say.
+    fn trusts_by_texts(&self) -> bool {
+        self.node.trusts_by_expressions() && Row::admits(&self.touches)
+    }
 }
 
 impl ParserSet {
@@ -291,6 +321,8 @@ impl ParserSet {
         if cx.scratch.set != self.id {
             *cx.scratch = Scratch { set: self.id, ..Scratch::default() };
             cx.scratch.candidates.resize_with(self.stages.len(), Candidates::default);
+            cx.scratch.habits.resize_with(self.parsers.len(), Memory::default);
+            cx.scratch.rows.resize_with(self.parsers.len(), Memory::default);
         }
         cx.scratch.passed.clear();
         if event.time().is_none() {
@@ -336,7 +368,7 @@ impl ParserSet {
     ) -> Result<bool, Outcome> {
         let (range, index) = (&self.ranges[stage], &self.indexes[stage]);
         let tracing = cx.trace.is_some();
-        let mut candidates = std::mem::take(&mut cx.scratch.candidates[stage]);
+        let mut candidates = mem::take(&mut cx.scratch.candidates[stage]);
         index.find(event, &cx.env(&[Value::Object(event)]), &mut candidates);
         let mut any = Ok(false);
         let mut from = 0;
@@ -345,30 +377,24 @@ impl ParserSet {
             let Some(number) = next else { break };
             from = number + 1;
             let number = range.start + number;
-            let parser = &self.parsers[number];
-            run.problems = &parser.problems;
-            run.trusted = false;
-            let mut trace = tracing.then(NodeTrace::default);
-            let ran = Probe::time(cx.probe, Part::Node(number), || parser.node.run(run, event, cx, trace.as_mut()));
-            let success = match ran {
-                Ok(success) => success,
-                Err(abort) => {
-                    event.set_process(false);
-                    any = Err(Outcome::Failed { parser: Arc::clone(&parser.node.name), problem: abort.0 });
-                    break;
+            let ran = match self.rows[number].as_ref().filter(|_| !tracing) {
+                Some(row) => {
+                    from += row.len() - 1;
+                    self.run_row(number, row, run, event, cx)
                 }
+                None => self.run_parser(number, run, event, cx),
             };
-            if let (Some(node), Some(trace)) = (trace, cx.trace.as_deref_mut()) {
-                let event = trace.with_events.then(|| event.dump());
-                let (stage, path) = (Arc::clone(&parser.stage), Arc::clone(&parser.path));
-                trace.entries.push(TraceEntry { stage, path, node, event });
-            }
-            if success {
-                any = Ok(true);
-                if run.trusted || !parser.node.only_trusts() {
-                    cx.scratch.passed.push(number as u32);
+            match ran {
+                Ok(true) => {
+                    any = Ok(true);
+                    if self.parsers[number].node.next_stage {
+                        break;
+                    }
                 }
-                if parser.node.next_stage {
+                Ok(false) => {}
+                Err(failed) => {
+                    event.set_process(false);
+                    any = Err(failed);
                     break;
                 }
             }
@@ -381,6 +407,72 @@ impl ParserSet {
         }
         cx.scratch.candidates[stage] = candidates;
         any
+    }
+
+    /// Whether the parser succeeded.
+    fn run_parser<'s>(
+        &'s self,
+        number: usize,
+        run: &mut Run<'s>,
+        event: &mut Event,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Outcome> {
+        let parser = &self.parsers[number];
+        run.problems = &parser.problems;
+        run.trusted = false;
+        let mut trace = cx.trace.is_some().then(NodeTrace::default);
+        let ran = Probe::time(cx.probe, Part::Node(number), || match &parser.habit {
+            Some(habit) if trace.is_none() => {
+                let mut memory = mem::take(&mut cx.scratch.habits[number]);
+                let ran = habit.run(&parser.node, &mut memory, run, event, cx);
+                cx.scratch.habits[number] = memory;
+                ran
+            }
+            _ => parser.node.run(run, event, cx, trace.as_mut()),
+        });
+        let failed = |abort: Abort| Outcome::Failed { parser: Arc::clone(&parser.node.name), problem: abort.0 };
+        let success = ran.map_err(failed)?;
+        if let (Some(node), Some(trace)) = (trace, cx.trace.as_deref_mut()) {
+            let event = trace.with_events.then(|| event.dump());
+            let (stage, path) = (Arc::clone(&parser.stage), Arc::clone(&parser.path));
+            trace.entries.push(TraceEntry { stage, path, node, event });
+        }
+        if success && (run.trusted || !parser.node.only_trusts()) {
+            cx.scratch.passed.push(number as u32);
+        }
+        Ok(success)
+    }
+
+    /// Whether any of the parsers of the row that begins at `number` succeeded. That none of them trusts an event is
+    /// remembered; whatever else happens happens each time.
+    fn run_row<'s>(
+        &'s self,
+        number: usize,
+        row: &Row,
+        run: &mut Run<'s>,
+        event: &mut Event,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Outcome> {
+        let mut memory = mem::take(&mut cx.scratch.rows[number]);
+        let known = Probe::time(cx.probe, Part::Node(number), || row.recall(&mut memory, event));
+        let answer = known.map_or_else(
+            || {
+                let members = &self.parsers[number..number + row.len()];
+                let problems = || members.iter().map(|parser| parser.problems.load(Ordering::Relaxed)).sum::<u64>();
+                let (before, mut any, mut trusted) = (problems(), false, false);
+                for number in number..number + row.len() {
+                    any |= self.run_parser(number, run, event, cx)?;
+                    trusted |= run.trusted;
+                }
+                if !trusted && problems() == before {
+                    row.remember(&mut memory, any);
+                }
+                Ok(any)
+            },
+            Ok,
+        );
+        cx.scratch.rows[number] = memory;
+        answer
     }
 
     /// Names of the parsers that succeeded on the event of the last [`ParserSet::run`] with this scratch space. Whitelists

@@ -84,6 +84,18 @@ impl Static {
                 }
             },
         };
+        build.touches.steps += 1;
+        build.touches.beyond |= match dest {
+            Dest::Field(_) | Dest::Method(Method::GeoIpCity | Method::GeoIpAsn | Method::IpToRange) => false,
+            Dest::Method(Method::ParseDate) => {
+                build.touches.dated = true;
+                false
+            }
+            Dest::Method(Method::ReverseDns | Method::UnmarshalJson)
+            | Dest::Unmarshaled(_)
+            | Dest::Overflow(_)
+            | Dest::Nowhere(_) => true,
+        };
         Ok(Self { dest, value, line: config.line })
     }
 

@@ -78,13 +78,15 @@ impl Whitelist {
             prefixes: config.cidr.iter().map(prefix).collect::<Result<_, _>>()?,
             expressions,
         };
+        build.touches.writes.insert(fields::WHITELIST_REASON);
         if whitelist.asks_addresses() {
             build.touches.reads.insert(fields::SOURCE_IP);
         }
         Ok(whitelist)
     }
 
-    fn asks_addresses(&self) -> bool {
+    /// Whether it looks at the source of the event.
+    pub(crate) fn asks_addresses(&self) -> bool {
         !self.addresses.is_empty() || !self.prefixes.is_empty()
     }
 
