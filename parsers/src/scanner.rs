@@ -1111,36 +1111,18 @@ impl Walk<'_, '_> {
     }
 
     fn token(&mut self, token: &Token) -> Went {
-        let before = self.at.checked_sub(1).and_then(|at| self.text.get(at));
         if let Some(table) = &token.all {
-            let mut state = table.start(before);
             let mut ends = None;
             let mut several = false;
-            let mut at = self.at;
-            loop {
-                let byte = self.text.get(at);
-                state = table.next(state, byte);
-                if state > STATE {
-                    if state & DEAD != 0 {
-                        break;
-                    }
-                    if state & STUCK != 0 {
-                        return Went::Astray;
-                    }
-                    if token.follow.admits(byte) {
-                        several = ends.is_some();
-                        ends = Some(at);
-                    }
+            let known = self.walk(table, |at, byte| {
+                if token.follow.admits(byte) {
+                    several = ends.is_some();
+                    ends = Some(at);
                 }
-                if several || byte.is_none() {
-                    break;
-                }
-                at += 1;
-            }
-            if !self.spend(at - self.at) {
-                return Went::Astray;
-            }
+                !several
+            });
             match ends {
+                _ if !known => return Went::Astray,
                 None => return Went::Nowhere,
                 Some(end) if !several => {
                     self.at = end;
@@ -1150,35 +1132,46 @@ impl Walk<'_, '_> {
             }
         }
         let Some(table) = &token.preferred else { return Went::Astray };
-        let mut state = table.start(before);
         let mut end = None;
+        let known = self.walk(table, |at, _| {
+            end = Some(at);
+            true
+        });
+        match end {
+            _ if !known => Went::Astray,
+            None => Went::Nowhere,
+            Some(end) => {
+                if !token.follow.admits(self.text.get(end)) || !token.sure && !self.mark(Mark::Unknown) {
+                    return Went::Astray;
+                }
+                self.at = end;
+                Went::On
+            }
+        }
+    }
+
+    /// Shows `ended` where a match of `table` that begins here ends, and the byte behind it, for as long as it wants to see more.
+    /// `false` when the automaton cannot go on, or when it takes too long.
+    fn walk(&mut self, table: &Table, mut ended: impl FnMut(usize, Option<&u8>) -> bool) -> bool {
+        let mut state = table.start(self.at.checked_sub(1).and_then(|before| self.text.get(before)));
         let mut at = self.at;
         loop {
             let byte = self.text.get(at);
             state = table.next(state, byte);
             if state > STATE {
                 if state & STUCK != 0 {
-                    return Went::Astray;
+                    return false;
                 }
-                if state & DEAD != 0 {
+                if state & DEAD != 0 || !ended(at, byte) {
                     break;
                 }
-                end = Some(at);
             }
             if byte.is_none() {
                 break;
             }
             at += 1;
         }
-        if !self.spend(at - self.at) {
-            return Went::Astray;
-        }
-        let Some(end) = end else { return Went::Nowhere };
-        if !token.follow.admits(self.text.get(end)) || !token.sure && !self.mark(Mark::Unknown) {
-            return Went::Astray;
-        }
-        self.at = end;
-        Went::On
+        self.spend(at - self.at)
     }
 
     fn look(&self, look: Look) -> bool {
