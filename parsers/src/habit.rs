@@ -166,18 +166,7 @@ impl Row {
 
     /// Whether any of them succeeds, if it is known that none trusts the event.
     pub(crate) fn recall(&self, memory: &mut Memory<bool>, event: &Event) -> Option<bool> {
-        if !memory.read(&self.reads, event) {
-            memory.key.clear();
-            return None;
-        }
-        memory.recall(|_| true).copied()
-    }
-
-    /// Remembers for the event that was asked for last that none trusts it, and whether `any` succeeds.
-    pub(crate) fn remember(&self, memory: &mut Memory<bool>, any: bool) {
-        if !memory.key.is_empty() {
-            memory.remember(any);
-        }
+        if memory.read(&self.reads, event) { memory.recall(|_| true).copied() } else { None }
     }
 }
 
@@ -195,12 +184,16 @@ impl<T> Default for Memory<T> {
 }
 
 impl<T> Memory<T> {
-    /// Reads what decides. `false` when that is too long, or looking for it has been of no use lately.
+    /// Reads what decides. `false` when there is nothing to read, or too much, or looking for it has been of no use lately.
     fn read(&mut self, reads: &[FieldId], event: &Event) -> bool {
-        if !self.worth_looking() {
-            return false;
-        }
         self.key.clear();
+        if self.worth_looking() && !self.read_all(reads, event) {
+            self.key.clear();
+        }
+        !self.key.is_empty()
+    }
+
+    fn read_all(&mut self, reads: &[FieldId], event: &Event) -> bool {
         for (number, field) in reads.iter().enumerate() {
             let Some(span) = event.span(*field) else { continue };
             let text = event.text(span);
@@ -224,8 +217,11 @@ impl<T> Memory<T> {
         known
     }
 
-    fn remember(&mut self, known: T) {
-        self.known.put(&self.key, known);
+    /// Remembers this for what was read last, if that can be remembered.
+    pub(crate) fn remember(&mut self, known: T) {
+        if !self.key.is_empty() {
+            self.known.put(&self.key, known);
+        }
     }
 
     /// Whether remembering has been of use lately: where nothing ever comes again it only costs.

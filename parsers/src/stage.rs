@@ -465,7 +465,7 @@ impl ParserSet {
                     trusted |= run.trusted;
                 }
                 if !trusted && problems() == before {
-                    row.remember(&mut memory, any);
+                    memory.remember(any);
                 }
                 Ok(any)
             },

@@ -61,11 +61,25 @@ fn parser() -> impl Strategy<Value = String> {
             .prop_map(|(field, other, value)| format!("filter: {field} == {other} || {field} == '{value}'\n")),
     ];
     let key = prop::sample::select(vec!["parsed: a", "parsed: b", "meta: m"]);
-    let entry =
-        (key, prop::sample::select(vec!["x", "y", "z"])).prop_map(|(key, value)| format!("{{{key}, value: {value}}}"));
-    let statics = prop::collection::vec(entry, 1..3).prop_map(|entries| format!("statics: [{}]\n", entries.join(", ")));
-    let next = prop::sample::select(vec!["", "onsuccess: next_stage\n"]);
-    (filter, next, statics).prop_map(|(filter, next, statics)| format!("name: n\n{filter}{next}{statics}"))
+    let value = prop::sample::select(vec![
+        "value: x",
+        "value: y",
+        "value: z",
+        "expression: evt.Parsed.a",
+        "expression: evt.Parsed.b + evt.Meta.m",
+        "expression: evt.Line.Raw",
+    ]);
+    let entry = (key, value).prop_map(|(key, value)| format!("{{{key}, {value}}}"));
+    // from three on, what a parser did is remembered
+    let statics = prop::collection::vec(entry, 1..5).prop_map(|entries| format!("statics: [{}]\n", entries.join(", ")));
+    let whitelist = (field, prop::sample::select(vec!["x", "yx"]))
+        .prop_map(|(field, value)| format!("whitelist: {{reason: r, expression: [\"{field} == '{value}'\"]}}\n"));
+    let more = prop_oneof![
+        4 => Just(String::new()),
+        1 => Just("onsuccess: next_stage\n".to_owned()),
+        2 => whitelist,
+    ];
+    (filter, more, statics).prop_map(|(filter, more, statics)| format!("name: n\n{filter}{more}{statics}"))
 }
 
 proptest! {
@@ -93,16 +107,21 @@ proptest! {
     }
 
     #[test]
-    fn asking_the_few_is_asking_all(parsers in prop::collection::vec((0..3_u8, parser()), 1..12), line in "[xyz]") {
+    fn asking_the_few_is_asking_all(
+        parsers in prop::collection::vec((0..3_u8, parser()), 1..12),
+        lines in prop::collection::vec("[xyz]", 1..8),
+    ) {
         let named: Vec<(String, String)> =
             parsers.iter().enumerate().map(|(number, (stage, text))| (format!("s{stage}/{number:02}.yaml"), text.clone())).collect();
         let files: Vec<(&str, &str)> = named.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
         let (set, table, problems, _) = load_all(&files);
         prop_assert_eq!(problems, Vec::<String>::new());
         let mut worker = Worker::new(&table);
-        let few = (worker.run(&set, "t", &line, None), worker.event.dump());
-        let all = (worker.run(&set, "t", &line, Some(&mut Trace::default())), worker.event.dump());
-        prop_assert_eq!(few, all);
+        for line in &lines {
+            let few = (worker.run(&set, "t", line, None), worker.event.dump(), worker.passed(&set));
+            let all = (worker.run(&set, "t", line, Some(&mut Trace::default())), worker.event.dump(), worker.passed(&set));
+            prop_assert_eq!(few, all);
+        }
     }
 }
 
