@@ -181,7 +181,9 @@ impl Parser {
             let _ = writeln!(text, "{edge}    {}", printable(&what.to_string()));
         };
         if let Some(filter) = self.filter.as_ref().filter(|filter| verbose || !filter.passed) {
-            note(format_args!("filter {}: {}", if filter.passed { "passed" } else { "refused" }, filter.expression));
+            let expression: Vec<&str> = filter.expression.split_whitespace().collect();
+            let passed = if filter.passed { "passed" } else { "refused" };
+            note(format_args!("filter {passed}: {}", expression.join(" ")));
         }
         if let Some(matched) = &self.matched {
             note(format_args!("matched: {matched}"));

@@ -1,5 +1,6 @@
 //! What a test consists of: its configuration, and the files it names.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -171,15 +172,37 @@ impl Hub<'_> {
         Ok(rules)
     }
 
-    /// Names of all items of a kind: those of the index, without one those that we ship.
+    /// All items of a kind: the names in the index, without one of those that we ship, and the paths of files that have no
+    /// name there yet.
     pub(super) fn names(&self, kind: &str) -> Vec<String> {
-        match self.index.names(kind) {
-            names if !names.is_empty() => names.into_iter().map(str::to_owned).collect(),
-            _ => {
-                let stems = self.shipped(kind).iter().filter_map(|file| file.path.file_stem());
-                stems.map(|stem| format!("cordon/{}", stem.to_string_lossy())).collect()
-            }
+        let mut names: Vec<String> = self.index.names(kind).into_iter().map(str::to_owned).collect();
+        if names.is_empty() {
+            let stems = self.shipped(kind).iter().filter_map(|file| file.path.file_stem());
+            names.extend(stems.map(|stem| format!("cordon/{}", stem.to_string_lossy())));
         }
+        names.extend(self.unlisted(kind));
+        names
+    }
+
+    /// Paths below the hub of files that its index does not know: `scenarios/AUTHOR/FILE`, `parsers/STAGE/AUTHOR/FILE`.
+    fn unlisted(&self, kind: &str) -> Vec<String> {
+        let listed: HashSet<&Path> = self.index.items().map(|(_, _, item)| item.path.as_path()).collect();
+        let mut found = vec![PathBuf::from(kind)];
+        for _ in 0..if kind == "scenarios" { 2 } else { 3 } {
+            let below = |folder: PathBuf| {
+                let entries = fs::read_dir(self.root.join(&folder)).into_iter().flatten().flatten();
+                entries.map(move |entry| folder.join(entry.file_name()))
+            };
+            found = found.into_iter().flat_map(below).collect();
+        }
+        found.sort();
+        let yaml = |path: &Path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let shipped = |path: &Path| {
+            let text = read(&self.root.join(path)).unwrap_or_default();
+            self.shipped(kind).iter().any(|file| file.text == text)
+        };
+        found.retain(|path| yaml(path) && !listed.contains(path.as_path()) && !shipped(path));
+        found.into_iter().map(|path| path.to_string_lossy().into_owned()).collect()
     }
 
     fn shipped(&self, kind: &str) -> &[RuleFile] {

@@ -310,6 +310,8 @@ fn a_new_test_takes_the_rules_that_have_to_do_with_its_log() {
     bench.write(".index.json", &index.to_string());
     bench.write("parsers/s01-parse/acme/idle.yaml", &PARSER.replace("'door'", "'gate'").replace("door-logs", "idle"));
     bench.write("scenarios/acme/kicking.yaml", &SCENARIO.replace("'knock'", "'kick'").replace("knocking", "kicking"));
+    // Not in the index yet.
+    bench.write("scenarios/acme/pounding.yaml", &SCENARIO.replace("knocking", "pounding"));
     let new = NewTest {
         name: "all".into(),
         log: bench.folder.path().join("door.log"),
@@ -323,6 +325,7 @@ fn a_new_test_takes_the_rules_that_have_to_do_with_its_log() {
     - "acme/door"
     scenarios:
     - "acme/knocking"
+    - "scenarios/acme/pounding.yaml"
     postoverflows: []
     log_file: "door.log"
     log_type: "door"
