@@ -14,5 +14,6 @@ mod defence;
 mod disk;
 mod journal;
 mod reload;
+mod secrets;
 mod spool;
 mod trail;
