@@ -126,6 +126,15 @@ pub(crate) enum Command {
     ///
     /// Exit status: 0 if all is well, 3 if something does not work, 1 if nobody answers.
     Status,
+    /// What was counted: lines, alerts, decisions, requests
+    #[command(args_conflicts_with_subcommands = true)]
+    Metrics {
+        #[command(subcommand)]
+        command: Option<Metrics>,
+        /// Plain numbers instead of `1.03k`
+        #[arg(long, global = true)]
+        no_unit: bool,
+    },
     /// Read configuration, rules, profiles and datasources again; a mistake in any of them changes nothing
     Reload,
     /// Only enforce: follow the decisions of an API elsewhere
@@ -155,6 +164,18 @@ pub(crate) enum Command {
         /// Where to
         folder: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Metrics {
+    /// Some sections, also empty ones
+    Show {
+        /// Their names, or `engine` or `lapi` for groups of them; all if none is named
+        #[arg(value_name = "TYPE")]
+        kinds: Vec<String>,
+    },
+    /// What sections there are
+    List,
 }
 
 #[derive(Debug, Subcommand)]

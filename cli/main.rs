@@ -21,6 +21,7 @@ mod explain;
 mod hub;
 mod import;
 mod lab;
+mod metrics;
 mod output;
 mod pki;
 mod reload;
@@ -79,6 +80,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Restore { file } => backup::restore(global, &file),
         Command::Pki(args) => pki::run(global, &args),
         Command::Status => status::run(global),
+        Command::Metrics { command, no_unit } => metrics::run(global, command.as_ref(), no_unit),
         Command::Reload => reload::run(global),
         Command::Bouncer(args) => bouncer::follow(global, &args),
         Command::Disarm => bouncer::switch(global, false),

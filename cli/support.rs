@@ -4,12 +4,10 @@
 //! are told by the API, which has only hashes and does not tell them.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -17,15 +15,12 @@ use serde_json::{Value, json};
 
 use crate::args::{Format, Global};
 use crate::config::Config;
+use crate::metrics;
 use crate::output;
 use crate::remote::{Query, Remote};
 
 /// How many lines of the journal are taken along.
 const LOG_LINES: &str = "500";
-/// The longest answer that is taken along, in bytes.
-const MAX_ANSWER: u64 = 4 << 20;
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(global: &Global, out: Option<PathBuf>) -> anyhow::Result<()> {
     let now = Timestamp::now();
@@ -49,7 +44,7 @@ pub(crate) fn run(global: &Global, out: Option<PathBuf>) -> anyhow::Result<()> {
     match &config {
         Ok(config) => {
             bundle["configuration"] = serde_json::to_value(config).context("cannot print as JSON")?;
-            bundle["metrics"] = told(metrics(&config.socket()));
+            bundle["metrics"] = told(metrics::scrape(&config.socket()).map(|text| text.lines().collect()));
             bundle["state"] = state(&config.state);
         }
         Err(error) => bundle["configuration"] = failed(error),
@@ -90,18 +85,6 @@ fn state(folder: &Path) -> Value {
         Some((entry.file_name().to_string_lossy().into_owned(), json!(size)))
     });
     Value::Object(sizes.collect())
-}
-
-/// The counters, as lines.
-fn metrics(socket: &Path) -> anyhow::Result<Value> {
-    let mut stream = UnixStream::connect(socket).context("nobody answers")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).context("no answer")?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (_, body) = answer.split_once("\r\n\r\n").context("the answer makes no sense")?;
-    Ok(body.lines().collect())
 }
 
 /// What the journal keeps of the service.

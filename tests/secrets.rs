@@ -51,7 +51,9 @@ impl Talkative<'_> {
         for version in ["--http1.1", "--http2-prior-knowledge"] {
             let mut command = Command::new("curl");
             command.args(["-q", "-s", "-i", "--max-time", "20", version, "-X", method]);
-            headers.iter().for_each(|header| _ = command.args(["-H", header]));
+            for header in headers {
+                command.args(["-H", header]);
+            }
             if !body.is_empty() {
                 command.args(["-d", body]);
             }

@@ -580,7 +580,9 @@ async fn metrics(State(app): State<Arc<App>>, client: auth::Client) -> Result<Re
 }
 
 /// A trailing slash is sent to where it belongs; everything else is unknown.
-async fn unmatched(request: Request) -> Response {
+async fn unmatched(State(app): State<Arc<App>>, request: Request) -> Response {
+    let method = known_method(request.method()).to_owned();
+    app.service.metrics().requests.get_or_create(&RouteLabels { route: "invalid-endpoint".into(), method }).inc();
     let path = request.uri().path();
     match path.strip_suffix('/') {
         // Two slashes would name another host.

@@ -914,6 +914,11 @@ impl Service {
         wire::normalise(&mut alert);
         let time = |text: &str| wire::parse_time(text).unwrap_or(now);
         let (started, stopped) = (time(&alert.start_at), time(&alert.stop_at));
+        for (text, at) in [(&mut alert.start_at, started), (&mut alert.stop_at, stopped)] {
+            if wire::parse_time(text).is_none() {
+                *text = wire::seconds(at);
+            }
+        }
         let seen = (!alert.uuid.is_empty()).then(|| seen_key(machine, &alert.uuid));
         machine.clone_into(&mut alert.machine_id);
         let supplied = alert.decisions.take().unwrap_or_default();
