@@ -10,7 +10,7 @@ use regex_syntax::hir::{Hir, HirKind};
 use crate::analyze::{is_false, safe_in, safe_node};
 use crate::builtins::string::{lower_text, upper_text};
 use crate::files::Files;
-use crate::program::{BoolNode, Const, Fold, LineTest, Node, TextNode};
+use crate::program::{BoolNode, Const, Fold, LineOp, LineTest, Node, TextNode};
 use crate::regex_dialect;
 use crate::types::FieldId;
 
@@ -123,7 +123,7 @@ fn of_bool(node: &BoolNode, scope: &Scope<'_>) -> Vec<Vec<Mention>> {
             let words = regex_dialect::check(regex.pattern()).ok().and_then(|hir| literals(&hir));
             words.map_or(Vec::new(), |words| one(text, words.into_iter().map(Source::Text).collect()))
         }
-        BoolNode::AnyLine { file, text, test: LineTest { fold, .. } } => {
+        BoolNode::AnyLine { file, text, test: LineTest { op, fold } } if *op != LineOp::Range => {
             one(text, vec![Source::Line(file.to_string(), *fold)])
         }
         BoolNode::Dynamic(Node::Call { function, args }) => match (function.name, &*args.nodes) {

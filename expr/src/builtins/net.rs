@@ -27,7 +27,7 @@ fn is<'a>(args: &[Value<'a>], which: fn(IpAddr) -> bool) -> Outcome<Value<'a>> {
 }
 
 /// A range; host bits are ignored, and one of mapped addresses is one of IPv4.
-fn range(text: &str) -> Option<IpNet> {
+pub(crate) fn range(text: &str) -> Option<IpNet> {
     let (address, bits) = text.split_once('/')?;
     if bits.is_empty() || !bits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

@@ -108,7 +108,7 @@ impl Checker<'_> {
         Ok((self.share(expr, node, &ty, flow, outer), ty))
     }
 
-    /// `any(File("name"), { text contains # })`, also with `Upper(#)` or `Lower(#)`, and `==`: one
+    /// `any(File("name"), { text contains # })`, also with `Upper(#)` or `Lower(#)`, `==`, and `IpInRange(text, #)`: one
     /// look at the whole file instead of one per line.
     fn any_line(&mut self, function: ClosureFn, list: &Expr, body: Option<&Expr>) -> Checked<Option<Node>> {
         let (ClosureFn::Any, Kind::Call { name, args }, Some(body)) = (function, &list.kind, body) else {
@@ -122,13 +122,19 @@ impl Checker<'_> {
             Kind::Logic { and: true, items } if items.len() == 2 && not_empty(&items[0]) => &items[1],
             _ => body,
         };
-        let Kind::Binary { op, left, right } = &body.kind else { return Ok(None) };
-        let (fold, subject, op) = match (op, line(left), line(right)) {
-            (BinaryOp::Contains, None, Some(fold)) => (fold, left, LineOp::Contains),
-            (BinaryOp::StartsWith, None, Some(fold)) => (fold, left, LineOp::StartsWith),
-            (BinaryOp::EndsWith, None, Some(fold)) => (fold, left, LineOp::EndsWith),
-            (BinaryOp::Equal, None, Some(fold)) => (fold, left, LineOp::Equals),
-            (BinaryOp::Equal, Some(fold), None) => (fold, right, LineOp::Equals),
+        let (fold, subject, op) = match &body.kind {
+            Kind::Binary { op, left, right } => match (op, line(left), line(right)) {
+                (BinaryOp::Contains, None, Some(fold)) => (fold, &**left, LineOp::Contains),
+                (BinaryOp::StartsWith, None, Some(fold)) => (fold, &**left, LineOp::StartsWith),
+                (BinaryOp::EndsWith, None, Some(fold)) => (fold, &**left, LineOp::EndsWith),
+                (BinaryOp::Equal, None, Some(fold)) => (fold, &**left, LineOp::Equals),
+                (BinaryOp::Equal, Some(fold), None) => (fold, &**right, LineOp::Equals),
+                _ => return Ok(None),
+            },
+            Kind::Call { name, args } => match (name.as_str(), args.as_slice()) {
+                ("IpInRange", [ip, range]) if line(range) == Some(Fold::Keep) => (Fold::Keep, ip, LineOp::Range),
+                _ => return Ok(None),
+            },
             _ => return Ok(None),
         };
         if subject.mentions_element() {

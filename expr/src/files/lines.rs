@@ -1,11 +1,15 @@
 //! Files of plain lines.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use aho_corasick::AhoCorasick;
+use ipnet::IpNet;
 
 use super::next_id;
+use crate::builtins::net::{address, range};
 use crate::builtins::string::{lower_text, upper_text};
 use crate::program::{Fold, LineOp, LineTest};
 
@@ -16,8 +20,8 @@ pub(super) struct LineFile {
     id: u64,
 }
 
-/// Four comparisons with three changes of letters.
-const WAYS: usize = 12;
+/// Four comparisons with three changes of letters, and one with none.
+const WAYS: usize = 13;
 
 enum Index {
     Contains(AhoCorasick),
@@ -27,8 +31,51 @@ enum Index {
         lines: HashSet<String>,
         lengths: Vec<usize>,
     },
+    Ranges(Ranges),
     /// The automaton would be too large.
     OneByOne(Vec<String>),
+}
+
+/// Ranges of addresses: first and last of each, in order, none of them touching another.
+#[derive(Default)]
+struct Ranges {
+    v4: Vec<(u32, u32)>,
+    v6: Vec<(u128, u128)>,
+}
+
+impl Ranges {
+    fn contain(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => covers(&self.v4, ip.to_bits()),
+            IpAddr::V6(ip) => covers(&self.v6, ip.to_bits()),
+        }
+    }
+}
+
+impl FromIterator<IpNet> for Ranges {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(nets: I) -> Self {
+        let mut ranges = Self::default();
+        for net in nets {
+            match net {
+                IpNet::V4(net) => ranges.v4.push((net.network().to_bits(), net.broadcast().to_bits())),
+                IpNet::V6(net) => ranges.v6.push((net.network().to_bits(), net.broadcast().to_bits())),
+            }
+        }
+        join(&mut ranges.v4);
+        join(&mut ranges.v6);
+        ranges
+    }
+}
+
+/// Of two networks that share an address one holds the other.
+fn join<T: Ord + Copy>(ranges: &mut Vec<(T, T)>) {
+    ranges.sort_unstable_by_key(|(first, last)| (*first, Reverse(*last)));
+    ranges.dedup_by(|(_, last), (_, before)| *last <= *before);
+}
+
+fn covers<T: Ord + Copy>(ranges: &[(T, T)], ip: T) -> bool {
+    let after = ranges.partition_point(|(first, _)| *first <= ip);
+    after.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|(_, last)| ip <= *last)
 }
 
 /// Which of the ways a test is.
@@ -43,6 +90,7 @@ fn way(test: LineTest) -> usize {
         LineOp::Equals => 3 + fold,
         LineOp::StartsWith => 6 + fold,
         LineOp::EndsWith => 9 + fold,
+        LineOp::Range => 12,
     }
 }
 
@@ -74,6 +122,7 @@ impl LineFile {
                 };
                 affix.is_some_and(|affix| lines.contains(affix))
             }),
+            Index::Ranges(ranges) => address(subject).is_some_and(|ip| ranges.contain(ip)),
             Index::OneByOne(lines) => lines.iter().any(|line| subject.contains(line.as_str())),
         }
     }
@@ -93,6 +142,7 @@ impl LineFile {
                 lengths.dedup();
                 Index::Affixes { lines, lengths }
             }
+            LineOp::Range => Index::Ranges(lines.filter_map(|line| range(&line)).collect()),
             LineOp::Contains => {
                 let lines: Vec<String> = lines.collect();
                 AhoCorasick::new(&lines).map_or(Index::OneByOne(lines), Index::Contains)

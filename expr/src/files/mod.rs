@@ -276,6 +276,34 @@ mod tests {
     }
 
     #[test]
+    fn ranges_are_asked_as_one_file() {
+        let (files, _) = files(
+            FileKind::Text,
+            "198.51.100.0/24\n10.0.0.0/8\n10.1.0.0/16\nnonsense\n192.0.2.1\n10.1.2.0/24\n203.0.113.7/25\n2001:db8::/32\n::ffff:172.16.0.0/108\n",
+        );
+        for (ip, want) in [
+            ("198.51.100.255", true),
+            ("198.51.101.0", false),
+            ("10.255.0.1", true),
+            ("10.1.2.3", true),
+            ("9.255.255.255", false),
+            ("192.0.2.1", false),
+            ("203.0.113.127", true),
+            ("203.0.113.128", false),
+            ("2001:db8:ffff::1", true),
+            ("2001:db9::", false),
+            ("172.16.5.5", true),
+            ("::ffff:10.2.3.4", true),
+            ("::1", false),
+            ("nonsense", false),
+            ("", false),
+        ] {
+            let test = LineTest { op: LineOp::Range, fold: Fold::Keep };
+            assert_eq!(files.any_line("f", test, ip, None), want, "{ip}");
+        }
+    }
+
+    #[test]
     fn regexes_match_as_one_and_bad_ones_are_fatal() {
         let (loaded, result) = files(FileKind::Regex, "(?i)^nik(?P<x>to)\n(?P<x>sql)map\n\\bzgrab\\b\n");
         assert_eq!(result, Ok(()));

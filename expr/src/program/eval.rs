@@ -737,6 +737,7 @@ impl BoolNode {
                 match (text.eval(cx)?, test.op) {
                     (Some(text), _) => files.any_line(file, *test, &text, cx.env.memo),
                     (None, LineOp::Contains | LineOp::StartsWith | LineOp::EndsWith) => false,
+                    (None, LineOp::Range) => return Err(EvalError::new("nil is not a string")),
                     (None, LineOp::Equals) => {
                         return Err(EvalError::new("invalid operation: <nil> == string"));
                     }

@@ -258,6 +258,8 @@ pub(crate) enum LineOp {
     Equals,
     StartsWith,
     EndsWith,
+    /// The line is a range of addresses that the text is in.
+    Range,
 }
 
 /// How a line is changed before it is compared.
