@@ -45,6 +45,18 @@ pub trait Object: fmt::Debug {
         Vec::new()
     }
 
+    /// How many elements a list has that the object answers for (`List::Object`).
+    fn count(&self, list: MemberId) -> usize {
+        let _ = list;
+        0
+    }
+
+    /// The element of such a list at `index`.
+    fn element(&self, list: MemberId, index: usize) -> Option<Value<'_>> {
+        let _ = (list, index);
+        None
+    }
+
     /// Stores `value` under `key` of such a map (`UnmarshalJSON`, `ParseKV`).
     fn store(&self, map: MapId, key: &str, value: Stored) -> Result<(), EvalError> {
         let _ = (map, key, value);

@@ -239,7 +239,7 @@ pub(crate) fn accepts(value: &Value<'_>, ty: &Type) -> bool {
             (Type::String, _) => false,
             (Type::Any, List::Any(_) | List::Json(_) | List::Nil) => true,
             (Type::Any, _) => false,
-            (inner, List::Typed(values)) => values.iter().all(|value| accepts(value, inner)),
+            (inner, List::Typed(_) | List::Object(..)) => list.iter().all(|value| accepts(&value, inner)),
             _ => false,
         },
         (Type::Map(inner), Value::Map(map)) => matches!(

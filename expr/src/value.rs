@@ -9,7 +9,7 @@ use std::rc::Rc;
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::env::Object;
-use crate::types::{IntKind, MapId};
+use crate::types::{IntKind, MapId, MemberId};
 
 /// A value at run time (spec: expressions 3).
 #[derive(Clone, Debug)]
@@ -60,6 +60,8 @@ pub enum List<'a> {
     Json(&'a [serde_json::Value]),
     /// The list that is not there: it has no elements and equals nil.
     Nil,
+    /// Elements of one known type that an object answers for one by one (`queue.Queue`).
+    Object(&'a dyn Object, MemberId),
 }
 
 /// Several texts under one key.
@@ -186,9 +188,9 @@ impl<'a> Value<'a> {
             Value::List(list @ (List::Text(_) | List::Lines(_))) => Value::texts(
                 (0..list.len()).filter_map(|at| list.get(at)?.as_str().map(|text| Cow::Owned(text.to_owned()))),
             ),
-            Value::List(List::Typed(values)) => {
-                Value::List(List::Typed(values.iter().map(Value::detach).collect::<Option<_>>()?))
-            }
+            Value::List(list @ (List::Typed(_) | List::Object(..))) => Value::List(List::Typed(
+                (0..list.len()).map(|at| list.get(at)?.detach()).collect::<Option<_>>()?,
+            )),
             Value::List(list) => {
                 Value::List(List::Any((0..list.len()).map(|at| list.get(at)?.detach()).collect::<Option<_>>()?))
             }
@@ -237,6 +239,7 @@ impl<'a> List<'a> {
             List::Lines(lines) => lines.len(),
             List::Json(values) => values.len(),
             List::Nil => 0,
+            List::Object(object, list) => object.count(*list),
         }
     }
 
@@ -253,6 +256,7 @@ impl<'a> List<'a> {
             List::Lines(lines) => lines.get(index).map(|line| Value::text(line)),
             List::Json(values) => values.get(index).map(Value::json),
             List::Nil => None,
+            List::Object(object, list) => object.element(*list, index),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::select::Pour;
 use crate::set::Scenarios;
 use crate::slab::{Queue, Slab};
 use crate::touched::Touched;
-use crate::view::{LeakyView, QueueView};
+use crate::view::{Events, LeakyView, QueueView};
 use crate::wheel::Wheel;
 
 /// How far behind the newest lines of a replayed log a bucket must lie before it is forgotten, in nanoseconds: a day.
@@ -327,7 +327,7 @@ impl Buckets {
         }
         let Some(bucket) = self.slots.get(index) else { return false };
         let counts = self.counts.entry(bucket.scenario.into()).or_default();
-        let queue = QueueView::of_values(self.slab.values(&bucket.queue), scenario.queue_size);
+        let queue = QueueView { events: Events::Held(self.slab.view(&bucket.queue)), size: scenario.queue_size };
         let leaky = LeakyView {
             scenario,
             group: &pour.group,
@@ -658,7 +658,7 @@ impl Hooks<'_> {
         host: &dyn Host,
     ) -> bool {
         let none = RuntimeAlert::default();
-        let queue = QueueView::new(overflow.events, overflow.scenario.queue_size);
+        let queue = QueueView { events: Events::Listed(overflow.events), size: overflow.scenario.queue_size };
         let leaky = LeakyView {
             scenario: overflow.scenario,
             group: overflow.group,

@@ -112,7 +112,7 @@ fn add_value(texts: &mut Vec<String>, value: &Value<'_>) {
         Value::List(List::Text(items)) => items.iter().for_each(|item| add(item)),
         Value::List(List::Lines(items)) => items.iter().for_each(|item| add(item)),
         Value::List(List::Any(items) | List::Typed(items)) => items.iter().for_each(|item| add_value(texts, item)),
-        Value::List(List::Json(items)) => items.iter().for_each(|item| add_value(texts, &Value::json(item))),
+        Value::List(list @ (List::Json(_) | List::Object(..))) => list.iter().for_each(|item| add_value(texts, &item)),
         // Nothing, truth values, floats, times and structures have no text that the field agrees on.
         _ => {}
     }

@@ -3,10 +3,9 @@
 //! A record is stored once however many buckets hold it; a queue is a chain of small links. Bytes are counted as they
 //! come and go, so that [`crate::Buckets`] can keep to its budget.
 
-use std::rc::Rc;
+use std::cell::Cell;
 use std::sync::Arc;
 
-use expr::Value;
 use model::Record;
 
 use crate::touched::Touched;
@@ -35,7 +34,9 @@ struct Held {
 #[derive(Clone, Copy, Debug)]
 struct Link {
     record: u32,
+    /// The next newer one; after the newest comes the oldest.
     next: u32,
+    previous: u32,
 }
 
 /// The records of one bucket: a ring of links, of which the newest is known.
@@ -80,12 +81,18 @@ impl Slab {
         let index = if let Some(index) = self.free_links.pop() {
             index
         } else {
-            self.links.push(Link { record: place, next: 0 });
+            self.links.push(Link { record: place, next: 0, previous: 0 });
             self.links.len() as u32 - 1
         };
         let newest = std::mem::replace(&mut queue.newest, index);
-        let next = if queue.len == 0 { index } else { std::mem::replace(&mut self.links[newest as usize].next, index) };
-        self.links[index as usize] = Link { record: place, next };
+        let (next, previous) = if queue.len == 0 {
+            (index, index)
+        } else {
+            let oldest = std::mem::replace(&mut self.links[newest as usize].next, index);
+            self.links[oldest as usize].previous = index;
+            (oldest, newest)
+        };
+        self.links[index as usize] = Link { record: place, next, previous };
         queue.len += 1;
         self.bytes += size_of::<Link>();
     }
@@ -103,6 +110,7 @@ impl Slab {
         let index = self.links[queue.newest as usize].next;
         let link = self.links[index as usize];
         self.links[queue.newest as usize].next = link.next;
+        self.links[link.next as usize].previous = queue.newest;
         queue.len -= 1;
         self.free_links.push(index);
         self.bytes -= size_of::<Link>();
@@ -121,15 +129,9 @@ impl Slab {
         self.links_of(queue).filter_map(|link| self.records[link.record as usize].record.as_ref())
     }
 
-    /// The same as expressions see them: asked for at each pour, so it is made in one piece.
-    pub(crate) fn values<'a>(&'a self, queue: &Queue) -> Rc<[Value<'a>]> {
-        let mut at = queue.newest as usize;
-        let values = (0..queue.len).map(|_| {
-            at = self.links[at].next as usize;
-            let record = self.records[self.links[at].record as usize].record.as_ref();
-            record.map_or(Value::Nil, |record| Value::Object(&**record))
-        });
-        values.collect()
+    /// The same, to be looked at one by one.
+    pub(crate) fn view(&self, queue: &Queue) -> View<'_> {
+        View { slab: self, newest: queue.newest, len: queue.len, at: Cell::new((queue.len, queue.newest)) }
     }
 
     /// Where the records of `queue` lie, oldest first.
@@ -192,6 +194,43 @@ impl Slab {
     }
 }
 
+/// The records of a queue by their number: whoever reads on from where it was finds the next at once.
+#[derive(Clone, Debug)]
+pub(crate) struct View<'a> {
+    slab: &'a Slab,
+    newest: u32,
+    len: u32,
+    /// The number of the last one that was asked for, counted from one, and its link.
+    at: Cell<(u32, u32)>,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// The record at `index`, of which 0 is the oldest.
+    pub(crate) fn get(&self, index: usize) -> Option<&'a Record> {
+        let wanted = u32::try_from(index).ok().filter(|index| *index < self.len)? + 1;
+        let (mut number, mut link) = self.at.get();
+        // Before the oldest stands the newest.
+        if wanted < number.abs_diff(wanted) {
+            (number, link) = (0, self.newest);
+        } else if self.len - wanted < number.abs_diff(wanted) {
+            (number, link) = (self.len, self.newest);
+        }
+        let links = &self.slab.links;
+        for _ in number..wanted {
+            link = links[link as usize].next;
+        }
+        for _ in wanted..number {
+            link = links[link as usize].previous;
+        }
+        self.at.set((wanted, link));
+        self.slab.record(links[link as usize].record).map(|record| &**record)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use model::{Event, FieldTable, Line};
@@ -220,6 +259,13 @@ mod tests {
         }
         let once = slab.bytes();
         assert_eq!(slab.iter(&a).map(|record| record.place().2).collect::<Vec<_>>(), [3, 3, 6]);
+        let view = slab.view(&a);
+        let offset = |index: usize| view.get(index).map(|record| record.place().2);
+        for (index, expected) in
+            [(2, Some(6)), (1, Some(3)), (0, Some(3)), (2, Some(6)), (3, None), (0, Some(3)), (1, Some(3))]
+        {
+            assert_eq!(offset(index), expected, "{index}");
+        }
         slab.pop(&mut a);
         assert_eq!(slab.bytes(), once - size_of::<Link>(), "the other bucket still holds the record");
         slab.pop(&mut b);

@@ -9,6 +9,7 @@ use model::{Record, classes};
 use crate::bucket::{Moment, Tally, timestamp};
 use crate::key;
 use crate::scenario::Scenario;
+use crate::slab::View;
 
 /// The variables of `condition` and of bayesian conditions.
 pub(crate) fn queue_vars() -> Vars {
@@ -60,10 +61,13 @@ const fn method(name: &'static str, params: fn() -> Vec<Type>, result: fn() -> T
     Method { name, params, result, id: MethodId(id), effect: false }
 }
 
+/// `queue.Queue`.
+const EVENTS: MemberId = MemberId(0);
+
 /// `queue`.
 static QUEUE: Class = Class {
     name: "Queue",
-    members: &[at("Queue", events, 0), at("L", int, 1)],
+    members: &[at("Queue", events, EVENTS.0), at("L", int, 1)],
     methods: &[method("GetQueue", no_params, events, 0)],
 };
 
@@ -113,22 +117,20 @@ static URL: Class = Class {
     methods: &[method("String", no_params, string, 0)],
 };
 
-/// The events that a bucket holds, oldest first.
+/// The events that a bucket holds, oldest first. Conditions ask at each pour, most of them for the last few: nothing is
+/// listed.
 #[derive(Debug)]
 pub(crate) struct QueueView<'a> {
-    events: Rc<[Value<'a>]>,
-    size: i32,
+    pub(crate) events: Events<'a>,
+    /// What expressions are told about how many it may hold (`queue.L`).
+    pub(crate) size: i32,
 }
 
-impl<'a> QueueView<'a> {
-    pub(crate) fn new(events: &[&'a Record], size: i32) -> Self {
-        Self { events: events.iter().map(|record| Value::Object(*record)).collect(), size }
-    }
-
-    /// The same of events that are values already.
-    pub(crate) fn of_values(events: Rc<[Value<'a>]>, size: i32) -> Self {
-        Self { events, size }
-    }
+/// Where the events are.
+#[derive(Debug)]
+pub(crate) enum Events<'a> {
+    Held(View<'a>),
+    Listed(&'a [&'a Record]),
 }
 
 impl Object for QueueView<'_> {
@@ -138,13 +140,28 @@ impl Object for QueueView<'_> {
 
     fn member(&self, member: MemberId) -> Value<'_> {
         match member.0 {
-            0 => Value::List(List::Typed(Rc::clone(&self.events))),
+            0 => Value::List(List::Object(self, EVENTS)),
             _ => Value::Int(self.size.into()),
         }
     }
 
+    fn count(&self, _: MemberId) -> usize {
+        match &self.events {
+            Events::Held(view) => view.len(),
+            Events::Listed(events) => events.len(),
+        }
+    }
+
+    fn element(&self, _: MemberId, index: usize) -> Option<Value<'_>> {
+        let record = match &self.events {
+            Events::Held(view) => view.get(index)?,
+            Events::Listed(events) => *events.get(index)?,
+        };
+        Some(Value::Object(record))
+    }
+
     fn call<'a>(&'a self, _: MethodId, _: &[Value<'a>]) -> Result<Value<'a>, EvalError> {
-        Ok(Value::List(List::Typed(Rc::clone(&self.events))))
+        Ok(Value::List(List::Object(self, EVENTS)))
     }
 }
 

@@ -233,6 +233,7 @@ pub(crate) fn slice<'a>(base: &Value<'a>, from: Option<i64>, to: Option<i64>) ->
                 List::Lines(lines) => List::Lines(&lines[from..to]),
                 List::Json(values) => List::Json(&values[from..to]),
                 List::Nil => List::Nil,
+                List::Object(..) => List::Typed((from..to).filter_map(|at| list.get(at)).collect()),
             })
         }
         other => return Err(EvalError::new(format!("cannot slice {}", other.kind()))),
