@@ -188,9 +188,9 @@ impl<'a> Value<'a> {
             Value::List(list @ (List::Text(_) | List::Lines(_))) => Value::texts(
                 (0..list.len()).filter_map(|at| list.get(at)?.as_str().map(|text| Cow::Owned(text.to_owned()))),
             ),
-            Value::List(list @ (List::Typed(_) | List::Object(..))) => Value::List(List::Typed(
-                (0..list.len()).map(|at| list.get(at)?.detach()).collect::<Option<_>>()?,
-            )),
+            Value::List(list @ (List::Typed(_) | List::Object(..))) => {
+                Value::List(List::Typed((0..list.len()).map(|at| list.get(at)?.detach()).collect::<Option<_>>()?))
+            }
             Value::List(list) => {
                 Value::List(List::Any((0..list.len()).map(|at| list.get(at)?.detach()).collect::<Option<_>>()?))
             }

@@ -61,6 +61,11 @@ impl Writer {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
+    /// Bytes alone: whoever reads them must know how many.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
     /// Bytes with their length in front.
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
@@ -109,6 +114,11 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(Garbled)?;
         self.0 = rest;
         Ok(taken)
+    }
+
+    /// What [`Writer::raw`] wrote.
+    pub fn raw(&mut self, count: usize) -> Result<&'a [u8], Garbled> {
+        self.take(count)
     }
 
     /// What [`Writer::number`] wrote.

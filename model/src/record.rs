@@ -1,6 +1,6 @@
 //! What a bucket keeps of an event.
 //!
-//! One record serves all scenarios that an event is poured into: its text is copied once, into one buffer.
+//! One record serves all scenarios that an event is poured into; what it says is packed ([`crate::packed`]).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,25 +17,15 @@ use crate::classes;
 use crate::event::{Event, EventKind, stored_value};
 use crate::fields::{self, FieldTable};
 use crate::line::Origin;
+use crate::packed::{Fields, Frame, Packer, Rest, Told};
 use crate::time::EventTime;
 
 /// The lasting part of an event: its text fields, time and place in the log.
 #[derive(Clone, Debug)]
 pub struct Record {
-    table: Arc<FieldTable>,
-    /// The fields' text, then what is kept of the line.
-    text: Box<str>,
-    /// Sorted by field; offsets into `text`.
-    slots: Box<[(FieldId, u32, u32)]>,
-    /// Where in `text` the line starts.
-    raw: u32,
-    kind: EventKind,
-    time_machine: bool,
+    frame: Arc<Frame>,
+    packed: Box<[u8]>,
     origin: Arc<Origin>,
-    offset: u64,
-    time: Option<EventTime>,
-    read_at: Timestamp,
-    parsers: Arc<[Arc<str>]>,
     rare: Option<Box<Rare>>,
 }
 
@@ -90,8 +80,14 @@ const EVIDENCE: usize = 1024;
 impl Record {
     /// A record of the fields of `event` for which `live` answers yes; `Meta` is always live. `unmarshaled` says whether
     /// `evt.Unmarshaled` is kept; `parsers` names the parsers that succeeded on it.
-    pub fn new(event: &Event, live: impl Fn(FieldId) -> bool, unmarshaled: bool, parsers: Arc<[Arc<str>]>) -> Self {
-        let table = Arc::clone(event.table());
+    pub fn new(
+        event: &Event,
+        live: impl Fn(FieldId) -> bool,
+        unmarshaled: bool,
+        parsers: &Arc<[Arc<str>]>,
+        packer: &mut Packer,
+    ) -> Self {
+        let table = event.table();
         let mut kept: SmallVec<[(FieldId, &str); 32]> = SmallVec::new();
         event.each_field(|field, text| {
             if table.name(field).0 == fields::META || live(field) {
@@ -99,50 +95,44 @@ impl Record {
             }
         });
         kept.sort_unstable_by_key(|(field, _)| *field);
-        let shown = cut(event.raw(), EVIDENCE);
-        let mut text = String::with_capacity(kept.iter().map(|(_, text)| text.len()).sum::<usize>() + shown.len());
-        let mut slots = Vec::with_capacity(kept.len());
-        for (field, value) in kept {
-            slots.push((field, text.len() as u32, value.len() as u32));
-            text.push_str(value);
-        }
         let named =
             event.unnumbered().filter(|(map, ..)| [fields::META, fields::PARSED, fields::ENRICHED].contains(map));
         let mut extra: Vec<Extra> = named.map(|(map, key, text)| (map, key.into(), text.into())).collect();
         extra.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        let raw = text.len() as u32;
-        text.push_str(shown);
         let keys = if unmarshaled { event.unmarshaled_keys() } else { Vec::new() };
         let unmarshaled =
             keys.into_iter().filter_map(|key| Some((key.to_owned(), event.unmarshaled(key)?.clone()))).collect();
-        Self {
-            text: text.into(),
-            slots: slots.into(),
-            raw,
+        let (frame, packed) = packer.pack(&Told {
+            table,
+            parsers,
             kind: event.kind(),
             time_machine: event.time_machine(),
-            origin: Arc::clone(event.origin()),
-            offset: event.offset(),
-            time: event.time(),
-            read_at: event.read_at(),
-            parsers,
-            rare: Rare { extra: extra.into(), unmarshaled, overflow: event.overflow().cloned().map(Box::new) }.boxed(),
-            table,
-        }
+            fields: &kept,
+            rest: Rest { offset: event.offset(), read_at: event.read_at(), time: event.time() },
+            line: cut(event.raw(), EVIDENCE),
+        });
+        let rare = Rare { extra: extra.into(), unmarshaled, overflow: event.overflow().cloned().map(Box::new) };
+        Self { frame, packed, origin: Arc::clone(event.origin()), rare: rare.boxed() }
     }
 
     /// The text of a field that was live.
     pub fn get(&self, field: FieldId) -> Option<&str> {
-        let index = self.slots.binary_search_by_key(&field, |(field, _, _)| *field).ok()?;
-        let (_, start, len) = self.slots[index];
-        self.text.get(start as usize..(start + len) as usize)
+        self.fields().get(field)
+    }
+
+    fn fields(&self) -> Fields<'_> {
+        self.frame.fields(&self.packed)
+    }
+
+    fn rest(&self) -> Rest {
+        self.frame.rest(&self.packed)
     }
 
     /// All entries of a string map, sorted by key.
     pub fn entries_of(&self, map: MapId) -> Vec<(&str, &str)> {
-        let slots = self.slots.iter().filter_map(|(field, _, _)| {
-            let (of, key) = self.table.name(*field);
-            (of == map).then(|| (key, self.get(*field).unwrap_or("")))
+        let slots = self.fields().filter_map(|(field, text)| {
+            let (of, key) = self.frame.table.name(field);
+            (of == map).then_some((key, text))
         });
         let extra = self.extra().iter().filter(|(of, _, _)| *of == map).map(|(_, key, value)| (&**key, &**value));
         let mut entries: Vec<_> = slots.chain(extra).collect();
@@ -152,17 +142,17 @@ impl Record {
 
     /// The event's time.
     pub fn time(&self) -> Option<EventTime> {
-        self.time
+        self.rest().time
     }
 
     /// Kind of the event.
     pub fn kind(&self) -> EventKind {
-        self.kind
+        self.frame.kind
     }
 
     /// Whether buckets follow the time in the log.
     pub fn time_machine(&self) -> bool {
-        self.time_machine
+        self.frame.time_machine
     }
 
     /// The overflow that the event carried.
@@ -178,8 +168,8 @@ impl Record {
         self.rare.as_ref().map_or(&[], |rare| &rare.unmarshaled)
     }
 
-    fn raw(&self) -> &str {
-        self.text.get(self.raw as usize..).unwrap_or("")
+    fn raw(&self) -> String {
+        self.frame.line(&self.packed)
     }
 
     /// The address it is about, if `Meta.source_ip` is one.
@@ -189,7 +179,7 @@ impl Record {
 
     /// `evt.GetMeta`.
     fn meta(&self, key: &str) -> &str {
-        match (self.kind, self.overflow()) {
+        match (self.kind(), self.overflow()) {
             (EventKind::Log, _) => self.slot_named(fields::META, key).unwrap_or(""),
             (EventKind::Overflow, Some(overflow)) => overflow.meta(key),
             _ => "",
@@ -200,15 +190,15 @@ impl Record {
     pub fn evidence(&self) -> EventEvidence {
         EventEvidence {
             source: self.origin.src.to_string(),
-            offset: self.offset,
-            raw: self.raw().to_owned(),
-            parsers: self.parsers.iter().map(ToString::to_string).collect(),
+            offset: self.rest().offset,
+            raw: self.raw(),
+            parsers: self.frame.parsers.iter().map(ToString::to_string).collect(),
         }
     }
 
     /// The datasource's name, its generation and the line's offset in it: its place in the log.
     pub fn place(&self) -> (&str, u64, u64) {
-        (&self.origin.src, self.origin.generation, self.offset)
+        (&self.origin.src, self.origin.generation, self.rest().offset)
     }
 
     /// Whether anybody could have made it in anybody's name: [`Origin::spoofable`], or an overflow that rests on such.
@@ -226,7 +216,7 @@ impl Record {
             let overflow = rare.overflow.as_ref().map_or(0, |overflow| overflow_bytes(overflow));
             size_of::<Rare>() + PIECE + extra + stored + overflow
         });
-        size_of::<Self>() + 2 * PIECE + self.text.len() + PIECE + self.slots.len() * 12 + PIECE + rare
+        size_of::<Self>() + PIECE + self.packed.len() + PIECE / 2 + rare
     }
 }
 
@@ -245,6 +235,7 @@ pub struct Shared {
     fields: Vec<Result<FieldId, (MapId, Box<str>)>>,
     origins: Vec<Arc<Origin>>,
     parsers: Vec<Arc<[Arc<str>]>>,
+    packer: Packer,
 }
 
 /// The version of what [`Record::encode`] and [`encode_fields`] write. Whoever keeps it on disk keeps this too.
@@ -271,7 +262,7 @@ impl Shared {
             let key = reader.text()?;
             fields.push(table.number(map, key).ok_or_else(|| (map, key.into())));
         }
-        Ok(Self { table, fields, origins: Vec::new(), parsers: Vec::new() })
+        Ok(Self { table, fields, origins: Vec::new(), parsers: Vec::new(), packer: Packer::default() })
     }
 
     /// Forgets what one writer's [`Sharing`] has named: another one follows.
@@ -352,29 +343,30 @@ impl Record {
             encode_origin(&self.origin, out);
         }
         let next = sharing.parsers.len() as u64;
-        let parsers = *sharing.parsers.entry(self.parsers.as_ptr()).or_insert(next);
+        let parsers = *sharing.parsers.entry(self.frame.parsers.as_ptr()).or_insert(next);
         out.number(parsers);
         if parsers == next {
-            out.number(self.parsers.len() as u64);
-            for parser in self.parsers.iter() {
+            out.number(self.frame.parsers.len() as u64);
+            for parser in self.frame.parsers.iter() {
                 out.text(parser);
             }
         }
-        out.number(self.offset);
-        out.flag(self.kind == EventKind::Overflow);
-        out.flag(self.time_machine);
-        encode_time(self.read_at, out);
-        out.flag(self.time.is_some());
-        if let Some(EventTime { instant, offset }) = self.time {
+        let Rest { offset, read_at, time } = self.rest();
+        out.number(offset);
+        out.flag(self.kind() == EventKind::Overflow);
+        out.flag(self.time_machine());
+        encode_time(read_at, out);
+        out.flag(time.is_some());
+        if let Some(EventTime { instant, offset }) = time {
             encode_time(instant, out);
             out.signed(offset.into());
         }
-        out.number(self.slots.len() as u64);
-        for (field, ..) in &self.slots {
+        out.number(self.fields().count() as u64);
+        for (field, text) in self.fields() {
             out.number(field.0.into());
-            out.text(self.get(*field).unwrap_or(""));
+            out.text(text);
         }
-        out.text(self.raw());
+        out.text(&self.raw());
         out.flag(self.rare.is_some());
         if self.rare.is_some() {
             let unmarshaled: Vec<(&str, StoredDump)> =
@@ -399,55 +391,45 @@ impl Record {
         } else {
             None
         };
-        let mut text = String::new();
-        let (mut slots, mut extra) = (Vec::new(), Vec::new());
+        let (mut kept, mut extra) = (Vec::new(), Vec::new());
         for _ in 0..reader.count()? {
             let field = shared.fields.get(reader.number()? as usize).ok_or(Garbled)?;
             let value = reader.text()?;
             match field {
-                Ok(field) => {
-                    slots.push((*field, text.len() as u32, value.len() as u32));
-                    text.push_str(value);
-                }
+                Ok(field) => kept.push((*field, value)),
                 Err((map, key)) => extra.push((*map, key.clone(), value.into())),
             }
         }
         let line = reader.text()?;
         let mut rare = Rare::default();
+        let mut named = Vec::new();
         if reader.flag()? {
             type Parts = (Vec<(u8, String, String)>, Vec<(String, StoredDump)>, Option<Box<RuntimeAlert>>);
             let parts = serde_json::from_slice::<Parts>(reader.bytes()?).map_err(|_| Garbled)?;
-            for (map, key, value) in parts.0 {
-                if let Some(field) = shared.table.number(MapId(map), &key) {
-                    // What nobody had mentioned when it was written may be mentioned now.
-                    slots.push((field, text.len() as u32, value.len() as u32));
-                    text.push_str(&value);
-                } else {
-                    extra.push((MapId(map), key.into(), value.into()));
-                }
-            }
+            named = parts.0;
             rare.unmarshaled = parts.1.into_iter().map(|(key, stored)| (key, stored.into())).collect();
             rare.overflow = parts.2;
         }
-        let raw = text.len() as u32;
-        text.push_str(line);
-        slots.sort_unstable_by_key(|(field, _, _)| *field);
+        for (map, key, value) in &named {
+            // What nobody had mentioned when it was written may be mentioned now.
+            match shared.table.number(MapId(*map), key) {
+                Some(field) => kept.push((field, value)),
+                None => extra.push((MapId(*map), key.as_str().into(), value.as_str().into())),
+            }
+        }
+        kept.sort_unstable_by_key(|(field, _)| *field);
         extra.sort_unstable_by(|a: &Extra, b: &Extra| (a.0, &a.1).cmp(&(b.0, &b.1)));
         rare.extra = extra.into();
-        Ok(Self {
-            table: Arc::clone(&shared.table),
-            text: text.into(),
-            slots: slots.into(),
-            raw,
+        let (frame, packed) = shared.packer.pack(&Told {
+            table: &shared.table,
+            parsers: &parsers,
             kind,
             time_machine,
-            origin,
-            offset,
-            time,
-            read_at,
-            parsers,
-            rare: rare.boxed(),
-        })
+            fields: &kept,
+            rest: Rest { offset, read_at, time },
+            line,
+        });
+        Ok(Self { frame, packed, origin, rare: rare.boxed() })
     }
 }
 
@@ -490,7 +472,7 @@ impl Object for Record {
     }
 
     fn slot_named(&self, map: MapId, key: &str) -> Option<&str> {
-        if let Some(field) = self.table.number(map, key) {
+        if let Some(field) = self.frame.table.number(map, key) {
             return self.get(field);
         }
         let found = self.extra().iter().find(|(of, name, _)| *of == map && **name == *key);
@@ -525,12 +507,12 @@ impl Object for Record {
 
     fn member(&self, member: MemberId) -> Value<'_> {
         match member {
-            classes::EVENT_TYPE => Value::Int(self.kind as i64),
-            classes::EVENT_EXPECT_MODE => Value::Int(self.time_machine.into()),
+            classes::EVENT_TYPE => Value::Int(self.kind() as i64),
+            classes::EVENT_EXPECT_MODE => Value::Int(self.time_machine().into()),
             classes::EVENT_WHITELISTED => Value::Bool(false),
             classes::EVENT_PROCESS | classes::EVENT_LINE_PROCESS => Value::Bool(true),
-            classes::EVENT_TIME => self.time.unwrap_or(EventTime::utc(classes::ZERO_TIME)).value(),
-            classes::EVENT_LINE_TIME => EventTime::utc(self.read_at).value(),
+            classes::EVENT_TIME => self.time().unwrap_or(EventTime::utc(classes::ZERO_TIME)).value(),
+            classes::EVENT_LINE_TIME => EventTime::utc(self.rest().read_at).value(),
             classes::EVENT_UNMARSHALED => Value::Map(expr::Map::Object(self, fields::UNMARSHALED)),
             classes::EVENT_OVERFLOW => match self.overflow() {
                 Some(overflow) => Value::Object(overflow),
@@ -544,7 +526,7 @@ impl Object for Record {
     fn call<'a>(&'a self, method: MethodId, args: &[Value<'a>]) -> Result<Value<'a>, EvalError> {
         let key = args.first().and_then(Value::as_str).unwrap_or("");
         match method {
-            classes::EVENT_GET_TYPE => Ok(Value::text(self.kind.name())),
+            classes::EVENT_GET_TYPE => Ok(Value::text(self.kind().name())),
             classes::EVENT_GET_META => Ok(Value::Str(self.meta(key).to_owned().into())),
             classes::EVENT_SET_META | classes::EVENT_SET_PARSED => {
                 Err(EvalError::new("an event that a bucket holds cannot be written"))

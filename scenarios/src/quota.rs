@@ -7,8 +7,9 @@
 
 use crate::key::Network;
 
-/// A bucket counts as one, and as one more for each so many bytes of records.
-const UNIT: u32 = 4096;
+/// A bucket counts as one, and as one more for each so many bytes of records. It is more than what a slow attacker leaves, who
+/// must not yield to many who came once only because his own tries are remembered.
+const UNIT: u32 = 32 << 10;
 
 /// What is known of one bucket when memory is short.
 #[derive(Clone, Copy, Debug)]

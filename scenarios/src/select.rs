@@ -9,7 +9,7 @@ use std::sync::Arc;
 use expr::{Env, Host, Program, Value, memo::Memo};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use model::{AllowSet, Event, EventTime, Part, Probe, Record, fields};
+use model::{AllowSet, Event, EventTime, Packer, Part, Probe, Record, fields};
 
 use crate::bucket::{Kind, Moment};
 use crate::dispatch::Candidates;
@@ -79,6 +79,7 @@ pub struct Selector {
     candidates: Candidates,
     chosen: Vec<Chosen>,
     keep: Keep,
+    packer: Packer,
     exhaustive: bool,
 }
 
@@ -100,6 +101,7 @@ impl Selector {
             candidates: Candidates::default(),
             chosen: Vec::new(),
             keep: Keep::default(),
+            packer: Packer::default(),
             exhaustive: false,
         }
     }
@@ -158,7 +160,7 @@ impl Selector {
         let table = event.table();
         let unmarshaled = keep.has_map(fields::UNMARSHALED);
         let live = |field| keep.has(table, field);
-        let record = Arc::new(Record::new(event, live, unmarshaled, Arc::clone(around.parsers)));
+        let record = Arc::new(Record::new(event, live, unmarshaled, around.parsers, &mut self.packer));
         let time = event.get(fields::MARSHALED_TIME).and_then(EventTime::parse_rfc3339).map(Moment::from);
         let network = self.key.network(address);
         // What anybody can write in anybody's name has buckets of its own, so that it cannot tip over those of others.

@@ -1,7 +1,8 @@
 //! The records that buckets hold.
 //!
-//! A record is stored once however many buckets hold it; a queue is a chain of small links. Bytes are counted as they
-//! come and go, so that [`crate::Buckets`] can keep to its budget.
+//! A record is stored once however many buckets hold it; a queue is a chain of small links, or a lone record: that is what
+//! most buckets of a flood hold. Bytes are counted as they come and go, so that [`crate::Buckets`] can keep to its
+//! budget.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ struct Link {
 /// The records of one bucket: a ring of links, of which the newest is known.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    /// Meaningless in an empty queue.
+    /// Where a lone record lies, else the link of the newest one. Meaningless in an empty queue.
     newest: u32,
     len: u32,
 }
@@ -78,43 +79,66 @@ impl Slab {
     }
 
     fn link(&mut self, queue: &mut Queue, place: u32) {
-        let index = if let Some(index) = self.free_links.pop() {
-            index
-        } else {
-            self.links.push(Link { record: place, next: 0, previous: 0 });
-            self.links.len() as u32 - 1
-        };
-        let newest = std::mem::replace(&mut queue.newest, index);
-        let (next, previous) = if queue.len == 0 {
-            (index, index)
-        } else {
-            let oldest = std::mem::replace(&mut self.links[newest as usize].next, index);
-            self.links[oldest as usize].previous = index;
-            (oldest, newest)
-        };
-        self.links[index as usize] = Link { record: place, next, previous };
         queue.len += 1;
+        match queue.len {
+            1 => queue.newest = place,
+            2 => {
+                let lone = self.insert(Link { record: queue.newest, next: 0, previous: 0 });
+                queue.newest = self.insert(Link { record: place, next: lone, previous: lone });
+                self.links[lone as usize].next = queue.newest;
+                self.links[lone as usize].previous = queue.newest;
+            }
+            _ => {
+                let newest = queue.newest;
+                let oldest = self.links[newest as usize].next;
+                queue.newest = self.insert(Link { record: place, next: oldest, previous: newest });
+                self.links[newest as usize].next = queue.newest;
+                self.links[oldest as usize].previous = queue.newest;
+            }
+        }
+    }
+
+    fn insert(&mut self, link: Link) -> u32 {
         self.bytes += size_of::<Link>();
+        if let Some(index) = self.free_links.pop() {
+            self.links[index as usize] = link;
+            return index;
+        }
+        self.links.push(link);
+        self.links.len() as u32 - 1
+    }
+
+    fn remove(&mut self, index: u32) -> Link {
+        self.bytes -= size_of::<Link>();
+        self.free_links.push(index);
+        self.links[index as usize]
     }
 
     /// What the records of `queue` weigh in bytes, shared or not.
     pub(crate) fn weight(&self, queue: &Queue) -> usize {
-        self.links_of(queue).map(|link| self.records[link.record as usize].bytes as usize + size_of::<Link>()).sum()
+        let links = if queue.len > 1 { queue.len() * size_of::<Link>() } else { 0 };
+        links + self.places(queue).map(|place| self.records[place as usize].bytes as usize).sum::<usize>()
     }
 
     /// Takes the oldest record out of `queue`.
     pub(crate) fn pop(&mut self, queue: &mut Queue) {
-        if queue.len == 0 {
-            return;
-        }
-        let index = self.links[queue.newest as usize].next;
-        let link = self.links[index as usize];
-        self.links[queue.newest as usize].next = link.next;
-        self.links[link.next as usize].previous = queue.newest;
+        let gone = match queue.len {
+            0 => return,
+            1 => queue.newest,
+            2 => {
+                let newest = self.remove(queue.newest);
+                queue.newest = newest.record;
+                self.remove(newest.next).record
+            }
+            _ => {
+                let oldest = self.remove(self.links[queue.newest as usize].next);
+                self.links[queue.newest as usize].next = oldest.next;
+                self.links[oldest.next as usize].previous = queue.newest;
+                oldest.record
+            }
+        };
         queue.len -= 1;
-        self.free_links.push(index);
-        self.bytes -= size_of::<Link>();
-        self.release(link.record);
+        self.release(gone);
     }
 
     /// Takes everything out of `queue`.
@@ -126,7 +150,7 @@ impl Slab {
 
     /// The records of `queue`, oldest first.
     pub(crate) fn iter<'a>(&'a self, queue: &Queue) -> impl Iterator<Item = &'a Arc<Record>> {
-        self.links_of(queue).filter_map(|link| self.records[link.record as usize].record.as_ref())
+        self.places(queue).filter_map(|place| self.record(place))
     }
 
     /// The same, to be looked at one by one.
@@ -136,7 +160,14 @@ impl Slab {
 
     /// Where the records of `queue` lie, oldest first.
     pub(crate) fn places(&self, queue: &Queue) -> impl Iterator<Item = u32> {
-        self.links_of(queue).map(|link| link.record)
+        let (lone, mut at) = (queue.len == 1, queue.newest);
+        (0..queue.len).map(move |_| {
+            if lone {
+                return at;
+            }
+            at = self.links[at as usize].next;
+            self.links[at as usize].record
+        })
     }
 
     /// The record at `place`, if one lies there.
@@ -147,14 +178,6 @@ impl Slab {
     /// All places that hold a record.
     pub(crate) fn occupied(&self) -> Vec<u32> {
         (0..self.records.len() as u32).filter(|place| self.record(*place).is_some()).collect()
-    }
-
-    fn links_of(&self, queue: &Queue) -> impl Iterator<Item = Link> {
-        let mut at = queue.newest as usize;
-        (0..queue.len).map(move |_| {
-            at = self.links[at].next as usize;
-            self.links[at]
-        })
     }
 
     fn hold(&mut self, record: &Arc<Record>) -> u32 {
@@ -212,6 +235,9 @@ impl<'a> View<'a> {
     /// The record at `index`, of which 0 is the oldest.
     pub(crate) fn get(&self, index: usize) -> Option<&'a Record> {
         let wanted = u32::try_from(index).ok().filter(|index| *index < self.len)? + 1;
+        if self.len == 1 {
+            return self.slab.record(self.newest).map(|record| &**record);
+        }
         let (mut number, mut link) = self.at.get();
         // Before the oldest stands the newest.
         if wanted < number.abs_diff(wanted) {
@@ -245,7 +271,7 @@ mod tests {
             time: jiff::Timestamp::UNIX_EPOCH,
             offset: text.len() as u64,
         });
-        Arc::new(Record::new(&event, |_| true, false, Arc::default()))
+        Arc::new(Record::new(&event, |_| true, false, &Arc::default(), &mut model::Packer::default()))
     }
 
     #[test]
@@ -271,6 +297,9 @@ mod tests {
         slab.pop(&mut b);
         assert!(slab.bytes() < once - 2 * size_of::<Link>(), "nobody holds it any more");
         assert_eq!(slab.iter(&b).map(|record| record.place().2).collect::<Vec<_>>(), [3, 6]);
+        slab.pop(&mut a);
+        assert_eq!(slab.iter(&a).map(|record| record.place().2).collect::<Vec<_>>(), [6]);
+        assert_eq!((slab.view(&a).get(0).map(|record| record.place().2), slab.view(&a).len()), (Some(6), 1));
         slab.clear(&mut a);
         slab.clear(&mut b);
         slab.pop(&mut a);

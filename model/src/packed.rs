@@ -1,0 +1,292 @@
+//! The small form of what a bucket keeps of an event.
+//!
+//! Most events of one kind say the same but for a few words: a record says only in what it differs from the first one of
+//! its kind, its *frame*. Fields are read where they lie; the line, which only alerts show, is put together again.
+
+use std::sync::Arc;
+
+use expr::FieldId;
+use jiff::Timestamp;
+
+use crate::bytes::{Garbled, Reader, Writer};
+use crate::event::EventKind;
+use crate::fields::FieldTable;
+use crate::record::{decode_time, encode_time};
+use crate::time::EventTime;
+
+/// Most kinds of records that one packer tells apart at a time.
+const FRAMES: usize = 16;
+/// Longest text of a field that a frame keeps for others, in bytes.
+const FIELD: usize = 64;
+/// How much of its line a frame keeps for others, in bytes.
+const LINE: usize = 256;
+
+/// What the records that passed the same parsers have in common, and what the first of them said.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) table: Arc<FieldTable>,
+    pub(crate) parsers: Arc<[Arc<str>]>,
+    pub(crate) kind: EventKind,
+    pub(crate) time_machine: bool,
+    /// Sorted by field.
+    fields: Box<[(FieldId, Box<str>)]>,
+    line: Box<str>,
+}
+
+/// What a record tells of an event beside what only few have.
+pub(crate) struct Told<'a> {
+    pub(crate) table: &'a Arc<FieldTable>,
+    pub(crate) parsers: &'a Arc<[Arc<str>]>,
+    pub(crate) kind: EventKind,
+    pub(crate) time_machine: bool,
+    /// Sorted by field.
+    pub(crate) fields: &'a [(FieldId, &'a str)],
+    pub(crate) rest: Rest,
+    pub(crate) line: &'a str,
+}
+
+/// Where and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest {
+    pub(crate) offset: u64,
+    pub(crate) read_at: Timestamp,
+    pub(crate) time: Option<EventTime>,
+}
+
+/// Makes records small; knows the frames of late.
+#[derive(Debug, Default)]
+pub struct Packer {
+    frames: Vec<Arc<Frame>>,
+    /// Which frame makes room for the next one.
+    next: usize,
+    out: Writer,
+}
+
+impl Packer {
+    pub(crate) fn pack(&mut self, told: &Told<'_>) -> (Arc<Frame>, Box<[u8]>) {
+        let frame = self.frame(told);
+        let out = &mut self.out;
+        out.clear();
+        out.number(told.fields.len() as u64);
+        for (field, text) in told.fields {
+            out.number(field.0.into());
+            // 0 is what the frame says; a text's length is one more.
+            if frame.says(*field) == Some(*text) {
+                out.number(0);
+            } else {
+                out.number(text.len() as u64 + 1);
+                out.raw(text.as_bytes());
+            }
+        }
+        let Rest { offset, read_at, time } = told.rest;
+        out.number(offset);
+        encode_time(read_at, out);
+        out.flag(time.is_some());
+        if let Some(EventTime { instant, offset }) = time {
+            encode_time(instant, out);
+            out.signed(offset.into());
+        }
+        pack_line(told.line, &frame.line, out);
+        (frame, out.as_slice().into())
+    }
+
+    fn frame(&mut self, told: &Told<'_>) -> Arc<Frame> {
+        let known = self.frames.iter().find(|frame| {
+            Arc::ptr_eq(&frame.parsers, told.parsers)
+                && Arc::ptr_eq(&frame.table, told.table)
+                && (frame.kind, frame.time_machine) == (told.kind, told.time_machine)
+        });
+        if let Some(frame) = known {
+            return Arc::clone(frame);
+        }
+        let short = told.fields.iter().filter(|(_, text)| text.len() <= FIELD);
+        let frame = Arc::new(Frame {
+            table: Arc::clone(told.table),
+            parsers: Arc::clone(told.parsers),
+            kind: told.kind,
+            time_machine: told.time_machine,
+            fields: short.map(|(field, text)| (*field, (*text).into())).collect(),
+            line: told.line[..told.line.floor_char_boundary(LINE)].into(),
+        });
+        if self.frames.len() < FRAMES {
+            self.frames.push(Arc::clone(&frame));
+        } else {
+            self.frames[self.next] = Arc::clone(&frame);
+            self.next = (self.next + 1) % FRAMES;
+        }
+        frame
+    }
+}
+
+impl Frame {
+    fn says(&self, field: FieldId) -> Option<&str> {
+        let at = self.fields.binary_search_by_key(&field, |(field, _)| *field).ok()?;
+        Some(&self.fields[at].1)
+    }
+
+    /// The fields of a record of this frame, sorted.
+    pub(crate) fn fields<'a>(&'a self, packed: &'a [u8]) -> Fields<'a> {
+        let mut reader = Reader::new(packed);
+        let left = reader.number().unwrap_or(0);
+        Fields { frame: self, reader, left }
+    }
+
+    /// What else it says.
+    pub(crate) fn rest(&self, packed: &[u8]) -> Rest {
+        let mut reader = self.fields(packed).skip_all();
+        decode_rest(&mut reader).expect("what was packed unpacks")
+    }
+
+    /// What is kept of its line.
+    pub(crate) fn line(&self, packed: &[u8]) -> String {
+        let mut reader = self.fields(packed).skip_all();
+        let line = decode_rest(&mut reader).and_then(|_| unpack_line(&self.line, &mut reader));
+        line.expect("what was packed unpacks")
+    }
+}
+
+fn decode_rest(reader: &mut Reader<'_>) -> Result<Rest, Garbled> {
+    let (offset, read_at) = (reader.number()?, decode_time(reader)?);
+    let mut time = None;
+    if reader.flag()? {
+        let instant = decode_time(reader)?;
+        time = Some(EventTime { instant, offset: i32::try_from(reader.signed()?).map_err(|_| Garbled)? });
+    }
+    Ok(Rest { offset, read_at, time })
+}
+
+/// The fields of a packed record with their texts.
+pub(crate) struct Fields<'a> {
+    frame: &'a Frame,
+    reader: Reader<'a>,
+    left: u64,
+}
+
+impl<'a> Fields<'a> {
+    /// The next field, and its text if the frame does not have it.
+    fn step(&mut self) -> Option<(FieldId, Option<&'a [u8]>)> {
+        self.left = self.left.checked_sub(1)?;
+        let field = FieldId(self.reader.number32().ok()?);
+        let text = match self.reader.number().ok()? {
+            0 => None,
+            longer => Some(self.reader.raw(longer as usize - 1).ok()?),
+        };
+        Some((field, text))
+    }
+
+    fn text(&self, field: FieldId, text: Option<&'a [u8]>) -> &'a str {
+        match text {
+            None => self.frame.says(field).unwrap_or(""),
+            Some(bytes) => std::str::from_utf8(bytes).unwrap_or(""),
+        }
+    }
+
+    /// The text of one field.
+    pub(crate) fn get(mut self, wanted: FieldId) -> Option<&'a str> {
+        while let Some((field, text)) = self.step() {
+            if field >= wanted {
+                return (field == wanted).then(|| self.text(field, text));
+            }
+        }
+        None
+    }
+
+    fn skip_all(mut self) -> Reader<'a> {
+        while self.step().is_some() {}
+        self.reader
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (FieldId, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (field, text) = self.step()?;
+        Some((field, self.text(field, text)))
+    }
+}
+
+/// Writes how many words are those of `like`, then the words up to the next such one, and so on.
+fn pack_line(line: &str, like: &str, out: &mut Writer) {
+    let mut theirs = like.split(' ');
+    let (mut at, mut same, mut others) = (0, 0, None);
+    for word in line.split(' ') {
+        if theirs.next() == Some(word) {
+            if let Some(start) = others.take() {
+                out.text(&line[start..at - 1]);
+            }
+            same += 1;
+        } else if others.is_none() {
+            out.number(same);
+            (same, others) = (0, Some(at));
+        }
+        at += word.len() + 1;
+    }
+    match others {
+        Some(start) => out.text(&line[start..]),
+        None => out.number(same),
+    }
+}
+
+/// Reads what [`pack_line`] wrote, to the end.
+fn unpack_line(like: &str, reader: &mut Reader<'_>) -> Result<String, Garbled> {
+    let mut theirs = like.split(' ');
+    let mut words = Vec::new();
+    while !reader.is_empty() {
+        for _ in 0..reader.number()? {
+            words.push(theirs.next().ok_or(Garbled)?);
+        }
+        if !reader.is_empty() {
+            let others = reader.text()?;
+            others.split(' ').for_each(|_| {
+                theirs.next();
+            });
+            words.push(others);
+        }
+    }
+    Ok(words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn what_was_packed_unpacks(
+            records in prop::collection::vec(
+                (prop::collection::btree_map(0..6_u32, "[ab é]{0,3}", 0..5), "[ab é]{0,12}", any::<u64>(), any::<bool>()),
+                1..6,
+            ),
+        ) {
+            let (table, parsers) = (Arc::<FieldTable>::default(), Arc::from([]));
+            let mut packer = Packer::default();
+            for (fields, line, offset, timed) in &records {
+                let fields: Vec<(FieldId, &str)> =
+                    fields.iter().map(|(field, text)| (FieldId(*field), text.as_str())).collect();
+                let read_at = Timestamp::new((*offset >> 30) as i64, 5).expect("within the years that there are");
+                let time = timed.then_some(EventTime { instant: read_at, offset: -3600 });
+                let (frame, packed) = packer.pack(&Told {
+                    table: &table,
+                    parsers: &parsers,
+                    kind: EventKind::Log,
+                    time_machine: false,
+                    fields: &fields,
+                    rest: Rest { offset: *offset, read_at, time },
+                    line,
+                });
+                prop_assert_eq!(&frame.fields(&packed).collect::<Vec<_>>(), &fields);
+                for field in (0..7).map(FieldId) {
+                    let text = fields.iter().find(|(known, _)| *known == field).map(|(_, text)| *text);
+                    prop_assert_eq!(frame.fields(&packed).get(field), text);
+                }
+                let rest = frame.rest(&packed);
+                prop_assert_eq!((rest.offset, rest.read_at, rest.time), (*offset, read_at, time));
+                prop_assert_eq!(&frame.line(&packed), line);
+            }
+        }
+    }
+}
