@@ -68,10 +68,12 @@ impl Packer {
         let out = &mut self.out;
         out.clear();
         out.number(told.fields.len() as u64);
+        let mut known = frame.fields.iter().peekable();
         for (field, text) in told.fields {
             out.number(field.0.into());
+            while known.next_if(|(before, _)| before < field).is_some() {}
             // 0 is what the frame says; a text's length is one more.
-            if frame.says(*field) == Some(*text) {
+            if known.next_if(|(same, said)| same == field && **said == **text).is_some() {
                 out.number(0);
             } else {
                 out.number(text.len() as u64 + 1);
@@ -206,14 +208,15 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// Writes how many words are those of `like`, then the words up to the next such one, and so on.
-fn pack_line(line: &str, like: &str, out: &mut Writer) {
-    let mut theirs = like.split(' ');
+/// Writes how many words are those of `known`, then the words up to the next such one, and so on.
+fn pack_line(line: &str, known: &str, out: &mut Writer) {
+    let line = line.as_bytes();
+    let mut theirs = words(known.as_bytes());
     let (mut at, mut same, mut others) = (0, 0, None);
-    for word in line.split(' ') {
+    for word in words(line) {
         if theirs.next() == Some(word) {
             if let Some(start) = others.take() {
-                out.text(&line[start..at - 1]);
+                out.bytes(&line[start..at - 1]);
             }
             same += 1;
         } else if others.is_none() {
@@ -223,14 +226,19 @@ fn pack_line(line: &str, like: &str, out: &mut Writer) {
         at += word.len() + 1;
     }
     match others {
-        Some(start) => out.text(&line[start..]),
+        Some(start) => out.bytes(&line[start..]),
         None => out.number(same),
     }
 }
 
+/// Byte by byte: words are short.
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b' ')
+}
+
 /// Reads what [`pack_line`] wrote, to the end.
-fn unpack_line(like: &str, reader: &mut Reader<'_>) -> Result<String, Garbled> {
-    let mut theirs = like.split(' ');
+fn unpack_line(known: &str, reader: &mut Reader<'_>) -> Result<String, Garbled> {
+    let mut theirs = known.split(' ');
     let mut words = Vec::new();
     while !reader.is_empty() {
         for _ in 0..reader.number()? {

@@ -102,7 +102,7 @@ impl Record {
         let keys = if unmarshaled { event.unmarshaled_keys() } else { Vec::new() };
         let unmarshaled =
             keys.into_iter().filter_map(|key| Some((key.to_owned(), event.unmarshaled(key)?.clone()))).collect();
-        let (frame, packed) = packer.pack(&Told {
+        let (frame, bytes) = packer.pack(&Told {
             table,
             parsers,
             kind: event.kind(),
@@ -112,7 +112,7 @@ impl Record {
             line: cut(event.raw(), EVIDENCE),
         });
         let rare = Rare { extra: extra.into(), unmarshaled, overflow: event.overflow().cloned().map(Box::new) };
-        Self { frame, packed, origin: Arc::clone(event.origin()), rare: rare.boxed() }
+        Self { frame, packed: bytes, origin: Arc::clone(event.origin()), rare: rare.boxed() }
     }
 
     /// The text of a field that was live.

@@ -36,8 +36,8 @@ const LATENESS: i64 = 86_400_000_000_000;
 const WINDOW: usize = 64;
 /// What a bucket weighs beside its records: itself, and its entries in the table and the wheel.
 const BUCKET: usize = size_of::<Option<Bucket>>() + 20;
-/// How much of the budget is freed at once when it is used up.
-const RESERVE: usize = 8;
+/// Which part of the budget is freed at once when it is used up: all buckets are looked at for it.
+const RESERVE: usize = 4;
 
 /// The buckets of one partition.
 #[derive(Debug)]
@@ -535,8 +535,9 @@ impl Buckets {
         while self.bytes() > self.budget && !self.is_empty() {
             let excess = self.bytes() - self.budget + self.budget / RESERVE;
             let clocks = (nanos(now), self.replay.now());
-            let claims = self.slots.iter().map(|(index, bucket)| self.claim(index, bucket, clocks)).collect();
-            for index in quota::yielding(claims, excess) {
+            let claims: Vec<Claim> =
+                self.slots.iter().map(|(index, bucket)| self.claim(index, bucket, clocks)).collect();
+            for index in quota::yielding(&claims, excess) {
                 if let Some(bucket) = self.slots.get(index) {
                     let scenario = usize::from(bucket.scenario);
                     self.counts_of(scenario).evicted += 1;

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use expr::{Env, Host, Program, Value, memo::Memo};
+use expr::{Env, EvalError, Host, Program, Value, memo::Memo};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use model::{AllowSet, Event, EventTime, Packer, Part, Probe, Record, fields};
@@ -220,7 +220,7 @@ fn choose(
     let value = match &scenario.group_by {
         None => Value::text(""),
         Some(program) => {
-            let value = program.eval(&env);
+            let value = value_of(program, event, &env);
             wrote(program);
             value.map_err(|_| Failed)?
         }
@@ -235,7 +235,7 @@ fn choose(
     // A trigger consumes the event before either is looked at.
     if scenario.kind != Kind::Trigger {
         if let Some(program) = &scenario.distinct {
-            match program.eval(&env) {
+            match value_of(program, event, &env) {
                 Ok(value) => distinct = Some(key.text(value.as_str().unwrap_or(""))),
                 Err(_) => *errors += 1,
             }
@@ -250,6 +250,14 @@ fn choose(
         }
     }
     Ok(Some(Chosen { scenario: index, group, hash, distinct, cancel }))
+}
+
+/// What `program` says of `event`; mostly it is one field.
+fn value_of<'a>(program: &'a Program, event: &'a Event, env: &'a Env<'a>) -> Result<Value<'a>, EvalError> {
+    match program.field() {
+        Some(field) => Ok(Value::text(event.get(field).unwrap_or(""))),
+        None => program.eval(env),
+    }
 }
 
 /// The address whose neighbourhood shares a quota.

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use model::Record;
 
+use crate::arena::Arena;
 use crate::touched::Touched;
 
 /// The records of one partition.
 #[derive(Debug, Default)]
 pub(crate) struct Slab {
-    records: Vec<Held>,
-    free_records: Vec<u32>,
+    records: Arena<Held>,
     links: Vec<Link>,
     free_links: Vec<u32>,
     bytes: usize,
@@ -27,7 +27,7 @@ pub(crate) struct Slab {
 
 #[derive(Debug)]
 struct Held {
-    record: Option<Arc<Record>>,
+    record: Arc<Record>,
     holders: u32,
     bytes: u32,
 }
@@ -68,11 +68,13 @@ impl Slab {
 
     /// The same for a record that may lie at `place` already; afterwards it lies there.
     pub(crate) fn push_shared(&mut self, queue: &mut Queue, record: &Arc<Record>, place: &mut Option<u32>) {
-        let index = if let Some(index) = *place {
-            self.records[index as usize].holders += 1;
-            index
-        } else {
-            self.hold(record)
+        let held = place.and_then(|index| Some((index, self.records.get_mut(index)?)));
+        let index = match held {
+            Some((index, held)) => {
+                held.holders += 1;
+                index
+            }
+            None => self.hold(record),
         };
         *place = Some(index);
         self.link(queue, index);
@@ -117,7 +119,12 @@ impl Slab {
     /// What the records of `queue` weigh in bytes, shared or not.
     pub(crate) fn weight(&self, queue: &Queue) -> usize {
         let links = if queue.len > 1 { queue.len() * size_of::<Link>() } else { 0 };
-        links + self.places(queue).map(|place| self.records[place as usize].bytes as usize).sum::<usize>()
+        links
+            + self
+                .places(queue)
+                .filter_map(|place| self.records.get(place))
+                .map(|held| held.bytes as usize)
+                .sum::<usize>()
     }
 
     /// Takes the oldest record out of `queue`.
@@ -172,32 +179,25 @@ impl Slab {
 
     /// The record at `place`, if one lies there.
     pub(crate) fn record(&self, place: u32) -> Option<&Arc<Record>> {
-        self.records.get(place as usize)?.record.as_ref()
+        self.records.get(place).map(|held| &held.record)
     }
 
     /// All places that hold a record.
     pub(crate) fn occupied(&self) -> Vec<u32> {
-        (0..self.records.len() as u32).filter(|place| self.record(*place).is_some()).collect()
+        self.records.iter().map(|(place, _)| place).collect()
     }
 
     fn hold(&mut self, record: &Arc<Record>) -> u32 {
         if let Some(index) = self.newest
-            && let held = &mut self.records[index as usize]
-            && held.record.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, record))
+            && let Some(held) = self.records.get_mut(index)
+            && Arc::ptr_eq(&held.record, record)
         {
             held.holders += 1;
             return index;
         }
         let bytes = record.bytes().min(u32::MAX as usize) as u32;
-        let held = Held { record: Some(Arc::clone(record)), holders: 1, bytes };
         self.bytes += bytes as usize + size_of::<Held>();
-        let index = if let Some(index) = self.free_records.pop() {
-            self.records[index as usize] = held;
-            index
-        } else {
-            self.records.push(held);
-            self.records.len() as u32 - 1
-        };
+        let index = self.records.insert(Held { record: Arc::clone(record), holders: 1, bytes });
         self.newest = Some(index);
         if let Some(filled) = &mut self.filled {
             filled.touch(index);
@@ -206,13 +206,11 @@ impl Slab {
     }
 
     fn release(&mut self, index: u32) {
-        let held = &mut self.records[index as usize];
+        let Some(held) = self.records.get_mut(index) else { return };
         held.holders -= 1;
-        let bytes = held.bytes as usize;
         if held.holders == 0 {
-            held.record = None;
-            self.bytes -= bytes + size_of::<Held>();
-            self.free_records.push(index);
+            self.bytes -= held.bytes as usize + size_of::<Held>();
+            self.records.take(index);
         }
     }
 }
@@ -316,6 +314,6 @@ mod tests {
                 slab.pop(&mut queue);
             }
         }
-        assert_eq!((slab.records.len(), slab.links.len(), queue.len()), (4, 4, 3));
+        assert_eq!((slab.occupied(), slab.links.len(), queue.len()), (vec![1, 2, 3], 4, 3));
     }
 }

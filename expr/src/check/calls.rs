@@ -3,6 +3,7 @@
 use super::{Checked, Checker, Flow, constant, error, unknown};
 use crate::ast::{Expr, Kind};
 use crate::builtins::string::{lower_text, upper_text};
+use crate::duration;
 use crate::library::{self, Function, Nature, P, assignable};
 use crate::program::{Args, Const, Node, TextNode};
 use crate::types::{At, Class, Method, Type};
@@ -49,6 +50,12 @@ impl Checker<'_> {
             let change = if name.starts_with(['U', 'u']) { upper_text } else { lower_text };
             self.leave(saved);
             return Ok((Node::Const(Const::Text(change(text).into())), Type::String));
+        }
+        if let ("duration", [(Node::Const(Const::Text(text)), _)]) = (name, typed.as_slice())
+            && let Ok(nanos) = duration::parse(text)
+        {
+            self.leave(saved);
+            return Ok((Node::Const(Const::Duration(nanos)), Type::Duration));
         }
         let (node, ty) = self.call(expr, function, args, typed)?;
         let flow = self.leave(saved);

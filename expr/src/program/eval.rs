@@ -36,7 +36,7 @@ pub(crate) type Outcome<T> = Result<T, EvalError>;
 /// The state of one evaluation.
 pub(crate) struct Cx<'a> {
     pub(crate) env: &'a Env<'a>,
-    pub(crate) locals: Vec<Value<'a>>,
+    pub(crate) locals: SmallVec<[Value<'a>; 4]>,
     /// A guard (`?.`) has found nil: the rest of its chain is skipped.
     skip: bool,
     compiler: u64,
@@ -50,8 +50,7 @@ impl<'a> Cx<'a> {
     pub(crate) fn new(env: &'a Env<'a>, locals: usize, compiler: u64) -> Self {
         Self {
             env,
-            // Most programs have none.
-            locals: if locals == 0 { Vec::new() } else { vec![Value::Nil; locals] },
+            locals: SmallVec::from_elem(Value::Nil, locals),
             skip: false,
             compiler,
             elements: ELEMENTS,
@@ -145,6 +144,7 @@ impl Const {
             Const::Float(value) => Value::Float(*value),
             Const::Text(text) => Value::text(text),
             Const::Bytes(bytes) => Value::Bytes((**bytes).into()),
+            Const::Duration(nanos) => Value::Duration(*nanos),
         }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Const {
     Float(f64),
     Text(Box<str>),
     Bytes(Box<[u8]>),
+    /// Nanoseconds.
+    Duration(i64),
 }
 
 /// Yields any value.

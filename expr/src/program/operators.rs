@@ -226,6 +226,9 @@ pub(crate) fn slice<'a>(base: &Value<'a>, from: Option<i64>, to: Option<i64>) ->
         }
         Value::List(list) => {
             let (from, to) = bounds(list.len());
+            if to - from == list.len() {
+                return Ok(base.clone());
+            }
             Value::List(match list {
                 List::Any(values) => List::Any(values[from..to].into()),
                 List::Typed(values) => List::Typed(values[from..to].into()),
