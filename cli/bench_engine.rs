@@ -75,6 +75,8 @@ struct Stats {
     cpu_s: f64,
     lines_per_cpu_s: f64,
     max_rss_bytes: u64,
+    buckets: u64,
+    evicted: u64,
 }
 
 impl Stats {
@@ -197,6 +199,9 @@ impl Bench<'_> {
             }
             let (stats, _) = feed.end()?;
             self.rows.push(Row::at_most(workload, stats.mb(), "MB resident", target));
+            // What was given up takes no memory.
+            let kept = 1.0 - stats.evicted as f64 / stats.buckets.max(1) as f64;
+            self.rows.push(Row::at_least("the same, buckets kept", kept, "of all", 1.0));
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use model::alert::DecisionBody;
 use model::{Alert, AllowSet, duration};
 use scenarios::HashKey;
+use scenarios::metrics::BucketMetrics;
 use serde::Serialize;
 
 use crate::args::{Format, Global, Replay};
@@ -72,7 +73,7 @@ pub(crate) fn run(global: &Global, args: &Replay) -> anyhow::Result<()> {
     let fates = replayed.fates;
     let stats = replayed.breakdown.map(|breakdown| {
         let wall = start.elapsed();
-        Stats::new(&fates, alerts.len(), wall, loading, replayed.workers, breakdown)
+        Stats::new(&fates, alerts.len(), wall, loading, replayed.workers, &replayed.buckets, breakdown)
     });
     let outcome = Outcome {
         lines: fates.lines(),
@@ -181,6 +182,9 @@ struct Stats {
     lines_per_cpu_s: f64,
     max_rss_bytes: u64,
     workers: usize,
+    /// Buckets that were made, and those of them that were given up for want of memory.
+    buckets: u64,
+    evicted: u64,
     #[serde(flatten)]
     breakdown: Breakdown,
 }
@@ -192,6 +196,7 @@ impl Stats {
         wall: Duration,
         loading: Duration,
         workers: usize,
+        buckets: &BucketMetrics,
         breakdown: Breakdown,
     ) -> anyhow::Result<Self> {
         let cpu = meter::process_time();
@@ -206,6 +211,8 @@ impl Stats {
             lines_per_cpu_s: lines as f64 / cpu.as_secs_f64(),
             max_rss_bytes: meter::peak_memory().context("cannot say how much memory was used")?,
             workers,
+            buckets: buckets.scenarios.iter().map(|scenario| scenario.created).sum(),
+            evicted: buckets.scenarios.iter().map(|scenario| scenario.evicted).sum(),
             breakdown,
         })
     }

@@ -21,6 +21,16 @@ const FIELD: usize = 64;
 /// How much of its line a frame keeps for others, in bytes.
 const LINE: usize = 256;
 
+/// Before a field's text stands where it is: in the frame,
+const FRAME: u64 = 0;
+/// in an earlier field, whose number follows,
+const EARLIER: u64 = 1;
+/// or here: then it is this much more than its length.
+const OWN: u64 = 2;
+/// Shortest text that is looked for in earlier fields, in bytes; and how many of these are looked at.
+const WORTH: usize = 8;
+const LOOKED_AT: usize = 16;
+
 /// What the records that passed the same parsers have in common, and what the first of them said.
 #[derive(Debug)]
 pub(crate) struct Frame {
@@ -69,14 +79,16 @@ impl Packer {
         out.clear();
         out.number(told.fields.len() as u64);
         let mut known = frame.fields.iter().peekable();
-        for (field, text) in told.fields {
+        for (number, (field, text)) in told.fields.iter().enumerate() {
             out.number(field.0.into());
             while known.next_if(|(before, _)| before < field).is_some() {}
-            // 0 is what the frame says; a text's length is one more.
             if known.next_if(|(same, said)| same == field && **said == **text).is_some() {
-                out.number(0);
+                out.number(FRAME);
+            } else if let Some(other) = earlier(told.fields, number, text) {
+                out.number(EARLIER);
+                out.number(other as u64);
             } else {
-                out.number(text.len() as u64 + 1);
+                out.number(text.len() as u64 + OWN);
                 out.raw(text.as_bytes());
             }
         }
@@ -120,6 +132,14 @@ impl Packer {
     }
 }
 
+/// Which of the fields before `number` says the same: a time stands in several.
+fn earlier(fields: &[(FieldId, &str)], number: usize, text: &str) -> Option<usize> {
+    if text.len() < WORTH {
+        return None;
+    }
+    fields[..number].iter().take(LOOKED_AT).position(|(_, other)| *other == text)
+}
+
 impl Frame {
     fn says(&self, field: FieldId) -> Option<&str> {
         let at = self.fields.binary_search_by_key(&field, |(field, _)| *field).ok()?;
@@ -130,7 +150,7 @@ impl Frame {
     pub(crate) fn fields<'a>(&'a self, packed: &'a [u8]) -> Fields<'a> {
         let mut reader = Reader::new(packed);
         let left = reader.number().unwrap_or(0);
-        Fields { frame: self, reader, left }
+        Fields { frame: self, packed, reader, left }
     }
 
     /// What else it says.
@@ -160,34 +180,44 @@ fn decode_rest(reader: &mut Reader<'_>) -> Result<Rest, Garbled> {
 /// The fields of a packed record with their texts.
 pub(crate) struct Fields<'a> {
     frame: &'a Frame,
+    packed: &'a [u8],
     reader: Reader<'a>,
     left: u64,
 }
 
+/// Where the text of a field is.
+enum Place<'a> {
+    Frame,
+    Earlier(u64),
+    Own(&'a [u8]),
+}
+
 impl<'a> Fields<'a> {
-    /// The next field, and its text if the frame does not have it.
-    fn step(&mut self) -> Option<(FieldId, Option<&'a [u8]>)> {
+    fn step(&mut self) -> Option<(FieldId, Place<'a>)> {
         self.left = self.left.checked_sub(1)?;
         let field = FieldId(self.reader.number32().ok()?);
-        let text = match self.reader.number().ok()? {
-            0 => None,
-            longer => Some(self.reader.raw(longer as usize - 1).ok()?),
+        let place = match self.reader.number().ok()? {
+            FRAME => Place::Frame,
+            EARLIER => Place::Earlier(self.reader.number().ok()?),
+            longer => Place::Own(self.reader.raw((longer - OWN) as usize).ok()?),
         };
-        Some((field, text))
+        Some((field, place))
     }
 
-    fn text(&self, field: FieldId, text: Option<&'a [u8]>) -> &'a str {
-        match text {
-            None => self.frame.says(field).unwrap_or(""),
-            Some(bytes) => std::str::from_utf8(bytes).unwrap_or(""),
+    fn text(&self, field: FieldId, place: &Place<'a>) -> &'a str {
+        match *place {
+            Place::Frame => self.frame.says(field).unwrap_or(""),
+            Place::Own(bytes) => std::str::from_utf8(bytes).unwrap_or(""),
+            // The first of several that say the same refers to none.
+            Place::Earlier(number) => self.frame.fields(self.packed).nth(number as usize).map_or("", |(_, text)| text),
         }
     }
 
     /// The text of one field.
     pub(crate) fn get(mut self, wanted: FieldId) -> Option<&'a str> {
-        while let Some((field, text)) = self.step() {
+        while let Some((field, place)) = self.step() {
             if field >= wanted {
-                return (field == wanted).then(|| self.text(field, text));
+                return (field == wanted).then(|| self.text(field, &place));
             }
         }
         None
@@ -203,8 +233,8 @@ impl<'a> Iterator for Fields<'a> {
     type Item = (FieldId, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (field, text) = self.step()?;
-        Some((field, self.text(field, text)))
+        let (field, place) = self.step()?;
+        Some((field, self.text(field, &place)))
     }
 }
 
@@ -266,7 +296,7 @@ mod tests {
         #[test]
         fn what_was_packed_unpacks(
             records in prop::collection::vec(
-                (prop::collection::btree_map(0..6_u32, "[ab é]{0,3}", 0..5), "[ab é]{0,12}", any::<u64>(), any::<bool>()),
+                (prop::collection::btree_map(0..6_u32, "[ab é]{0,3}|abcdefgh[ij]", 0..5), "[ab é]{0,12}", any::<u64>(), any::<bool>()),
                 1..6,
             ),
         ) {
