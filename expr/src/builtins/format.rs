@@ -13,8 +13,9 @@ pub(crate) const ROWS: &[Function] = &[
     Function::new("string", &[P::Any], R::Str, string),
 ];
 
-/// Widest field and longest fraction that a format may ask for (Go's own limit is of this size).
-const MAX_WIDTH: usize = 100_000;
+/// Widest field and longest fraction that a format may ask for: `format!` panics where a width, a fraction or its digits reach
+/// 65,536, and whoever writes into a log may have a hand in the format.
+const MAX_WIDTH: usize = 50_000;
 
 fn string<'a>(_: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
     Ok(match args {
