@@ -72,6 +72,13 @@ bench-api: ## the local API with a million decisions, many agents and many follo
 	$(CARGO) build --release --locked
 	@"$(target)/release/cordon" bench api
 
+.PHONY: bench-sources
+bench-sources: ## 200,000 syslog messages a second over UDP, every loss counted; memory and processor for 10,000 followed files
+	@.ci/setup build
+	$(CARGO) build --release --locked
+	@"$(target)/release/cordon" bench syslog
+	@"$(target)/release/cordon" bench files
+
 .PHONY: openapi
 openapi: ## let schemathesis try the API by its own description, as everybody who may ask; EXAMPLES (20) per route
 	@.ci/setup openapi

@@ -934,6 +934,24 @@ pub(crate) enum Bench {
     },
     /// Speed and memory of the engine against what it must reach
     Engine(BenchEngine),
+    /// Syslog over UDP on loopback: what is received, and whether every loss is counted
+    Syslog {
+        /// Messages a second
+        #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        rate: u32,
+        /// For how long
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+        seconds: u32,
+    },
+    /// What it costs to follow many quiet files
+    Files {
+        /// How many
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        files: u32,
+        /// For how long they are quiet
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+        seconds: u32,
+    },
     /// The local API under load
     Api {
         /// How many decisions are in force

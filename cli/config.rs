@@ -520,7 +520,7 @@ mod tests {
     fn every_key_can_be_set() {
         let config = parse(
             "state: /srv/cordon\n\
-             api:\n  listen: '[::1]:9000'\n\
+             api:\n  listen: '[::1]:9000'\n  client: {credentials_path: /etc/cordon/credentials.yaml, spool_mib: 9}\n\
              acquisition:\n  discover: false\n  paths: [/etc/cordon/acquisition.d]\n  catch_up: 90m\n\
              rules:\n  shipped: false\n  folders: [/etc/cordon/rules]\n  profiles: /etc/cordon/profiles.yaml\n\
              resolver: off\n\
@@ -533,6 +533,8 @@ mod tests {
         )
         .expect("a valid file");
         assert_eq!(config.state, Path::new("/srv/cordon"));
+        let client = ClientConfig { spool_mib: 9, ..ClientConfig::new("/etc/cordon/credentials.yaml".into()) };
+        assert_eq!(config.api.client, Some(client));
         assert_eq!(config.acquisition.catch_up, SignedDuration::from_mins(90));
         assert_eq!(config.resolver, Lookups::Off);
         assert_eq!(config.requests.endpoints, ["https://lists.example/"]);

@@ -12,6 +12,7 @@ mod backup;
 mod bench;
 mod bench_api;
 mod bench_engine;
+mod bench_sources;
 mod bouncer;
 mod check;
 mod config;
@@ -91,6 +92,8 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Config(ConfigCommand::Show) => config::show(global),
         Command::Bench(Bench::Latency { bans, loaded }) => bench::latency(bans, loaded, global),
         Command::Bench(Bench::Engine(args)) => bench_engine::run(global, &args),
+        Command::Bench(Bench::Syslog { rate, seconds }) => bench_sources::syslog(rate, seconds, global),
+        Command::Bench(Bench::Files { files, seconds }) => bench_sources::files(files, seconds, global),
         Command::Bench(Bench::Api { decisions, followers }) => bench_api::run(decisions, followers, global),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { folder } => shell::man(&folder),

@@ -126,7 +126,7 @@ async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> any
     loop {
         let asked = tokio::select! {
             Ok(()) = news.changed() => {
-                running.learn().await?;
+                running.learn().await;
                 continue;
             }
             asked = signals.next() => (asked == Asked::Reload).then_some(None),
@@ -371,11 +371,12 @@ impl Running {
     }
 
     /// Puts in force what the API elsewhere says about who is never punished.
-    async fn learn(&self) -> anyhow::Result<()> {
-        let (lifted, receipt) = self.service.configure_allow(self.allowed(&self.config)).await?;
-        receipt.durable().await?;
-        info!(lifted, "the api elsewhere has other allowlists now");
-        Ok(())
+    async fn learn(&self) {
+        match self.service.configure_allow(self.allowed(&self.config)).await {
+            // it holds; nobody waits until it is durable
+            Ok((lifted, _receipt)) => info!(lifted, "the api elsewhere has other allowlists now"),
+            Err(error) => error!(%error, "cannot take the allowlists of the api elsewhere"),
+        }
     }
 
     fn exchange(&mut self, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<Value> {

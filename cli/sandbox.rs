@@ -58,8 +58,17 @@ impl Subject {
         log: &Path,
         global: &Global,
     ) -> anyhow::Result<(Self, Duration)> {
-        let acquisition = folder.join("acquisition.yaml");
-        fs::write(&acquisition, format!("filename: {}\nlabels:\n  type: syslog\n", log.display()))?;
+        Self::start_with(host, folder, &format!("filename: {}\nlabels:\n  type: syslog\n", log.display()), global)
+    }
+
+    /// The same with any datasources.
+    pub(crate) fn start_with(
+        host: Option<&Host>,
+        folder: &Path,
+        acquisition: &str,
+        global: &Global,
+    ) -> anyhow::Result<(Self, Duration)> {
+        fs::write(folder.join("acquisition.yaml"), acquisition)?;
         let config = folder.join("cordon.yaml");
         let text = format!(
             "state: {0}/state\napi:\n  listen: off\nacquisition:\n  discover: false\n  paths: [{0}/acquisition.yaml]\n\
@@ -109,6 +118,16 @@ impl Subject {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no memory figure")?;
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().context("no memory figure")?;
         Ok(kilobytes * 1024)
+    }
+
+    /// How long it has had a processor.
+    pub(crate) fn processor(&self) -> anyhow::Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name of the program stands in brackets and may hold anything.
+        let fields =
+            stat.rsplit_once(") ").map(|(_, fields)| fields.split(' ')).context("no figure of the processor")?;
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 }
 

@@ -28,8 +28,9 @@ use crate::state::log::{self, Damage, Format, Log};
 const FORMAT: Format = Format { kind: "spool", version: 1 };
 /// What their names begin with; the number of their first alert follows.
 const NAME: &str = "spool.";
-/// A segment is this part of the limit: as much is lost at once when the limit is reached.
+/// A segment is this part of the limit, or so many bytes if that is less: as much is lost at once when the limit is reached.
 const PARTS: u64 = 8;
+const LARGEST: u64 = 16 << 20;
 /// More than what surrounds an alert in a segment, and a note of progress.
 const SMALL: u64 = 200;
 /// Smallest limit in bytes.
@@ -170,7 +171,7 @@ impl Spool {
                 continue;
             }
             let json = serde_json::to_vec(alert)?;
-            if json.len() as u64 >= self.limit / PARTS / 2 {
+            if json.len() as u64 >= self.segment() / 2 {
                 warn!(
                     scenario = alert.scenario,
                     bytes = json.len(),
@@ -180,7 +181,7 @@ impl Spool {
                 self.note_progress()?;
                 continue;
             }
-            if self.log.bytes() + json.len() as u64 > self.limit / PARTS {
+            if self.log.bytes() + json.len() as u64 > self.segment() {
                 self.begin_segment()?;
             }
             if self.make_room(json.len() as u64 + SMALL) {
@@ -289,6 +290,11 @@ impl Spool {
             limit: self.limit,
             counts: self.counts,
         }
+    }
+
+    /// How many bytes a segment has at most.
+    fn segment(&self) -> u64 {
+        (self.limit / PARTS).min(LARGEST)
     }
 
     fn bytes(&self) -> u64 {

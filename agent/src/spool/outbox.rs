@@ -147,6 +147,9 @@ impl Outbox {
             tried += pause;
             pause = (pause * 2).min(BACK_OFF.1);
         }
+        if !tried.is_zero() {
+            status.set_reporting(None);
+        }
         for Lift { uuid, value, scenario } in &lifts {
             match self.spool.withdraw(uuid) {
                 Ok(true) => info!(value, scenario, "somebody on a whitelist is not reported after all"),

@@ -8,6 +8,9 @@ use serde::Serialize;
 
 use super::{Credentials, Endpoint, Transport};
 
+/// How many MiB of alerts may wait at most.
+const MOST_MIB: u32 = 64 << 10;
+
 /// The section `api.client`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClientConfig {
@@ -29,9 +32,9 @@ impl ClientConfig {
         let mut config = Self::new(keys.required_text("credentials_path")?.text.into());
         if let Some(size) = keys.integer("spool_mib")? {
             config.spool_mib =
-                u32::try_from(size).ok().filter(|size| (1..=1 << 20).contains(size)).ok_or_else(|| {
+                u32::try_from(size).ok().filter(|size| (1..=MOST_MIB).contains(size)).ok_or_else(|| {
                     let line = keys.get("spool_mib").map_or(keys.line(), |value| value.line);
-                    Fault::new(line, format!("`spool_mib` is {size}, expected a number of MiB from 1 to 1048576"))
+                    Fault::new(line, format!("`spool_mib` is {size}, expected a number of MiB from 1 to {MOST_MIB}"))
                 })?;
         }
         keys.finish()?;
