@@ -4,10 +4,12 @@
 //! field or a constant copies nothing.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::rc::Rc;
 
 use jiff::{Timestamp, tz::TimeZone};
 
+use crate::builtins::format::display;
 use crate::env::Object;
 use crate::types::{IntKind, MapId, MemberId};
 
@@ -227,6 +229,13 @@ impl<'a> Value<'a> {
             serde_json::Value::Array(value) => Value::List(List::Json(value)),
             serde_json::Value::Object(value) => Value::Map(Map::Json(value)),
         }
+    }
+}
+
+/// As Go's `%v` writes it.
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&display(self))
     }
 }
 

@@ -111,8 +111,11 @@ fn add_value(texts: &mut Vec<String>, value: &Value<'_>) {
         Value::Int(number) | Value::Sized(number, _) => add(&number.to_string()),
         Value::List(List::Text(items)) => items.iter().for_each(|item| add(item)),
         Value::List(List::Lines(items)) => items.iter().for_each(|item| add(item)),
-        Value::List(List::Any(items) | List::Typed(items)) => items.iter().for_each(|item| add_value(texts, item)),
-        Value::List(list @ (List::Json(_) | List::Object(..))) => list.iter().for_each(|item| add_value(texts, &item)),
+        Value::List(List::Typed(items)) if items.iter().all(|item| item.as_int().is_some()) => {
+            items.iter().for_each(|item| add(&item.to_string()));
+        }
+        value if value.is_nil() => {}
+        Value::List(_) | Value::Map(_) => add(&value.to_string()),
         // Nothing, truth values, floats, times and structures have no text that the field agrees on.
         _ => {}
     }
@@ -159,7 +162,52 @@ fn go_json(texts: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use expr::Vars;
+    use expr::files::Files;
+
     use super::*;
+
+    #[test]
+    fn values_become_texts_as_the_field_writes_them() {
+        // (expression, texts)
+        let cases: &[(&str, &[&str])] = &[
+            ("'a'", &["a"]),
+            ("''", &[]),
+            ("0", &["0"]),
+            ("Split('a,b,,a', ',')", &["a", "b"]),
+            ("1..3", &["1", "2", "3"]),
+            ("['a', 1, 2.5]", &["[a 1 2.5]"]),
+            ("{b: 1, a: 'x'}", &["map[a:x b:1]"]),
+            ("JsonExtractSlice('{\"a\": [1, \"x\"]}', 'a')", &["[1 x]"]),
+            ("JsonExtractSlice('{}', 'a')", &[]),
+            ("JsonExtractObject('{}', 'a')", &[]),
+            ("nil", &[]),
+            ("true", &[]),
+            ("1.5", &[]),
+        ];
+        let mut table = model::FieldTable::default();
+        for (source, expected) in cases {
+            let program = Compiler::new(&mut table).compile(source, &Vars { names: Vec::new() }).expect(source);
+            let host = Nobody(Files::default());
+            let env = Env { vars: &[], host: &host, memo: None };
+            let value = program.eval(&env).expect(source);
+            let mut texts = Vec::new();
+            add_value(&mut texts, &value);
+            assert_eq!(texts, *expected, "{source}");
+        }
+    }
+
+    struct Nobody(Files);
+
+    impl Host for Nobody {
+        fn now(&self) -> jiff::Timestamp {
+            jiff::Timestamp::UNIX_EPOCH
+        }
+
+        fn files(&self) -> &Files {
+            &self.0
+        }
+    }
 
     #[test]
     fn texts_are_cut_to_length() {
