@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail};
 use api::server::service::{Author, Origin};
+use api::store::StoreError;
 use api::store::sqlite::{self, Replaced};
 use jiff::Timestamp;
 use rustix::process::{geteuid, getuid};
@@ -32,7 +33,15 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 pub(crate) fn backup(global: &Global, file: &Path) -> anyhow::Result<()> {
     let config = Config::load(global)?;
     let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(file);
-    let made = made.with_context(|| format!("cannot write `{}`", file.display()))?;
+    let made = match made {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!(
+                "`{}` is there already\nhint: name a file that does not exist yet; nothing is overwritten",
+                file.display()
+            )
+        }
+        made => made.with_context(|| format!("cannot write `{}`", file.display()))?,
+    };
     let written = write(&config, file, made).context("cannot make a backup");
     if written.is_err() {
         // The failure is told; half a backup must not be taken for a whole one.
@@ -92,7 +101,13 @@ pub(crate) fn restore(global: &Global, file: &Path) -> anyhow::Result<()> {
     if !is_database {
         unpack(file, scratch.path()).with_context(|| format!("`{}` is no backup that can be read", file.display()))?;
     }
-    let Replaced { kept: former, untold } = sqlite::restore(&database, &copy, &entry).context("cannot restore")?;
+    let Replaced { kept: former, untold } = match sqlite::restore(&database, &copy, &entry) {
+        Err(StoreError::InUse { .. }) => bail!(
+            "cordon is running on `{}`: nothing is replaced under it\nhint: stop it first (`systemctl stop cordon`), then restore, then start it",
+            config.state.display()
+        ),
+        replaced => replaced.context("cannot restore")?,
+    };
     kept.extend(former);
     if let Some(error) = untold {
         tracing::warn!(%error, "bouncers that poll keep what only the former database knew until it ends by itself");

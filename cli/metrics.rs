@@ -269,9 +269,9 @@ mod tests {
 
     #[test]
     fn lines_are_read_with_their_labels() {
+        type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)], f64);
         let labels =
             |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)], f64);
         // (line, name, labels, value)
         let cases: &[Case] = &[
             ("a_total 3", "a_total", &[], 3.0),

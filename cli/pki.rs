@@ -9,11 +9,21 @@ use serde_json::{Value, json};
 
 use crate::accounts::confirm;
 use crate::args::{CertificateRole, Format, Global, Pki, PkiCommand};
+use crate::backup::give_to_owner;
 use crate::config::Config;
 use crate::output::{self, Rows};
 use crate::remote;
 
 pub(crate) fn run(global: &Global, args: &Pki) -> anyhow::Result<()> {
+    manage(global, args)?;
+    if args.dir.is_none() {
+        // root makes them, and the service, which seldom is root, must read them
+        give_to_owner(&Config::load(global)?.state);
+    }
+    Ok(())
+}
+
+fn manage(global: &Global, args: &Pki) -> anyhow::Result<()> {
     let folder = match &args.dir {
         Some(folder) => folder.clone(),
         None => Config::load(global)?.state.join("pki"),

@@ -43,7 +43,10 @@ fn the_trail_tells_who_did_what_and_survives_backup_and_restore() {
     let copy = copy.to_str().expect("the path is text");
     cordon.ask(&["backup", copy]);
     cordon.ask(&["ban", "203.0.113.8"]);
-    assert!(!cordon.run(&["restore", copy]).status.success(), "nothing is replaced under a running server");
+    let refused = cordon.run(&["restore", copy]);
+    let complaint = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && complaint.contains("stop it first"), "{complaint}");
+    assert!(!cordon.run(&["backup", copy]).status.success(), "nothing is overwritten");
     cordon.stop();
     let state = folder.path().join("cordon/state");
     let files = ["pki/edge.key", "token.keys"].map(|name| state.join(name));
