@@ -5,7 +5,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -13,7 +14,8 @@ use api::server::service::{Author, Origin};
 use api::store::StoreError;
 use api::store::sqlite::{self, Replaced};
 use jiff::Timestamp;
-use rustix::process::{geteuid, getuid};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, chownat, openat, statat};
+use rustix::process::{Gid, Uid, geteuid, getuid};
 use serde_json::json;
 use tar::{Archive, Builder, EntryType, HeaderMode};
 
@@ -27,6 +29,8 @@ use crate::run;
 const DATABASE: &str = "cordon.db";
 /// What lies beside the database and goes with it.
 const BESIDE: &[&str] = &["audit", "pki", "token.keys"];
+/// How many folders lie in each other at most in what is given to its owner.
+const MAX_DEPTH: usize = 4;
 /// With what a file begins that is a database itself: backups were once nothing else.
 const SQLITE: &[u8] = b"SQLite format 3\0";
 
@@ -187,25 +191,39 @@ fn replace(there: &Path, new: &Path, alone: bool) -> std::io::Result<Option<Path
 
 /// Lets the user to whom the state folder belongs have what this one, as root, put into it: the service seldom is root.
 pub(crate) fn give_to_owner(state: &Path) {
-    fn give(path: &Path, uid: u32, gid: u32) -> std::io::Result<()> {
-        let data = fs::symlink_metadata(path)?;
-        if data.uid() == 0 && !data.is_symlink() {
-            chown(path, Some(uid), Some(gid))?;
-        }
-        if data.is_dir() {
-            for entry in fs::read_dir(path)? {
-                give(&entry?.path(), uid, gid)?;
-            }
-        }
-        Ok(())
-    }
     let Ok(owner) = fs::metadata(state) else { return };
     if !geteuid().is_root() || owner.uid() == 0 {
         return;
     }
-    if let Err(error) = give(state, owner.uid(), owner.gid()) {
+    let given = File::open(state)
+        .map_err(anyhow::Error::from)
+        .and_then(|folder| give(&folder.into(), (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid())), MAX_DEPTH));
+    if let Err(error) = given {
         tracing::warn!(%error, "cannot give the files in `{}` to its owner: cordon may not be able to read them", state.display());
     }
+}
+
+/// Gives what is in `folder` and belongs to root to `owner`. He may change what lies there meanwhile, so no link is followed, and
+/// no file touched that has another name elsewhere.
+fn give(folder: &OwnedFd, owner: (Uid, Gid), depth: usize) -> anyhow::Result<()> {
+    let entries = Dir::read_from(folder)?.collect::<Result<Vec<_>, _>>()?;
+    for entry in entries {
+        let name = entry.file_name();
+        if depth == 0 || name.to_bytes() == b"." || name.to_bytes() == b".." {
+            continue;
+        }
+        let data = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let kind = FileType::from_raw_mode(data.st_mode);
+        let is_folder = kind == FileType::Directory;
+        if data.st_uid == 0 && (is_folder || kind == FileType::RegularFile && data.st_nlink == 1) {
+            chownat(folder, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        if is_folder {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            give(&openat(folder, name, flags, Mode::empty())?, owner, depth - 1)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -246,5 +264,29 @@ mod tests {
             assert_eq!(unpack(&path, &to).is_ok(), *taken, "{entries:?}");
             assert!(!folder.path().join("other").exists());
         }
+    }
+
+    #[test]
+    fn what_root_put_into_a_folder_is_given_to_its_owner_and_nothing_else() {
+        if !geteuid().is_root() {
+            eprintln!("SKIPPED, NOT PASSED: only root has something to give");
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (state, other) = (folder.path().join("state"), folder.path().join("other"));
+        fs::create_dir_all(state.join("pki")).expect("a folder");
+        for path in [&state.join("cordon.db"), &state.join("pki/ca.key"), &other] {
+            fs::write(path, "").expect("a file");
+        }
+        std::os::unix::fs::symlink(&other, state.join("link")).expect("a link");
+        std::os::unix::fs::symlink(folder.path(), state.join("folders")).expect("a link");
+        fs::hard_link(&other, state.join("name")).expect("another name");
+        std::os::unix::fs::chown(&state, Some(65534), Some(65534)).expect("it is ours");
+        give_to_owner(&state);
+        let owner = |path: &Path| fs::symlink_metadata(path).expect("it is there").uid();
+        for (path, uid) in [("cordon.db", 65534), ("pki", 65534), ("pki/ca.key", 65534), ("name", 0), ("link", 0)] {
+            assert_eq!(owner(&state.join(path)), uid, "{path}");
+        }
+        assert_eq!(owner(&other), 0, "no link is followed");
     }
 }

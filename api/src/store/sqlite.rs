@@ -141,7 +141,14 @@ pub fn restore(path: &Path, copy: &Path, entry: &Entry) -> Result<Replaced, Stor
         move |source| StoreError::File { path, source }
     };
     let (fresh, kept) = (sibling(path, ".restoring"), sibling(path, ".before-restore"));
-    std::fs::copy(copy, &fresh).map_err(file(copy))?;
+    // The folder may belong to another user: what he put there must not be written through.
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(file(&fresh)(error)),
+        _ => {}
+    }
+    let mut made = OpenOptions::new().create_new(true).write(true).mode(0o640).open(&fresh).map_err(file(&fresh))?;
+    File::open(copy).and_then(|mut copy| std::io::copy(&mut copy, &mut made)).map_err(file(copy))?;
+    drop(made);
     let prepared = prepare_restored(&fresh, copy, entry);
     if prepared.is_err() {
         // The failure is told; nothing else was touched.
