@@ -706,6 +706,14 @@ fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()
 /// the last that was looked at says where to go on.
 fn strip(connection: &Connection, before: Timestamp) -> rusqlite::Result<()> {
     let reached: i64 = meta(connection, "stripped")?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let first: Option<i64> = connection
+        .prepare_cached("SELECT created_at FROM alerts WHERE id > ?1 ORDER BY id LIMIT 1")?
+        .query_row([reached], |row| row.get(0))
+        .optional()?;
+    // Mostly nothing is due, and then no body need be read.
+    if first.is_none_or(|created| created >= to_micros(before)) {
+        return Ok(());
+    }
     let next: Vec<(i64, i64, String)> = connection
         .prepare_cached(&format!(
             "SELECT id, created_at, body FROM alerts WHERE id > ?1 ORDER BY id LIMIT {STRIP_STEP}"
