@@ -365,6 +365,11 @@ impl Engine {
         revision
     }
 
+    /// Whether it works under other rules, or asks another set who is never punished.
+    pub fn is_other(&self, rules: &Arc<RuleSet>, allow: &Arc<AllowSet>) -> bool {
+        !Arc::ptr_eq(rules, &self.scene.rules) || !Arc::ptr_eq(allow, &self.scene.allow)
+    }
+
     /// The rules in force.
     pub fn rules(&self) -> &Arc<RuleSet> {
         &self.scene.rules

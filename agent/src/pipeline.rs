@@ -30,7 +30,7 @@ use crate::acquisition::lines::Lines;
 use crate::acquisition::queue::{Lanes, Receiver, queue};
 use crate::acquisition::{self, Batch, Outlet, Running};
 use crate::backlog::Backlog;
-use crate::engine::{Engine, EngineOptions, ROUND, Round};
+use crate::engine::{Engine, EngineOptions, Parsing, ROUND, Round};
 use crate::report::{Marks, Report, Target, keep, report};
 use crate::ruleset::RuleSet;
 use crate::state::{Journal, Kept, Places, Repeated, Rounds, State};
@@ -321,36 +321,44 @@ impl EngineStage {
         engine.set_allow(self.allow.load_full(), Timestamp::now());
         engine.track();
         self.recover(&mut engine, past);
+        // A full round: its lines are parsed while the pours of the round before are applied.
+        let mut ahead = None;
         loop {
+            let taken = if ahead.is_some() {
+                Some(batches.try_iter().take(ROUND).collect())
+            } else {
+                self.take(&engine, batches)
+            };
+            let Some(mut taken) = taken else { break };
             let now = Timestamp::now();
-            let breath = if engine.doubts() { SHORT_BREATH } else { BREATH };
-            let due = engine.deadline().map_or(breath, |deadline| {
-                Duration::try_from(deadline.duration_since(now)).unwrap_or(Duration::ZERO).min(breath)
-            });
-            let mut taken = Vec::new();
-            match batches.recv_timeout(due) {
-                Ok(batch) => {
-                    taken.push(batch);
-                    taken.extend(batches.try_iter().take(ROUND - 1));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+            let (rules, allow) = (self.rules.load_full(), self.allow.load_full());
+            // Rules change, and marks are made, between two rounds.
+            let full = taken.len() == ROUND && !engine.is_other(&rules, &allow) && !self.wants_rest();
+            if !full && !self.end(&mut engine, ahead.take()) {
+                break;
             }
-            let now = Timestamp::now();
-            let rules = self.rules.load_full();
             if !Arc::ptr_eq(&rules, engine.rules()) {
                 engine.adopt(rules, now)?;
                 self.mark(&mut engine, true);
             }
-            engine.set_allow(self.allow.load_full(), now);
+            engine.set_allow(allow, now);
             self.stop_waiting(&engine, &mut taken, now);
             let count = taken.len();
-            if !self.round(&mut engine, taken, now) {
-                break;
+            if full {
+                self.write_down(&engine, &mut taken, now);
+                let before = ahead.replace((engine.begin(taken), now));
+                if !self.end(&mut engine, before) {
+                    break;
+                }
+            } else {
+                if !self.round(&mut engine, taken, now) {
+                    break;
+                }
+                self.exchange(&mut engine, count);
+                self.mark_if_due(&mut engine);
             }
-            self.exchange(&mut engine, count);
-            self.mark_if_due(&mut engine);
         }
+        self.end(&mut engine, ahead);
         let end = Instant::now() + LAST_ANSWERS;
         while engine.doubts() && Instant::now() < end && self.round(&mut engine, Vec::new(), Timestamp::now()) {
             thread::sleep(SHORT_BREATH);
@@ -360,6 +368,20 @@ impl EngineStage {
             self.mark(&mut engine, false);
         }
         Ok(())
+    }
+
+    /// What is there, as soon as anything is or something else is to be done; `None` when the datasources have ended.
+    fn take(&self, engine: &Engine, batches: &Receiver) -> Option<Vec<Batch>> {
+        let now = Timestamp::now();
+        let breath = if engine.doubts() { SHORT_BREATH } else { BREATH };
+        let due = engine.deadline().map_or(breath, |deadline| {
+            Duration::try_from(deadline.duration_since(now)).unwrap_or(Duration::ZERO).min(breath)
+        });
+        match batches.recv_timeout(due) {
+            Ok(batch) => Some(std::iter::once(batch).chain(batches.try_iter().take(ROUND - 1)).collect()),
+            Err(RecvTimeoutError::Timeout) => Some(Vec::new()),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
     }
 
     /// Goes on where the last run ended: from the last mark through everything that it worked on since.
@@ -426,12 +448,6 @@ impl EngineStage {
     /// Takes other datasources when what the old ones had read is worked off: when `count` batches of a round were all
     /// there was, or as many were taken as may have waited.
     fn exchange(&mut self, engine: &mut Engine, count: usize) {
-        if self.exchanging.is_none()
-            && let Ok(exchange) = self.exchanges.try_recv()
-        {
-            self.exchanging = Some((exchange, BATCHES.max(2 * self.names.len()) + ROUND));
-            return;
-        }
         let Some((exchange, left)) = self.exchanging.take() else { return };
         if count == ROUND && left > ROUND {
             self.exchanging = Some((exchange, left - ROUND));
@@ -449,12 +465,24 @@ impl EngineStage {
         let _ = answer.send((first, self.places.clone()));
     }
 
+    /// Whether something is to be done between two rounds, none of which has begun.
+    fn wants_rest(&mut self) -> bool {
+        if self.exchanging.is_none()
+            && let Ok(exchange) = self.exchanges.try_recv()
+        {
+            self.exchanging = Some((exchange, BATCHES.max(2 * self.names.len()) + ROUND));
+        }
+        self.exchanging.is_some() || self.is_mark_due()
+    }
+
+    fn is_mark_due(&self) -> bool {
+        let due = self.marked.elapsed() >= MARK_EVERY || self.journal.bytes() >= MARK_BYTES;
+        self.changed && due && !self.marks.on_the_way.load(Ordering::Acquire)
+    }
+
     fn mark_if_due(&mut self, engine: &mut Engine) {
-        let waited = self.marked.elapsed();
-        let due = waited >= MARK_EVERY || self.journal.bytes() >= MARK_BYTES;
         // What a round leaves for the next one is not in a mark; a scenario that feeds itself must not hold it up for ever.
-        let settled = !engine.is_unsettled() || waited >= 3 * MARK_EVERY;
-        if self.changed && due && settled && !self.marks.on_the_way.load(Ordering::Acquire) {
+        if self.is_mark_due() && (!engine.is_unsettled() || self.marked.elapsed() >= 3 * MARK_EVERY) {
             self.mark(engine, false);
         }
     }
@@ -484,13 +512,27 @@ impl EngineStage {
 
     /// One round; false when nobody takes reports any more.
     fn round(&mut self, engine: &mut Engine, mut batches: Vec<Batch>, now: Timestamp) -> bool {
+        self.write_down(engine, &mut batches, now);
+        let round = engine.round(batches);
+        self.hand_on(engine, round, now)
+    }
+
+    /// Ends a round that has begun.
+    fn end(&mut self, engine: &mut Engine, begun: Option<(Parsing, Timestamp)>) -> bool {
+        let Some((parsing, now)) = begun else { return true };
+        let round = engine.end(parsing);
+        self.hand_on(engine, round, now)
+    }
+
+    /// What comes before a round.
+    fn write_down(&mut self, engine: &Engine, batches: &mut [Batch], now: Timestamp) {
         if !batches.is_empty() || engine.deadline().is_some_and(|deadline| deadline <= now) {
             self.changed = true;
-            if let Err(error) = self.journal.append(now, &batches, MOST_BYTES) {
+            if let Err(error) = self.journal.append(now, batches, MOST_BYTES) {
                 self.not_journalled(&error);
             }
         }
-        for batch in &mut batches {
+        for batch in batches {
             if let Some(counters) = self.counters.get(batch.source as usize) {
                 counters.set_remembered();
             }
@@ -498,7 +540,11 @@ impl EngineStage {
                 self.places.advance(name, std::mem::take(&mut batch.steps));
             }
         }
-        let Round { mut alerts, fates } = engine.round(batches);
+    }
+
+    /// What comes after a round.
+    fn hand_on(&mut self, engine: &mut Engine, round: Round, now: Timestamp) -> bool {
+        let Round { mut alerts, fates } = round;
         alerts.extend(engine.expire(now));
         let revision = engine.revise(now);
         alerts.extend(revision.alerts);
