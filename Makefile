@@ -60,6 +60,11 @@ soak: ## write 20,000 lines a second, rotate 1,000 times, kill it 100 times: eve
 	@.ci/setup build
 	$(CARGO) test --release --locked --test soak -- --rate 20000 --rotations 1000 --kills 100 --seconds 300 --between 2 $(SOAK)
 
+.PHONY: soak-days
+soak-days: ## 14 days of a busy host's log in ten minutes: neither memory nor the cost of a line may grow (SOAK="--days 2 ...")
+	@.ci/setup build
+	$(CARGO) test --release --locked --test soak -- --days 14 --rate 20000 $(SOAK)
+
 .PHONY: bench-latency
 bench-latency: ## from the last attack line to the first dropped packet: p50 and p99 over 200 bans (root)
 	@.ci/setup run

@@ -350,6 +350,7 @@ impl EngineStage {
                 if !self.end(&mut engine, before) {
                     break;
                 }
+                self.hear_exchange();
             } else {
                 if !self.round(&mut engine, taken, now) {
                     break;
@@ -448,6 +449,10 @@ impl EngineStage {
     /// Takes other datasources when what the old ones had read is worked off: when `count` batches of a round were all
     /// there was, or as many were taken as may have waited.
     fn exchange(&mut self, engine: &mut Engine, count: usize) {
+        if self.exchanging.is_none() {
+            self.hear_exchange();
+            return;
+        }
         let Some((exchange, left)) = self.exchanging.take() else { return };
         if count == ROUND && left > ROUND {
             self.exchanging = Some((exchange, left - ROUND));
@@ -465,13 +470,17 @@ impl EngineStage {
         let _ = answer.send((first, self.places.clone()));
     }
 
-    /// Whether something is to be done between two rounds, none of which has begun.
-    fn wants_rest(&mut self) -> bool {
+    /// Looks whether somebody wants other datasources. What these had read before is in the rounds that come.
+    fn hear_exchange(&mut self) {
         if self.exchanging.is_none()
             && let Ok(exchange) = self.exchanges.try_recv()
         {
             self.exchanging = Some((exchange, BATCHES.max(2 * self.names.len()) + ROUND));
         }
+    }
+
+    /// Whether something is to be done between two rounds, none of which has begun.
+    fn wants_rest(&self) -> bool {
         self.exchanging.is_some() || self.is_mark_due()
     }
 

@@ -8,6 +8,7 @@
 
 #![expect(clippy::print_stdout, reason = "its output is what it is started for")]
 
+mod days;
 mod log;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,12 +63,14 @@ struct Plan {
     seconds: u64,
     /// Most lines between a copy and its truncation.
     between: usize,
+    /// So many days of ordinary load instead of all that.
+    days: u64,
 }
 
 impl Plan {
     /// From the arguments; `None` when a test is asked for that is not this one.
     fn from_args() -> Option<Self> {
-        let mut plan = Self { seed: 1, rate: 3000, rotations: 24, kills: 4, logs: 3, seconds: 12, between: 0 };
+        let mut plan = Self { seed: 1, rate: 3000, rotations: 24, kills: 4, logs: 3, seconds: 12, between: 0, days: 0 };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             let mut number = || args.next().and_then(|text| text.parse::<u64>().ok());
@@ -79,6 +82,7 @@ impl Plan {
                 "--logs" => plan.logs = number()? as usize,
                 "--seconds" => plan.seconds = number()?,
                 "--between" => plan.between = number()? as usize,
+                "--days" => plan.days = number()?,
                 // What the test harness of the compiler understands, with a value of its own.
                 "--test-threads" | "--skip" | "--format" | "--color" => drop(args.next()),
                 "--list" => return None,
@@ -103,6 +107,9 @@ fn main() {
     let Some(plan) = Plan::from_args() else { return };
     println!("soak: {plan:?}");
     let folder = tempfile::tempdir().expect("a temporary folder");
+    if plan.days > 0 {
+        return days::run(folder.path(), plan.days, plan.rate as u64);
+    }
     let mut soak = Soak::new(plan, folder.path());
     soak.run();
     soak.account();
@@ -362,6 +369,10 @@ impl Cordon {
     fn note(&self, deed: &str) {
         let mut log = fs::File::options().append(true).open(self.folder.join("said")).expect("a file");
         writeln!(log, "{:.6} SOAK {deed}", jiff::Timestamp::now()).expect("room on the disk");
+    }
+
+    fn id(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     fn said(&self) -> String {
