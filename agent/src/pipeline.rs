@@ -327,7 +327,7 @@ impl EngineStage {
             let taken = if ahead.is_some() {
                 Some(batches.try_iter().take(ROUND).collect())
             } else {
-                self.take(&engine, batches)
+                Self::take(&engine, batches)
             };
             let Some(mut taken) = taken else { break };
             let now = Timestamp::now();
@@ -372,7 +372,7 @@ impl EngineStage {
     }
 
     /// What is there, as soon as anything is or something else is to be done; `None` when the datasources have ended.
-    fn take(&self, engine: &Engine, batches: &Receiver) -> Option<Vec<Batch>> {
+    fn take(engine: &Engine, batches: &Receiver) -> Option<Vec<Batch>> {
         let now = Timestamp::now();
         let breath = if engine.doubts() { SHORT_BREATH } else { BREATH };
         let due = engine.deadline().map_or(breath, |deadline| {
