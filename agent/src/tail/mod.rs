@@ -98,11 +98,16 @@ impl Tail {
         Ok(Self { since, ..Self::new(path, file, origin, offset, end, 0)? })
     }
 
-    /// Goes on at `place`, which must have been found to match `file`.
+    /// Goes on at `place`, which must have been found to match `file`. Fails with [`io::ErrorKind::UnexpectedEof`] if the
+    /// content is another one by now.
     pub fn resume(path: &Path, file: File, origin: Origin, place: &FilePlace, backlog: bool) -> io::Result<Self> {
         let end = if backlog { file.metadata()?.len() } else { 0 };
         let origin = Origin { generation: place.generation, ..origin };
-        let tail = Self::new(path, file, origin, place.offset.min(place.seen), place.seen, end)?;
+        let mut tail = Self::new(path, file, origin, place.offset.min(place.seen), place.seen, end)?;
+        // What was read just now is what was read before only if nobody has emptied the file meanwhile.
+        if !place.matches(tail.file()?)? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         Ok(Self { since: place.since, ..tail })
     }
 

@@ -444,7 +444,38 @@ impl FileSource {
                 self.moved = true;
                 self.tails.insert(id, tail);
             }
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return self.search_again(path, place, backlog, out);
+            }
             Err(error) => self.unreadable(&found.path, &error, out),
+        }
+        Ok(())
+    }
+
+    /// The file of `place` was emptied since it was found: goes on where its content is now, and in its new content.
+    fn search_again(
+        &mut self,
+        path: &Path,
+        place: &FilePlace,
+        backlog: bool,
+        out: &mut Outlet,
+    ) -> Result<(), SourceError> {
+        debug!(file = %path.display(), "emptied while it was looked for");
+        let places = Relocated::of(place.clone()).places;
+        if !places.iter().any(|now| now.id == place.id) {
+            out.step(Step::Gone(place.id));
+        }
+        for place in &places {
+            out.step(Step::At(Place::File(place.clone())));
+        }
+        for now in places {
+            if let Some(found) = rotate::find(&now) {
+                let id = found.age.id;
+                self.go_on(path, &now, found, backlog, out)?;
+                if id != place.id {
+                    self.read_all(id, out)?;
+                }
+            }
         }
         Ok(())
     }

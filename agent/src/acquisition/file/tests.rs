@@ -815,6 +815,26 @@ fn a_path_that_gets_another_file_while_it_is_looked_at_is_looked_at_again() {
 }
 
 #[test]
+fn a_file_that_is_emptied_while_it_is_looked_for_is_looked_for_again() {
+    use Do::*;
+    let mut bench = Bench::new("a.log", true);
+    run(&mut bench, "before", &[Follow("a.log"), Stop, Append("a.log", "2\n")]);
+    let place = bench.places.values().next().cloned().expect("it was read");
+    let found = rotate::find(&place).expect("it is there");
+    run(&mut bench, "meanwhile", &[Copy("a.log", "a.log.1"), Truncate("a.log"), Append("a.log", "3\n")]);
+    let mut source = bench.source(true);
+    let (sender, receiver) = single(64);
+    let mut out = Outlet::new(0, sender, Arc::default());
+    let path = bench.path("a.log");
+    source.go_on(&path, &place, found, true, &mut out).expect("somebody listens");
+    source.read_all(place.id, &mut out).expect("somebody listens");
+    out.send().expect("somebody listens");
+    drop(out);
+    let lines: Vec<String> = receiver.iter().flat_map(|batch| batch.lines).map(|line| line.raw.into()).collect();
+    assert_eq!(lines, ["2", "3"]);
+}
+
+#[test]
 fn what_comes_and_goes_after_a_compressed_file_is_read() {
     use Do::*;
     let mut bench = Bench::new("a.log", true);
