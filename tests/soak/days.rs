@@ -1,7 +1,7 @@
 //! Many days of ordinary load in minutes: what grows with the days, and not with the load, is a leak.
 //!
-//! The lines carry the time of their day, and buckets follow the time in the log. Every day has guests that come once, guessers
-//! that are slow, the same few that overflow buckets every hour, and ends with a rotation. What the process holds, and what a
+//! The lines carry the time of their day, and buckets follow the time in the log. Every day has the same many guests that
+//! come once, a guesser each hour and a few who always do, and ends with a rotation. What the process holds, and what a
 //! line costs it, is looked at twice a day when everything is worked off.
 
 use std::fmt::Write as _;
@@ -102,16 +102,16 @@ fn rotate(log: &Path) {
 
 fn line(number: u64, begin: Timestamp, text: &mut String) {
     let at = begin + SignedDuration::from_millis((number * 1000 / A_SECOND) as i64);
-    let (day, hour) = (number / DAY, number / (DAY / 24));
+    let hour = number / (DAY / 24);
     let said = match number % 20 {
         // In bursts, so that buckets overflow.
         0 if number / 20 % 500 < 2 * GUESSERS => {
             format!("Failed password for root from 198.51.100.{} port 40022 ssh2", number / 20 % GUESSERS + 1)
         }
-        // Somebody else each time, who tries once.
+        // Many who try once a day at most.
         1 => {
             let guest = number / 20 % 60_000;
-            format!("Invalid user guest from 10.{}.{}.{} port 40022", 100 + day % 100, guest / 250, guest % 250 + 1)
+            format!("Invalid user guest from 10.100.{}.{} port 40022", guest / 250, guest % 250 + 1)
         }
         2 => format!("Failed password for invalid user pi from 203.0.113.{} port 40022 ssh2", hour % 250 + 1),
         3..10 => "Accepted publickey for deploy from 192.0.2.10 port 50022 ssh2: ED25519 SHA256:0000".to_owned(),
