@@ -69,14 +69,19 @@ pub struct Packer {
     frames: Vec<Arc<Frame>>,
     /// Which frame makes room for the next one.
     next: usize,
+    rest: Writer,
     out: Writer,
 }
 
 impl Packer {
     pub(crate) fn pack(&mut self, told: &Told<'_>) -> (Arc<Frame>, Box<[u8]>) {
         let frame = self.frame(told);
-        let out = &mut self.out;
+        let Self { rest, out, .. } = self;
+        rest.clear();
+        encode_rest(told.rest, rest);
         out.clear();
+        // With its length in front: whoever looks for a field passes it in one step.
+        out.bytes(rest.as_slice());
         out.number(told.fields.len() as u64);
         let mut known = frame.fields.iter().peekable();
         for (number, (field, text)) in told.fields.iter().enumerate() {
@@ -91,14 +96,6 @@ impl Packer {
                 out.number(text.len() as u64 + OWN);
                 out.raw(text.as_bytes());
             }
-        }
-        let Rest { offset, read_at, time } = told.rest;
-        out.number(offset);
-        encode_time(read_at, out);
-        out.flag(time.is_some());
-        if let Some(EventTime { instant, offset }) = time {
-            encode_time(instant, out);
-            out.signed(offset.into());
         }
         pack_line(told.line, &frame.line, out);
         (frame, out.as_slice().into())
@@ -149,21 +146,30 @@ impl Frame {
     /// The fields of a record of this frame, sorted.
     pub(crate) fn fields<'a>(&'a self, packed: &'a [u8]) -> Fields<'a> {
         let mut reader = Reader::new(packed);
-        let left = reader.number().unwrap_or(0);
+        let left = reader.bytes().and_then(|_| reader.number()).unwrap_or(0);
         Fields { frame: self, packed, reader, left }
     }
 
     /// What else it says.
-    pub(crate) fn rest(&self, packed: &[u8]) -> Rest {
-        let mut reader = self.fields(packed).skip_all();
-        decode_rest(&mut reader).expect("what was packed unpacks")
+    pub(crate) fn rest(packed: &[u8]) -> Rest {
+        let rest = Reader::new(packed).bytes().and_then(|rest| decode_rest(&mut Reader::new(rest)));
+        rest.expect("what was packed unpacks")
     }
 
     /// What is kept of its line.
     pub(crate) fn line(&self, packed: &[u8]) -> String {
-        let mut reader = self.fields(packed).skip_all();
-        let line = decode_rest(&mut reader).and_then(|_| unpack_line(&self.line, &mut reader));
-        line.expect("what was packed unpacks")
+        unpack_line(&self.line, &mut self.fields(packed).skip_all()).expect("what was packed unpacks")
+    }
+}
+
+fn encode_rest(rest: Rest, out: &mut Writer) {
+    let Rest { offset, read_at, time } = rest;
+    out.number(offset);
+    encode_time(read_at, out);
+    out.flag(time.is_some());
+    if let Some(EventTime { instant, offset }) = time {
+        encode_time(instant, out);
+        out.signed(offset.into());
     }
 }
 
@@ -321,7 +327,7 @@ mod tests {
                     let text = fields.iter().find(|(known, _)| *known == field).map(|(_, text)| *text);
                     prop_assert_eq!(frame.fields(&packed).get(field), text);
                 }
-                let rest = frame.rest(&packed);
+                let rest = Frame::rest(&packed);
                 prop_assert_eq!((rest.offset, rest.read_at, rest.time), (*offset, read_at, time));
                 prop_assert_eq!(&frame.line(&packed), line);
             }

@@ -125,7 +125,7 @@ impl Record {
     }
 
     fn rest(&self) -> Rest {
-        self.frame.rest(&self.packed)
+        Frame::rest(&self.packed)
     }
 
     /// All entries of a string map, sorted by key.
