@@ -37,7 +37,7 @@ const WINDOW: usize = 64;
 /// What a bucket weighs beside its records: itself, and its entries in the table and the wheel.
 const BUCKET: usize = size_of::<Option<Bucket>>() + 20;
 /// Which part of the budget is freed at once when it is used up: all buckets are looked at for it.
-const RESERVE: usize = 4;
+const RESERVE: usize = 2;
 
 /// The buckets of one partition.
 #[derive(Debug)]
