@@ -5,7 +5,7 @@
 //! when it bears the event's generation. Storage is append-only until the next line, so that text handed to an
 //! expression stays valid while the expression writes (`evt.SetMeta`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
@@ -94,7 +94,9 @@ pub struct Event {
     table: Arc<FieldTable>,
     generation: u32,
     slots: Box<[Cell<Slot>]>,
-    touched: RefCell<Vec<FieldId>>,
+    /// Fields that hold text, in the order in which they were first written: the first `touched_count` of these.
+    touched: Box<[Cell<FieldId>]>,
+    touched_count: Cell<usize>,
     line: String,
     texts: FrozenVec<Box<str>>,
     shared: FrozenVec<Arc<str>>,
@@ -119,7 +121,8 @@ impl Event {
         let mut event = Self {
             slots: vec![Cell::new(empty); table.len()].into_boxed_slice(),
             generation: 1,
-            touched: RefCell::default(),
+            touched: vec![Cell::new(fields::LINE_RAW); table.len()].into_boxed_slice(),
+            touched_count: Cell::new(0),
             line: String::new(),
             texts: FrozenVec::new(),
             shared: FrozenVec::new(),
@@ -182,7 +185,7 @@ impl Event {
             }
             1
         });
-        self.touched.get_mut().clear();
+        self.touched_count.set(0);
         self.texts.as_mut().clear();
         self.shared.as_mut().clear();
         self.extra.as_mut().clear();
@@ -251,7 +254,11 @@ impl Event {
     pub fn set_span(&self, field: FieldId, span: Span) {
         let Some(slot) = self.slots.get(field.0 as usize) else { return };
         if slot.get().generation != self.generation {
-            self.touched.borrow_mut().push(field);
+            let count = self.touched_count.get();
+            if let Some(next) = self.touched.get(count) {
+                next.set(field);
+                self.touched_count.set(count + 1);
+            }
         }
         slot.set(Slot { generation: self.generation, span });
     }
@@ -290,10 +297,10 @@ impl Event {
     /// All entries of a string map, sorted by key.
     pub fn entries_of(&self, map: MapId) -> Vec<(&str, &str)> {
         let mut entries: Vec<(&str, &str)> = Vec::new();
-        for field in self.touched.borrow().iter() {
-            let (of, key) = self.table.name(*field);
+        for field in self.touched_fields() {
+            let (of, key) = self.table.name(field);
             if of == map {
-                entries.push((key, self.get(*field).unwrap_or("")));
+                entries.push((key, self.get(field).unwrap_or("")));
             }
         }
         entries.extend(
@@ -309,24 +316,28 @@ impl Event {
 
     /// Fields that hold text, in the order in which they were first written.
     pub fn touched(&self) -> Vec<FieldId> {
-        self.touched.borrow().clone()
+        self.touched_fields().collect()
     }
 
     /// How many fields hold text.
     pub fn touched_count(&self) -> usize {
-        self.touched.borrow().len()
+        self.touched_count.get()
     }
 
     /// Calls `see` with each field that was first written when `count` fields held text already.
     pub fn touched_since(&self, count: usize, see: impl FnMut(FieldId)) {
-        self.touched.borrow().iter().skip(count).copied().for_each(see);
+        self.touched_fields().skip(count).for_each(see);
     }
 
     /// Calls `see` with each field that holds text and its text, in the order in which they were first written.
     pub fn each_field<'e>(&'e self, mut see: impl FnMut(FieldId, &'e str)) {
-        for field in self.touched.borrow().iter() {
-            see(*field, self.get(*field).unwrap_or(""));
+        for field in self.touched_fields() {
+            see(field, self.get(field).unwrap_or(""));
         }
+    }
+
+    fn touched_fields(&self) -> impl Iterator<Item = FieldId> {
+        self.touched.iter().take(self.touched_count.get()).map(Cell::get)
     }
 
     /// The texts under keys without a number: map, key and text.

@@ -19,6 +19,8 @@ use crate::{Context, YearRule};
 
 /// Longest that all texts that a parser reads may be together, in bytes.
 const LONGEST: usize = 512;
+/// Most that is remembered of what a parser wrote, in bytes.
+const MOST: usize = 4 * LONGEST;
 /// Patterns and statics from which on remembering pays.
 const WORTH: usize = 3;
 /// Looks after which a memory is judged.
@@ -48,7 +50,7 @@ pub(crate) struct Row {
 #[derive(Debug)]
 pub(crate) struct Memory<T> {
     known: Recent<T, 1024, LONGEST>,
-    /// What is about to be read.
+    /// What was read last.
     key: String,
     looks: u32,
     hits: u32,
@@ -61,9 +63,17 @@ pub(crate) struct Act {
     success: bool,
     /// All that it wrote.
     text: Arc<str>,
-    /// In the order in which fields were written: the field, and where its text begins and ends.
-    writes: Box<[(FieldId, usize, usize)]>,
-    present: Option<Present>,
+    /// In the order in which fields were written.
+    writes: Box<[Write]>,
+    present: Option<Box<Present>>,
+}
+
+/// A field and where its text begins and ends: small, since what is remembered is seldom near.
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    field: FieldId,
+    from: u16,
+    to: u16,
 }
 
 /// What decides about dates, and the time that the event got.
@@ -108,20 +118,30 @@ impl Habit {
         let before: Vec<Option<Span>> = self.touches.iter().map(|field| event.span(*field)).collect();
         let success = node.run(run, event, cx, None)?;
         // a mistake is counted each time
-        if run.problems.load(Ordering::Relaxed) == problems {
-            memory.remember(self.act(success, event, cx, &before, count));
+        if run.problems.load(Ordering::Relaxed) == problems
+            && let Some(act) = self.act(success, event, cx, &before, count)
+        {
+            memory.remember(act);
         }
         Ok(success)
     }
 
     /// What the parser did to an event in which `before` said where what it touches lay, and which had `count` fields.
-    fn act(&self, success: bool, event: &Event, cx: &Context<'_>, before: &[Option<Span>], count: usize) -> Act {
+    /// `None` when that is too much to remember.
+    fn act(
+        &self,
+        success: bool,
+        event: &Event,
+        cx: &Context<'_>,
+        before: &[Option<Span>],
+        count: usize,
+    ) -> Option<Act> {
         let mut text = String::with_capacity(LONGEST);
         let mut writes = Vec::with_capacity(self.touches.len());
         let mut wrote = |field: FieldId| {
-            let from = text.len();
+            let from = text.len() as u16;
             text.push_str(event.get(field).unwrap_or(""));
-            writes.push((field, from, text.len()));
+            writes.push(Write { field, from, to: text.len() as u16 });
         };
         for (field, before) in self.touches.iter().zip(before) {
             if before.is_some() && event.span(*field) != *before {
@@ -129,14 +149,15 @@ impl Habit {
             }
         }
         event.touched_since(count, wrote);
-        let present = self.dated.then(|| Present {
+        let present = || Present {
             now: cx.now,
             year: cx.year,
             zone: cx.zone.clone(),
             time_machine: event.time_machine(),
             time: event.time(),
-        });
-        Act { success, text: text.into(), writes: writes.into(), present }
+        };
+        let present = self.dated.then(|| Box::new(present()));
+        (text.len() <= MOST).then(|| Act { success, text: text.into(), writes: writes.into(), present })
     }
 }
 
@@ -252,13 +273,13 @@ impl Act {
     }
 
     fn repeat(&self, event: &mut Event, cx: &Context<'_>) {
-        if let Some(Present { time: Some(time), .. }) = self.present {
+        if let Some(time) = self.present.as_ref().and_then(|present| present.time) {
             event.set_time(time);
         }
         if !self.writes.is_empty() {
             let text = event.keep_shared(&self.text);
-            for (field, from, to) in &self.writes {
-                event.set_span(*field, text.slice(*from..*to));
+            for Write { field, from, to } in &self.writes {
+                event.set_span(*field, text.slice(usize::from(*from)..usize::from(*to)));
             }
         }
         cx.changed();
