@@ -570,6 +570,10 @@ mod tests {
         hint: add `journalctl_filter: [_SYSTEMD_UNIT=ssh.service]`
         a.yaml:26: `(gz` is not a regular expression: unclosed group
         a.yaml:29: not valid YAML: mapping values are not allowed in this context
+           |
+        29 | filename: a: b: c
+           |            ^
+        hint: a `:` with a blank behind it separates key and value: quote a text that holds one, and indent all keys of a map alike
         a.yaml:33: unknown mode `tial`
         hint: did you mean `tail`?
         a.yaml:37: bad `transform`: Line has no member `Rwa`

@@ -108,7 +108,8 @@ fn mistakes_are_problems_with_their_place() {
         (
             "no YAML",
             &[("config.yaml", paths), ("config.yaml.local", "a: [\n")],
-            "config.yaml.local:1: not valid YAML: unclosed bracket '['",
+            "config.yaml.local:1: not valid YAML: unclosed bracket '['\n  |\n1 | a: [\n  |    ^\n\
+             hint: look at quotes, brackets and indentation of this line and of the one before",
         ),
         (
             "no context",

@@ -4,11 +4,13 @@
 //! message that names the process. What our own socket did is told apart by its port.
 
 use std::io;
+use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rustix::io::Errno;
 use rustix::net::sockopt;
+use tokio::time::{Instant, timeout_at};
 
 use crate::engine::Disturbance;
 use crate::nftables::netlink::{Kind, Message, NetlinkError, attributes, messages, number32, string};
@@ -18,6 +20,8 @@ const NFTABLES_GROUP: u32 = 1 << 6;
 const DATAGRAM: usize = 64 << 10;
 /// Room for the notes on some 200,000 removed elements; a limit, not an allocation.
 const RECEIVE_BUFFER: usize = 32 << 20;
+/// How long the name of who did it is waited for when messages were lost: it comes last.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// What the messages of the current transaction touched.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +36,8 @@ pub struct Listener {
     table: String,
     own_port: u32,
     touched: Touched,
+    /// Until when the last word is waited for, if messages were lost and nothing was said of it yet.
+    lost: Option<Instant>,
     buffer: Vec<u8>,
 }
 
@@ -44,24 +50,42 @@ impl Listener {
         // Without the capability the kernel's default holds; then a big flush is healed, but nobody is named.
         let _ = sockopt::set_socket_recv_buffer_size_force(socket.socket_ref(), RECEIVE_BUFFER);
         let touched = Touched::default();
-        Ok(Self { socket, table: table.to_owned(), own_port, touched, buffer: Vec::with_capacity(DATAGRAM) })
+        Ok(Self {
+            socket,
+            table: table.to_owned(),
+            own_port,
+            touched,
+            lost: None,
+            buffer: Vec::with_capacity(DATAGRAM),
+        })
     }
 
     /// Waits until somebody else has changed the table. Safe to drop while waiting.
     pub async fn next(&mut self) -> Result<Disturbance, NetlinkError> {
         loop {
             self.buffer.clear();
-            match self.socket.recv(&mut self.buffer).await {
+            let received = self.socket.recv(&mut self.buffer);
+            let received = match self.lost {
+                Some(until) => timeout_at(until, received).await,
+                None => Ok(received.await),
+            };
+            let Ok(received) = received else {
+                self.lost = None;
+                return Ok(Disturbance { process: String::new(), pid: 0, elements: false });
+            };
+            match received {
                 Ok(()) => {
                     for message in messages(&self.buffer) {
                         if let Some(disturbance) = observe(&mut self.touched, message, &self.table, self.own_port) {
-                            return Ok(disturbance);
+                            let lost = self.lost.take().is_some();
+                            return Ok(Disturbance { elements: disturbance.elements && !lost, ..disturbance });
                         }
                     }
                 }
                 // More happened than the buffer holds: anything may have been lost.
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => {
-                    return Ok(Disturbance { process: String::new(), pid: 0, elements: false });
+                    self.touched.table = true;
+                    self.lost.get_or_insert(Instant::now() + LAST_WORD);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(NetlinkError::Socket { what: "subscription", source }),

@@ -16,6 +16,8 @@ pub(crate) const ROWS: &[Function] = &[
 /// Widest field and longest fraction that a format may ask for: `format!` panics where a width, a fraction or its digits reach
 /// 65,536, and whoever writes into a log may have a hand in the format.
 const MAX_WIDTH: usize = 50_000;
+/// A text that has become so long is not made longer: a format of many wide fields must not take all memory.
+const MAX_TEXT: usize = 1 << 20;
 
 fn string<'a>(_: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
     Ok(match args {
@@ -76,6 +78,9 @@ pub(crate) fn format(format: &str, args: &[Value<'_>]) -> String {
         if c != '%' {
             out.push(c);
             continue;
+        }
+        if out.len() > MAX_TEXT {
+            break;
         }
         let mut spec = Spec::plain('v');
         while let Some(flag) = chars.peek() {
@@ -487,5 +492,11 @@ mod tests {
         for (spec, args, want) in cases {
             assert_eq!(format(spec, &args), want, "{spec}");
         }
+    }
+
+    #[test]
+    fn a_format_of_many_wide_fields_is_bounded() {
+        let many = "%[1]50000d".repeat(10_000);
+        assert!(format(&many, &[Value::Int(7)]).len() < 2 * MAX_TEXT);
     }
 }
