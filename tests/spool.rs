@@ -274,3 +274,29 @@ fn wrong_credentials_are_named_with_their_place() {
     let output = scene.agent.run(&["run"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("credentials.yaml: cannot be read"));
 }
+
+#[test]
+fn a_certificate_stands_in_place_of_a_password() {
+    let mut scene = Scene::set(1);
+    let place = scene.folder.path().display().to_string();
+    let pki = format!("{place}/api/cordon/state/pki");
+    let config = scene.folder.path().join("api/cordon/cordon.yaml");
+    let tls = format!(
+        "  tls:\n    cert_file: {pki}/api.pem\n    key_file: {pki}/api.key\n    ca_cert_path: {pki}/ca.pem\nenforcement:"
+    );
+    let secure = fs::read_to_string(&config).expect("it was written").replace("enforcement:", &tls);
+    fs::write(&config, secure).expect("a writable folder");
+    scene.api.ask(&["pki", "init"]);
+    scene.api.ask(&["pki", "issue", "api", "--role", "server", "--host", "127.0.0.1"]);
+    scene.api.ask(&["pki", "issue", "web", "--role", "agent"]);
+    let credentials = scene.folder.path().join("credentials.yaml");
+    let url = fs::read_to_string(&credentials).expect("it was written").replace("http:", "https:");
+    let url = url.lines().next().expect("it says where the API is");
+    let files = format!("ca_cert_path: {pki}/ca.pem\ncert_path: {pki}/web.pem\nkey_path: {pki}/web.key\n");
+    fs::write(&credentials, format!("{url}\n{files}")).expect("a writable folder");
+    scene.agent.start();
+    scene.guess(0, 3);
+    scene.api.start();
+    eventually("they are delivered", || scene.spool() == [0, 3, 0, 0]);
+    assert!(scene.api.ask(&["machines", "list", "-o", "raw"]).contains("web@127.0.0.1"));
+}

@@ -6,6 +6,7 @@ pub mod feed;
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -30,6 +31,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_mins(1);
 /// Longest answer in bytes.
 const MAX_ANSWER: usize = 256 << 20;
+/// Who we say we are.
+const AGENT: &str = concat!("cordon/", env!("CARGO_PKG_VERSION"));
 /// How often a request is repeated with a new token.
 const LOGINS: usize = 2;
 /// How often a request is repeated that the server was too busy for.
@@ -221,7 +224,8 @@ pub enum ClientError {
 /// A machine's connection to an API. It logs in by itself.
 #[derive(Debug)]
 pub struct Client {
-    http: reqwest::Client,
+    /// Made anew when nobody could be reached by certificates: they are renewed while we run.
+    http: std::sync::Mutex<reqwest::Client>,
     endpoint: Endpoint,
     credentials: Credentials,
     scenarios: Vec<String>,
@@ -231,8 +235,8 @@ pub struct Client {
 impl Client {
     /// A client that has not yet connected.
     pub fn new(endpoint: Endpoint, credentials: Credentials) -> Result<Self, ClientError> {
-        let agent = concat!("cordon/", env!("CARGO_PKG_VERSION"));
-        let http = endpoint.http(agent)?;
+        let http = endpoint.http(AGENT)?;
+        let http = std::sync::Mutex::new(http);
         Ok(Self { http, endpoint, credentials, scenarios: Vec::new(), token: Mutex::new(None) })
     }
 
@@ -291,14 +295,14 @@ impl Client {
         let url = format!("{}{}", self.endpoint.route(route), query(filters));
         let (mut logins, mut waits) = (0, 0);
         loop {
-            let mut request = self.http.request(method.clone(), &url).timeout(ANSWER);
+            let mut request = self.http().request(method.clone(), &url).timeout(ANSWER);
             if let Some(token) = self.token().await? {
                 request = request.bearer_auth(token.expose_secret());
             }
             if let Some(body) = body {
                 request = request.json(body);
             }
-            let answer = request.send().await.map_err(|error| self.endpoint.unreachable(&error))?;
+            let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
             let status = answer.status();
             match status {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if logins < LOGINS && self.has_token().await => {
@@ -331,6 +335,20 @@ impl Client {
             .map_err(|error| ClientError::Garbled { url: self.endpoint.to_string(), reason: error.to_string() })
     }
 
+    /// The pool of connections; all clones are one.
+    fn http(&self) -> reqwest::Client {
+        self.http.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        if matches!(self.endpoint, Endpoint::Secure(..))
+            && let Ok(http) = self.endpoint.http(AGENT)
+        {
+            *self.http.lock().unwrap_or_else(PoisonError::into_inner) = http;
+        }
+        self.endpoint.unreachable(error)
+    }
+
     async fn has_token(&self) -> bool {
         self.token.lock().await.is_some()
     }
@@ -350,8 +368,8 @@ impl Client {
         {
             return Ok(Some(token.clone()));
         }
-        let request = self.http.post(self.endpoint.route("v1/watchers/login")).timeout(ANSWER).json(&body);
-        let answer = request.send().await.map_err(|error| self.endpoint.unreachable(&error))?;
+        let request = self.http().post(self.endpoint.route("v1/watchers/login")).timeout(ANSWER).json(&body);
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
         let body: TokenBody = self.read(answer).await?;
         let end = wire::parse_time(&body.expire).unwrap_or_else(Timestamp::now);
         let token = SecretString::from(body.token);
