@@ -344,7 +344,10 @@ impl FileSource {
             match rotate::find(&place) {
                 Some(lives) => {
                     let lives = Found { age: lives.age.since(place.since), ..lives };
-                    ages.push(lives.age);
+                    // A file that was emptied and not read since may have been emptied again: what it held meanwhile is no older
+                    // than it looks now.
+                    let emptied = if place.seen == 0 && place.since.is_some() { Age::of_place(&place) } else { None };
+                    ages.push(emptied.unwrap_or(lives.age));
                     found.push((place, lives));
                 }
                 None => ages.extend(Age::of_place(&place)),
