@@ -1,5 +1,7 @@
 //! Numbers.
 
+use std::borrow::Cow;
+
 use super::text;
 use crate::error::EvalError;
 use crate::library::{Function, Nature, P, R};
@@ -141,16 +143,102 @@ fn median<'a>(cx: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
     }))
 }
 
-/// A float in Go's spelling: decimal or hexadecimal-free exponent form, `inf` and `nan` included.
+/// A float in Go's spelling: decimal, hexadecimal with a power of two (`0x1.8p-2`), both with `_` between digits or
+/// after the `0x`; `inf`, `infinity` and `nan` in any case. What is too large is infinite.
 pub(crate) fn parse_float(text: &str) -> Option<f64> {
-    let plain = text.trim_start_matches(['+', '-']);
-    let known = plain.eq_ignore_ascii_case("inf")
-        || plain.eq_ignore_ascii_case("infinity")
-        || plain.eq_ignore_ascii_case("nan");
-    if !known && plain.bytes().any(|byte| !matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-')) {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if ["inf", "infinity"].iter().any(|name| unsigned.eq_ignore_ascii_case(name)) || text.eq_ignore_ascii_case("nan") {
+        return text.parse().ok();
+    }
+    let hexadecimal = unsigned.get(..2).is_some_and(|prefix| prefix.eq_ignore_ascii_case("0x"));
+    let plain: Cow<'_, str> = match unsigned.contains('_') {
+        true if !separates_digits(unsigned, hexadecimal) => return None,
+        true => Cow::Owned(unsigned.replace('_', "")),
+        false => Cow::Borrowed(unsigned),
+    };
+    let size = if hexadecimal {
+        hexadecimal_float(&plain[2..])?
+    } else {
+        let decimal = |byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
+        // a second sign would be taken for that of the number
+        if plain.starts_with(['+', '-']) || !plain.bytes().all(decimal) {
+            return None;
+        }
+        plain.parse().ok()?
+    };
+    Some(if text.starts_with('-') { -size } else { size })
+}
+
+/// Whether every `_` stands between two digits, or between `0x` and one.
+fn separates_digits(text: &str, hexadecimal: bool) -> bool {
+    let bytes = text.as_bytes();
+    let digit = |at: usize| {
+        bytes.get(at).is_some_and(|byte| if hexadecimal { byte.is_ascii_hexdigit() } else { byte.is_ascii_digit() })
+    };
+    bytes.iter().enumerate().filter(|(_, byte)| **byte == b'_').all(|(at, _)| {
+        let before = at.checked_sub(1).is_some_and(|before| digit(before) || hexadecimal && before == 1);
+        before && digit(at + 1)
+    })
+}
+
+/// What follows `0x`: hexadecimal digits with at most one point, `p`, and a power of two in decimal.
+fn hexadecimal_float(text: &str) -> Option<f64> {
+    let (digits, power) = text.split_once(['p', 'P'])?;
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let power_digits = power.strip_prefix(['+', '-']).unwrap_or(power);
+    let whole_number = !power_digits.is_empty() && power_digits.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.len() + fraction.len() == 0 || !whole_number {
         return None;
     }
-    text.parse().ok()
+    // beyond any float that a text can bring back, and far from overflow
+    let power = power_digits.parse().unwrap_or(i64::MAX).min(1 << 40) * if power.starts_with('-') { -1 } else { 1 };
+    let (mut mantissa, mut scale, mut inexact) = (0_u128, 0_i64, false);
+    for (text, step) in [(whole, 0), (fraction, -4)] {
+        for byte in text.bytes() {
+            let digit = char::from(byte).to_digit(16)?;
+            scale += step;
+            // a hundred bits are more than rounding looks at: of the rest counts only whether it is nothing
+            if mantissa >> 100 == 0 {
+                mantissa = mantissa << 4 | u128::from(digit);
+            } else {
+                inexact |= digit != 0;
+                scale += 4;
+            }
+        }
+    }
+    Some(scaled(mantissa << 1 | u128::from(inexact), scale + power - 1))
+}
+
+/// `mantissa` times two to the `power`, rounded once, halves to even.
+fn scaled(mantissa: u128, power: i64) -> f64 {
+    const BITS: i64 = 53;
+    const LEAST: i64 = -1074;
+    if mantissa == 0 {
+        return 0.0;
+    }
+    let width = 128 - i64::from(mantissa.leading_zeros());
+    // below the normal numbers fewer bits are left
+    let drop = (width - BITS).max(LEAST - power).max(0);
+    if drop > width {
+        return 0.0;
+    }
+    // at most 106 bits of mantissa, so the shifts stay below 128
+    let (kept, rest) = (mantissa >> drop, mantissa & ((1 << drop) - 1));
+    let half = if drop == 0 { u128::MAX } else { 1 << (drop - 1) };
+    let up = rest > half || rest == half && kept & 1 == 1;
+    let kept = kept + u128::from(up);
+    let power = power + drop;
+    if power > 1023 {
+        return f64::INFINITY;
+    }
+    // `kept` is exact in a float and so is each factor; the product is exact or infinite
+    let (first, second) = if power < -1022 { (power + 100, -100) } else { (power, 0) };
+    kept as f64 * two_to(first) * two_to(second)
+}
+
+/// Two to a power between -1022 and 1023.
+fn two_to(power: i64) -> f64 {
+    f64::from_bits(((power + 1023) as u64) << 52)
 }
 
 fn atof<'a>(cx: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {

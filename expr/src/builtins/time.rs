@@ -47,6 +47,9 @@ pub(crate) const TIME_METHODS: &[Function] = &[
     Function::new("UnixMilli", &[P::Time], R::From(|_| Ok(Type::Sized(IntKind::I64))), |_, args| {
         Ok(Value::Sized(time(args, 0)?.0.as_nanosecond().div_euclid(1_000_000) as i64, IntKind::I64))
     }),
+    Function::new("UnixMicro", &[P::Time], R::From(|_| Ok(Type::Sized(IntKind::I64))), |_, args| {
+        Ok(Value::Sized(time(args, 0)?.0.as_nanosecond().div_euclid(1000) as i64, IntKind::I64))
+    }),
     Function::new("UnixNano", &[P::Time], R::From(|_| Ok(Type::Sized(IntKind::I64))), |_, args| {
         Ok(Value::Sized(time(args, 0)?.0.as_nanosecond() as i64, IntKind::I64))
     }),
@@ -61,6 +64,7 @@ pub(crate) const TIME_METHODS: &[Function] = &[
         let moved = time.saturating_add(SignedDuration::from_nanos(nanos(args, 1)?));
         Ok(Value::Time(moved.map_err(|error| EvalError::new(error.to_string()))?, zone))
     }),
+    Function::new("AddDate", &[P::Time, P::Int, P::Int, P::Int], R::Time, add_date),
     Function::new("Sub", &[P::Time, P::Time], R::Duration, |_, args| {
         Ok(Value::Duration(between(time(args, 1)?.0, time(args, 0)?.0)))
     }),
@@ -73,19 +77,27 @@ pub(crate) const TIME_METHODS: &[Function] = &[
     Function::new("Equal", &[P::Time, P::Time], R::Bool, |_, args| {
         Ok(Value::Bool(time(args, 0)?.0 == time(args, 1)?.0))
     }),
+    Function::new("Compare", &[P::Time, P::Time], R::Int, |_, args| {
+        Ok(Value::Int(time(args, 0)?.0.cmp(&time(args, 1)?.0) as i64))
+    }),
     Function::new("IsZero", &[P::Time], R::Bool, |_, args| {
         Ok(Value::Bool(time(args, 0)?.0.as_nanosecond() == -62_135_596_800_000_000_000))
     }),
     Function::new("UTC", &[P::Time], R::Time, |_, args| Ok(Value::Time(time(args, 0)?.0, TimeZone::UTC))),
     Function::new("In", &[P::Time, P::Zone], R::Time, |_, args| Ok(Value::Time(time(args, 0)?.0, zone(args, 1)?))),
+    Function::new("Local", &[P::Time], R::Time, |cx, args| Ok(Value::Time(time(args, 0)?.0, cx.env.host.zone()))),
+    Function::new("Location", &[P::Time], R::From(|_| Ok(Type::Zone)), |_, args| Ok(Value::Zone(time(args, 0)?.1))),
+    Function::new("IsDST", &[P::Time], R::Bool, |_, args| {
+        let (time, zone) = time(args, 0)?;
+        Ok(Value::Bool(zone.to_offset_info(time).dst().is_dst()))
+    }),
     Function::new("Truncate", &[P::Time, P::Duration], R::Time, |_, args| {
         let (time, zone) = time(args, 0)?;
-        let step = i128::from(nanos(args, 1)?);
-        // counted from the year 1, as the reference does
-        let origin = -62_135_596_800_000_000_000_i128;
-        let at = time.as_nanosecond();
-        let cut = if step > 0 { at - (at - origin).rem_euclid(step) } else { at };
-        Ok(Value::Time(Timestamp::from_nanosecond(cut).unwrap_or(time), zone))
+        Ok(Value::Time(at_step(time, nanos(args, 1)?, |_, _| false), zone))
+    }),
+    Function::new("Round", &[P::Time, P::Duration], R::Time, |_, args| {
+        let (time, zone) = time(args, 0)?;
+        Ok(Value::Time(at_step(time, nanos(args, 1)?, |past, step| past * 2 >= step), zone))
     }),
     Function::new("String", &[P::Time], R::Str, |_, args| {
         let (time, zone) = time(args, 0)?;
@@ -106,6 +118,15 @@ pub(crate) const DURATION_METHODS: &[Function] = &[
     }),
     Function::new("Nanoseconds", &[P::Duration], R::From(|_| Ok(Type::Sized(IntKind::I64))), |_, args| {
         Ok(Value::Sized(nanos(args, 0)?, IntKind::I64))
+    }),
+    Function::new("Abs", &[P::Duration], R::Duration, |_, args| Ok(Value::Duration(nanos(args, 0)?.saturating_abs()))),
+    Function::new("Truncate", &[P::Duration, P::Duration], R::Duration, |_, args| {
+        let (nanos, step) = (nanos(args, 0)?, nanos(args, 1)?);
+        Ok(Value::Duration(if step > 0 { nanos - nanos % step } else { nanos }))
+    }),
+    Function::new("Round", &[P::Duration, P::Duration], R::Duration, |_, args| {
+        let (nanos, step) = (nanos(args, 0)?, nanos(args, 1)?);
+        Ok(Value::Duration(if step > 0 { rounded(nanos, step) } else { nanos }))
     }),
     Function::new("String", &[P::Duration], R::Str, |_, args| Ok(Value::owned(duration::format(nanos(args, 0)?)))),
 ];
@@ -156,6 +177,62 @@ fn zone(args: &[Value<'_>], index: usize) -> Outcome<TimeZone> {
 fn part<'a>(args: &[Value<'a>], of: fn(jiff::civil::DateTime) -> i64) -> Outcome<Value<'a>> {
     let (time, zone) = time(args, 0)?;
     Ok(Value::Int(of(zone.to_datetime(time))))
+}
+
+/// The multiple of `step` nanoseconds since the start of the year 1 at or before `time`, or the next one if
+/// `up(past, step)`; the time itself for a step that is not positive or where no instant can be.
+fn at_step(time: Timestamp, step: i64, up: fn(i128, i128) -> bool) -> Timestamp {
+    const YEAR_ONE: i128 = -62_135_596_800_000_000_000;
+    if step <= 0 {
+        return time;
+    }
+    let (at, step) = (time.as_nanosecond(), i128::from(step));
+    let past = (at - YEAR_ONE).rem_euclid(step);
+    let cut = at - past + if up(past, step) { step } else { 0 };
+    Timestamp::from_nanosecond(cut).unwrap_or(time)
+}
+
+/// The multiple of `step`, which is positive, next to `nanos`; halves go away from zero, what does not fit stops at
+/// the largest.
+fn rounded(nanos: i64, step: i64) -> i64 {
+    let (nanos, step) = (i128::from(nanos), i128::from(step));
+    let past = nanos % step;
+    let away = if past.abs() * 2 >= step { step * nanos.signum() } else { 0 };
+    // held within 64 bits, so nothing is cut off
+    (nanos - past + away).clamp(i64::MIN.into(), i64::MAX.into()) as i64
+}
+
+/// Moves a date by years, months and days; what runs over the end of a month goes on in the next (31 January and a
+/// month is 2 or 3 March). Stops at the first and the last instant there is.
+fn add_date<'a>(_: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
+    const SECOND: i128 = 1_000_000_000;
+    const DAY: i128 = 86_400 * SECOND;
+    // the calendar repeats every 400 years
+    const CYCLE_DAYS: i128 = 146_097;
+    let (time, zone) = time(args, 0)?;
+    let (years, months, days) = (i128::from(int(args, 1)?), i128::from(int(args, 2)?), i128::from(int(args, 3)?));
+    let local = zone.to_datetime(time);
+    let months = (i128::from(local.year()) + years) * 12 + i128::from(local.month()) - 1 + months;
+    let (cycles, month) = (months.div_euclid(4800), months.rem_euclid(4800));
+    // 2000 to 2399, 1 to 12
+    let first = jiff::civil::date(2000 + (month / 12) as i16, (month % 12 + 1) as i8, 1);
+    let since_1970 = first.duration_since(jiff::civil::date(1970, 1, 1)).as_nanos();
+    let days = (cycles - 5) * CYCLE_DAYS + i128::from(local.day()) - 1 + days;
+    let clock = local.time().duration_since(jiff::civil::Time::midnight()).as_nanos();
+    let wall = held(since_1970 + days * DAY + clock);
+    // the offset of the hour that the clock shows, asked twice: once taking the hour for one of UTC
+    let east = |time: Timestamp| i128::from(zone.to_offset(time).seconds()) * SECOND;
+    let at = match east(wall) {
+        0 => wall,
+        guess => held(wall.as_nanosecond() - east(held(wall.as_nanosecond() - guess))),
+    };
+    Ok(Value::Time(at, zone))
+}
+
+/// The instant so many nanoseconds after the start of 1970, or the first or last there is.
+fn held(nanos: i128) -> Timestamp {
+    let last = if nanos < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::from_nanosecond(nanos).unwrap_or(last)
 }
 
 /// Nanoseconds from `a` to `b`, held within what a duration can say.
