@@ -7,6 +7,7 @@ mod support;
 mod acquisition;
 mod cli;
 mod clients;
+mod clock;
 mod commands;
 mod crash;
 mod crowdsec_folder;

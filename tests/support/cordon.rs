@@ -13,6 +13,8 @@ pub(crate) struct Cordon {
     /// Where it runs; `None` is this host, where it changes nothing.
     host: Option<Host>,
     running: Option<Child>,
+    /// The library that makes a clock of its own for it.
+    clock: Option<PathBuf>,
 }
 
 impl Cordon {
@@ -27,7 +29,20 @@ impl Cordon {
             "state: {place}/state\n{api}acquisition:\n  discover: false\n  paths: [{place}/acquisition.yaml]\n"
         );
         fs::write(folder.join("cordon.yaml"), head + config).expect("a writable folder");
-        Self { folder, host: host.cloned(), running: None }
+        Self { folder, host: host.cloned(), running: None, clock: None }
+    }
+
+    /// Lets it see a clock of its own, which `library` makes; to be called before it starts.
+    pub(crate) fn give_clock(&mut self, library: &Path) {
+        self.clock = Some(library.into());
+        self.set_clock("+0");
+    }
+
+    /// Sets its clock to so much from the true time: `+5h`, `-1h`.
+    pub(crate) fn set_clock(&self, shift: &str) {
+        let (new, clock) = (self.folder.join("clock.new"), self.folder.join("clock"));
+        fs::write(&new, format!("{shift}\n")).expect("a writable folder");
+        fs::rename(new, clock).expect("a writable folder");
     }
 
     /// Starts it and waits until it watches.
@@ -104,6 +119,11 @@ impl Cordon {
         let program = env!("CARGO_BIN_EXE_cordon");
         let mut command = self.host.as_ref().map_or_else(|| Command::new(program), |host| host.command(program));
         command.args(args).arg("--config").arg(self.folder.join("cordon.yaml")).env("CORDON_LOG", "info");
+        if let Some(library) = &self.clock {
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.folder.join("clock"));
+            // Only the clock on the wall is set; what measures pauses goes on.
+            command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         command
     }
 }
