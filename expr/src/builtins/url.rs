@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::Ipv6Addr;
 use std::rc::Rc;
 
 use super::text;
@@ -163,13 +164,99 @@ fn query_value<'a>(cx: &mut Cx<'a>, query: Query) -> Outcome<Value<'a>> {
 }
 
 fn parse_uri<'a>(cx: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
-    let uri = text(args, 0)?;
-    let uri = uri.split_once('#').map_or(uri, |(uri, _)| uri);
-    let query = uri.split_once('?').and_then(|(path, query)| {
-        let readable = !uri.bytes().any(|byte| byte.is_ascii_control()) && decode_bytes(path, false, false).is_some();
+    let (uri, fragment) = split_or_all(text(args, 0)?, '#');
+    let query = uri.split_once('?').and_then(|(place, query)| {
+        let readable = !uri.bytes().any(|byte| byte.is_ascii_control()) && well_escaped(fragment) && is_place(place);
         if readable { parse_query_strict(query) } else { None }
     });
     query_value(cx, query.unwrap_or_default())
+}
+
+/// What stands before and after the first `at`; without one all stands before.
+fn split_or_all(text: &str, at: char) -> (&str, &str) {
+    text.split_once(at).unwrap_or((text, ""))
+}
+
+fn well_escaped(text: &str) -> bool {
+    escapes(text).all(|escape| escape.is_some())
+}
+
+/// The byte of every escape; `None` for a malformed one.
+fn escapes(text: &str) -> impl Iterator<Item = Option<u8>> {
+    text.split('%').skip(1).map(|rest| {
+        let bytes = rest.as_bytes();
+        Some(hex(bytes.first())? << 4 | hex(bytes.get(1))?)
+    })
+}
+
+/// Whether the part of an address before its query is one that Go reads.
+fn is_place(place: &str) -> bool {
+    let (scheme, rest) = match scheme_end(place) {
+        Some(0) => return false,
+        Some(end) => (&place[..end], &place[end + 1..]),
+        None => ("", place),
+    };
+    match rest.strip_prefix("//") {
+        Some(rest) if !scheme.is_empty() || !rest.starts_with('/') => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            is_authority(scheme, authority) && well_escaped(path)
+        }
+        _ if rest.starts_with('/') => well_escaped(rest),
+        // what follows a scheme without a slash is nobody's business
+        _ if !scheme.is_empty() => true,
+        // a colon in front of the first slash would be that of a scheme
+        _ => !split_or_all(rest, '/').0.contains(':') && well_escaped(rest),
+    }
+}
+
+/// Where the colon after the scheme stands: 0 if nothing stands before it.
+fn scheme_end(place: &str) -> Option<usize> {
+    let end = place.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.'))?;
+    let letter_first = end == 0 || place.starts_with(|c: char| c.is_ascii_alphabetic());
+    (letter_first && place[end..].starts_with(':')).then_some(end)
+}
+
+/// Who and where: `user:password@host:port`.
+fn is_authority(scheme: &str, authority: &str) -> bool {
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:~!$&'()*+,;=%@".contains(&byte);
+    user.bytes().all(known) && well_escaped(user) && is_host(scheme, host)
+}
+
+fn is_host(scheme: &str, host: &str) -> bool {
+    if let Some(literal) = host.strip_prefix('[') {
+        let parts = literal.rsplit_once(']').filter(|_| !literal.contains('['));
+        return parts.is_some_and(|(address, port)| is_address(address) && is_port(port));
+    }
+    // databases take a list of hosts, each with its port, so only the last of them is looked at
+    let web = ["http", "https"].iter().any(|name| scheme.eq_ignore_ascii_case(name));
+    let port = if web { host.find(':') } else { host.rfind(':') };
+    // no part of the name can be written as an escape but what is not ASCII, and the percent sign
+    let escaped = escapes(host).all(|byte| byte.is_some_and(|byte| byte >= 0x80 || byte == b'%'));
+    !host.contains('[') && escaped && host.bytes().all(in_host) && port.is_none_or(|at| is_port(&host[at..]))
+}
+
+/// An IPv6 address, perhaps with a zone after `%25`.
+fn is_address(text: &str) -> bool {
+    let (address, zone) = match text.split_once("%25") {
+        Some((address, zone)) => (address, Some(zone)),
+        None => (text, None),
+    };
+    let is_zone = |zone: &str| {
+        let escaped = |byte: u8| byte == b'%' || byte == b' ' || byte < 0x80 && in_host(byte);
+        !zone.is_empty() && zone.bytes().all(in_host) && escapes(zone).all(|byte| byte.is_some_and(escaped))
+    };
+    address.parse::<Ipv6Addr>().is_ok() && zone.is_none_or(is_zone)
+}
+
+/// Nothing, or a colon and digits.
+fn is_port(text: &str) -> bool {
+    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether a byte may stand in the name of a host; a percent sign begins an escape.
+fn in_host(byte: u8) -> bool {
+    byte >= 0x80 || byte.is_ascii_alphanumeric() || b"-_.~!$&'()*+,;=:[]<>\"%".contains(&byte)
 }
 
 fn extract_query_param<'a>(cx: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
