@@ -153,6 +153,7 @@ impl Worker {
     pub fn parse(&mut self, batch: &Batch, scene: &Scene) -> Parsed {
         let mut meter = self.meter.take().or_else(|| scene.measure.then(Meter::new));
         let bench = self.bench(scene);
+        bench.selector.begin();
         let mut done = Parsed::default();
         let mut in_vain = 0;
         for (number, line) in batch.lines.iter().enumerate() {
@@ -175,6 +176,7 @@ impl Worker {
     /// waited.
     pub fn catch_up(&mut self, batch: &Batch, parsed: &mut Parsed, scene: &Scene) {
         let bench = self.bench(scene);
+        bench.selector.begin();
         let mut before = mem::take(&mut parsed.pours).into_iter();
         let mut placed = 0;
         for Waiting { line, pours } in mem::take(&mut parsed.waiting) {
@@ -304,6 +306,7 @@ impl Bench {
         scene.rules.postoverflows.run(&mut self.event, &mut cx);
         if self.event.overflow().is_some_and(|overflow| overflow.reprocess && !overflow.whitelisted) {
             let passed = scene.rules.postoverflows.passed(&mut self.overflow_scratch);
+            self.selector.begin();
             self.select(scene, now, &passed, None, again);
         }
         world.into_unknown()

@@ -74,6 +74,12 @@ pub struct Packer {
 }
 
 impl Packer {
+    /// Forgets the frames: the next records are small by what comes from here on.
+    pub fn begin(&mut self) {
+        self.frames.clear();
+        self.next = 0;
+    }
+
     pub(crate) fn pack(&mut self, told: &Told<'_>) -> (Arc<Frame>, Box<[u8]>) {
         let frame = self.frame(told);
         let Self { rest, out, .. } = self;

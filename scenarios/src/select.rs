@@ -111,6 +111,12 @@ impl Selector {
         Self { exhaustive: true, ..self }
     }
 
+    /// Begins a batch: what its records have in common is found anew, so that what they take, and who has to yield to them,
+    /// depends on the batch and not on what this worker did before.
+    pub fn begin(&mut self) {
+        self.packer.begin();
+    }
+
     /// Appends the pours of `event`, in file order.
     pub fn select(&mut self, scenarios: &Scenarios, event: &Event, around: &Surroundings<'_>, pours: &mut Vec<Pour>) {
         self.metrics.events += 1;
