@@ -27,6 +27,9 @@ const FRAME: u64 = 0;
 const EARLIER: u64 = 1;
 /// or here: then it is this much more than its length.
 const OWN: u64 = 2;
+/// Is added to the nanoseconds of when a line was read, so that all take the same room: what a line takes, and who has to yield to
+/// it, must not depend on when that was.
+const ALIKE: u64 = 1 << 30;
 /// Shortest text that is looked for in earlier fields, in bytes; and how many of these are looked at.
 const WORTH: usize = 8;
 const LOOKED_AT: usize = 16;
@@ -171,7 +174,8 @@ impl Frame {
 fn encode_rest(rest: Rest, out: &mut Writer) {
     let Rest { offset, read_at, time } = rest;
     out.number(offset);
-    encode_time(read_at, out);
+    out.signed(read_at.as_second());
+    out.number(ALIKE + u64::from(read_at.subsec_nanosecond().unsigned_abs()));
     out.flag(time.is_some());
     if let Some(EventTime { instant, offset }) = time {
         encode_time(instant, out);
@@ -180,7 +184,9 @@ fn encode_rest(rest: Rest, out: &mut Writer) {
 }
 
 fn decode_rest(reader: &mut Reader<'_>) -> Result<Rest, Garbled> {
-    let (offset, read_at) = (reader.number()?, decode_time(reader)?);
+    let (offset, second) = (reader.number()?, reader.signed()?);
+    let nanos = reader.number()?.checked_sub(ALIKE).and_then(|nanos| i32::try_from(nanos).ok()).ok_or(Garbled)?;
+    let read_at = Timestamp::new(second, nanos).map_err(|_| Garbled)?;
     let mut time = None;
     if reader.flag()? {
         let instant = decode_time(reader)?;
