@@ -651,14 +651,14 @@ fn keep_gone(connection: &Connection, which: &str, values: &[&dyn rusqlite::ToSq
     connection.prepare_cached(&sql)?.execute(values).map(|_| ())
 }
 
-/// How many pages one retention run gives back at most: 8 MiB.
-const COMPACT_STEP: u32 = 2048;
+/// How many pages one retention run gives back at most: 2 MiB.
+const COMPACT_STEP: u32 = 512;
 
 /// How many alerts one retention run erases at most, so that nobody waits long for the writer.
-const RETAIN_STEP: usize = 2000;
+const RETAIN_STEP: usize = 400;
 
 /// How many alerts one retention run takes the evidence out of at most.
-const STRIP_STEP: usize = 500;
+const STRIP_STEP: usize = 100;
 
 fn retain(connection: &Connection, retention: &Retention) -> rusqlite::Result<()> {
     if let Some(before) = retention.metrics_before {
@@ -1112,7 +1112,7 @@ mod tests {
         let full = pages();
         let retention = Retention { max_alerts: Some(0), now: from_micros(100), ..Retention::default() };
         let retain = [Write::Retain(retention)];
-        for _ in 0..2 {
+        for _ in 0..5 {
             writer.commit(&[&retain]).expect("the store works");
         }
         assert!(full > empty + 900 && pages() < empty + 50, "{empty} pages, then {full}, then {}", pages());

@@ -56,15 +56,15 @@ const SEEN_MAX: usize = 1 << 20;
 /// Longest text of a decision's field in bytes.
 const MAX_FIELD: usize = 255;
 /// How often what is merely nice to know (last pull, heartbeat) is written.
-const TOUCH_EVERY: Duration = Duration::from_secs(5);
+const TOUCH_EVERY: Duration = Duration::from_secs(2);
 /// How long a question about what is stored waits for the store.
 const STORE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a bouncer that polls waits for the store: less than any of them has patience.
 const PULL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the end waits for the store.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(20);
-/// How often old records are erased.
-const RETAIN_EVERY: SignedDuration = SignedDuration::from_secs(10);
+/// How often some old records are erased: whoever writes meanwhile waits, so that it is done in small steps.
+const RETAIN_EVERY: SignedDuration = SignedDuration::from_secs(2);
 /// After how many new decisions those that are over are counted again.
 const COUNT_EVERY: i64 = 5000;
 /// Up to how many decisions of one alert each has its line in the log.
