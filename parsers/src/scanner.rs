@@ -369,7 +369,11 @@ impl Scanner {
                 if !landmark.starts(&mut walk, starts) {
                     return Verdict::Unsure;
                 }
-                let verdicts = starts.iter().map(|start| walk.run(&self.code, self.entry, *start));
+                let verdicts = starts.iter().map(|start| {
+                    // What was saved on the way to nowhere is no capture of this way.
+                    walk.slots.fill(None);
+                    walk.run(&self.code, self.entry, *start)
+                });
                 verdicts.into_iter().find(|verdict| *verdict != Verdict::NoMatch).unwrap_or(Verdict::NoMatch)
             }
             (Verdict::NoMatch, Starts::Anywhere) => Verdict::Unsure,
@@ -1315,6 +1319,8 @@ mod tests {
             ("(a+) - (b)", "a - aa - b", Match),
             ("(a+) - (b)", "a - aa - a", NoMatch),
             ("(a+) -(b)?", " aa -", Match),
+            ("(?:(c)a)?  ", "ca c  ", Match),
+            ("(?:((?:aa|bb|c)+)a)?  ", "a  ", Match),
             ("(a+)", "ba", Unsure),
             (r"^(a+)(?-u:\b)", "aab", NoMatch),
             ("^(.*) - ([^ ]+)$", "a - b - c", Match),
