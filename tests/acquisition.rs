@@ -141,7 +141,7 @@ fn rotate_with_logrotate(name: &str, options: &str, stopped: bool) {
     let mut cordon = Cordon::install(None, folder.path(), "", &acquisition);
     cordon.start();
     let lines = |cordon: &Cordon| {
-        let status: serde_json::Value = serde_json::from_str(&cordon.ask(&["status", "-o", "json"])).expect("JSON");
+        let status = cordon.status();
         status["sources"][0]["lines"].as_u64().expect("a number")
     };
     let mut written = 0;
@@ -201,11 +201,9 @@ fn each_datasource_speaks_as_it_is_told_and_is_known_by_its_identity() {
     );
     let mut cordon = Cordon::install(None, folder.path(), "enforcement:\n  mode: off\n", &acquisition);
     cordon.start();
-    let status =
-        || -> serde_json::Value { serde_json::from_str(&cordon.ask(&["status", "-o", "json"])).expect("JSON") };
-    eventually("all is read", || status()["sources"][2]["lines"] == 1);
-    assert_eq!((&status()["sources"][2]["cut"], &status()["sources"][0]["cut"]), (&1.into(), &0.into()));
-    assert_eq!(status()["sources"][1]["name"], "file:cellar");
+    eventually("all is read", || cordon.status()["sources"][2]["lines"] == 1);
+    assert_eq!((&cordon.status()["sources"][2]["cut"], &cordon.status()["sources"][0]["cut"]), (&1.into(), &0.into()));
+    assert_eq!(cordon.status()["sources"][1]["name"], "file:cellar");
     eventually("one says what it does", || cordon.log().contains("loud.log at="));
     cordon.stop();
     let log = cordon.log();

@@ -1,7 +1,6 @@
 //! What happens when the clock is set, forward and back, while the API runs.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -20,15 +19,9 @@ fn library() -> Option<PathBuf> {
 }
 
 /// The addresses that a bouncer with `key` is told: those that are new, those that are over.
-fn pull(socket: &Path, key: &str, startup: bool) -> [String; 2] {
-    let output = Command::new("curl")
-        .args(["-q", "-s", "-f", "--max-time", "15", "--unix-socket"])
-        .arg(socket)
-        .args(["-H", &format!("X-Api-Key: {key}")])
-        .arg(format!("http://localhost/v1/decisions/stream?startup={startup}"))
-        .output()
-        .expect("curl is installed: make test installs it");
-    let body: Value = serde_json::from_slice(&output.stdout).expect("the API answers with JSON");
+fn pull(cordon: &Cordon, key: &str, startup: bool) -> [String; 2] {
+    let (_, body) = cordon.get(key, &format!("v1/decisions/stream?startup={startup}"));
+    let body: Value = serde_json::from_str(&body).expect("the API answers with JSON");
     ["new", "deleted"].map(|kind| {
         let decisions = body[kind].as_array().into_iter().flatten();
         let mut values: Vec<String> =
@@ -42,7 +35,6 @@ fn pull(socket: &Path, key: &str, startup: bool) -> [String; 2] {
 fn a_clock_that_jumps_ends_no_ban_too_early_and_brings_back_nothing_that_was_lifted() {
     let Some(library) = library() else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let socket = folder.path().join("cordon/state/cordon.sock");
     let mut cordon = Cordon::install(None, folder.path(), "enforcement:\n  mode: off\n", "");
     cordon.give_clock(&library);
     cordon.start();
@@ -54,22 +46,22 @@ fn a_clock_that_jumps_ends_no_ban_too_early_and_brings_back_nothing_that_was_lif
     cordon.ask(&["bouncers", "add", "fw", "--key", "right"]);
     cordon.ask(&["ban", "198.51.100.1", "--for", "4h"]);
     cordon.ask(&["ban", "198.51.100.2", "--for", "30d"]);
-    assert_eq!(pull(&socket, "right", true), ["198.51.100.1 198.51.100.2", ""]);
+    assert_eq!(pull(&cordon, "right", true), ["198.51.100.1 198.51.100.2", ""]);
 
     cordon.set_clock("+3h");
     assert_eq!(banned(&cordon), ["Ip:198.51.100.1", "Ip:198.51.100.2"], "neither is over yet");
-    assert_eq!(pull(&socket, "right", false), ["", ""]);
+    assert_eq!(pull(&cordon, "right", false), ["", ""]);
 
     cordon.set_clock("+5h");
     eventually("the first one is over", || banned(&cordon) == ["Ip:198.51.100.2"]);
-    assert_eq!(pull(&socket, "right", false), ["", "198.51.100.1"]);
+    assert_eq!(pull(&cordon, "right", false), ["", "198.51.100.1"]);
 
     cordon.set_clock("-1h");
     // The end of the first one lies ahead again, but nobody was asked to enforce it anew.
     cordon.ask(&["ban", "198.51.100.3", "--for", "1h"]);
-    assert_eq!(pull(&socket, "right", false), ["198.51.100.3", ""]);
+    assert_eq!(pull(&cordon, "right", false), ["198.51.100.3", ""]);
     cordon.ask(&["lift", "198.51.100.2"]);
-    assert_eq!(pull(&socket, "right", false), ["", "198.51.100.2"]);
+    assert_eq!(pull(&cordon, "right", false), ["", "198.51.100.2"]);
 
     cordon.kill();
     cordon.start();

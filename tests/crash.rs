@@ -9,20 +9,9 @@ use tempfile::TempDir;
 
 use crate::disk::Disk;
 use crate::support::cordon::Cordon;
-use crate::support::eventually;
+use crate::support::{eventually, guesses};
 
 const GUESSER: &str = "203.0.113.66";
-
-/// Five guesses are forgiven, the sixth is not; no time heals.
-const SCENARIO: &str = "type: leaky
-name: test/guesses
-description: wrong passwords
-filter: evt.Meta.log_type == 'ssh_failed-auth'
-groupby: evt.Meta.source_ip
-capacity: 5
-leakspeed: 1000h
-labels: {remediation: true}
-";
 
 struct Scene {
     /// Before its folder: it may have something to say when that is gone.
@@ -45,7 +34,7 @@ impl Scene {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let rules = folder.path().join("rules");
         fs::create_dir_all(rules.join("scenarios")).expect("a writable folder");
-        fs::write(rules.join("scenarios/guesses.yaml"), SCENARIO).expect("a writable folder");
+        fs::write(rules.join("scenarios/guesses.yaml"), guesses("guesses", 5)).expect("a writable folder");
         let log = folder.path().join("auth.log");
         fs::write(&log, "").expect("a writable folder");
         let acquisition = format!("filename: {}\nlabels:\n  type: syslog\n", log.display());
@@ -72,7 +61,7 @@ impl Scene {
     }
 
     fn status(&self) -> Value {
-        serde_json::from_str(&self.cordon.ask(&["status", "-o", "json"])).expect("JSON")
+        self.cordon.status()
     }
 
     /// Lines that this process has read.

@@ -39,16 +39,6 @@ impl Drop for Disk {
     }
 }
 
-/// The status of the answer to a bouncer with `key`.
-fn ask(socket: &Path, key: &str, route: &str) -> String {
-    let output = Command::new("curl")
-        .args(["-q", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "15", "--unix-socket"])
-        .arg(socket)
-        .args(["-H", &format!("X-Api-Key: {key}"), &format!("http://localhost/v1/{route}")])
-        .output();
-    String::from_utf8_lossy(&output.expect("curl is installed: make test installs it").stdout).into_owned()
-}
-
 #[test]
 fn a_full_disk_acknowledges_nothing_and_loses_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -62,8 +52,7 @@ fn a_full_disk_acknowledges_nothing_and_loses_nothing() {
     let filler = state.join("filler");
     // it ends with an error, when there is no room left
     let _ = fs::write(&filler, vec![0; 8 << 20]);
-    let socket = state.join("cordon.sock");
-    let ask = |key: &str| ask(&socket, key, "decisions?ip=198.51.100.1");
+    let ask = |key: &str| cordon.get(key, "v1/decisions?ip=198.51.100.1").0;
     // a large reason does not fit into what is left of the write-ahead log
     let reason = "x".repeat(200);
     let mut acknowledged = Vec::new();
@@ -152,13 +141,9 @@ fn a_disk_that_turns_read_only_is_told_and_what_was_acknowledged_stays() {
         output.status.code() == Some(3)
             && String::from_utf8_lossy(&output.stdout).contains("the store cannot be written")
     });
-    let socket = state.join("cordon.sock");
-    for route in ["decisions?ip=198.51.100.1", "decisions/stream?startup=true"] {
-        assert_eq!(
-            (ask(&socket, "wrong", route), ask(&socket, "right", route)),
-            ("403".into(), "200".into()),
-            "{route}"
-        );
+    for route in ["v1/decisions?ip=198.51.100.1", "v1/decisions/stream?startup=true"] {
+        let ask = |key: &str| cordon.get(key, route).0;
+        assert_eq!((ask("wrong"), ask("right")), ("403".into(), "200".into()), "{route}");
     }
     assert!(child.try_wait().expect("it is our child").is_none(), "what is not written is not acknowledged");
     child.kill().expect("it is our child");

@@ -10,21 +10,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::cordon::Cordon;
-use crate::support::eventually;
+use crate::support::{eventually, guesses};
 
 /// Where Debian puts the program that writes journal files.
 const WRITER: &str = "/lib/systemd/systemd-journal-remote";
-
-/// Each sixth wrong password of an address is an alert; no time heals.
-const SCENARIO: &str = "type: leaky
-name: test/guesses
-description: wrong passwords
-filter: evt.Meta.log_type == 'ssh_failed-auth'
-groupby: evt.Meta.source_ip
-capacity: 5
-leakspeed: 1000h
-labels: {remediation: true}
-";
 
 struct Scene {
     cordon: Cordon,
@@ -46,7 +35,7 @@ impl Scene {
         for path in [&rules, &journal] {
             fs::create_dir_all(path).expect("a writable folder");
         }
-        fs::write(rules.join("guesses.yaml"), SCENARIO).expect("a writable folder");
+        fs::write(rules.join("guesses.yaml"), guesses("guesses", 5)).expect("a writable folder");
         let config = format!("rules:\n  folders: [{}]\n", folder.path().join("rules").display());
         let acquisition = format!(
             "journalctl_filter: ['--directory={}', _COMM=sshd]\nlabels: {{type: syslog}}\n{keys}",
@@ -95,7 +84,7 @@ impl Scene {
 
     /// Lines that this process has read, and how it is.
     fn source(&self) -> Value {
-        let status: Value = serde_json::from_str(&self.cordon.ask(&["status", "-o", "json"])).expect("JSON");
+        let status = self.cordon.status();
         status["sources"][0].clone()
     }
 

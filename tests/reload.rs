@@ -7,14 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::cordon::Cordon;
-use crate::support::eventually;
-
-fn scenario(name: &str, capacity: u32) -> String {
-    format!(
-        "type: leaky\nname: test/{name}\ndescription: wrong passwords\nfilter: evt.Meta.log_type == 'ssh_failed-auth'\n\
-         groupby: evt.Meta.source_ip\ncapacity: {capacity}\nleakspeed: 1000h\nlabels: {{remediation: true}}\n"
-    )
-}
+use crate::support::{eventually, guesses};
 
 fn profiles(hours: u32) -> String {
     format!(
@@ -35,7 +28,7 @@ impl Scene {
         fs::create_dir_all(folder.path().join("rules/scenarios")).expect("a writable folder");
         let cordon = Cordon::install(None, folder.path(), "", "");
         let mut scene = Self { cordon, folder };
-        scene.write("rules/scenarios/five.yaml", &scenario("five", 5));
+        scene.write("rules/scenarios/five.yaml", &guesses("five", 5));
         scene.write("profiles.yaml", &profiles(1));
         for name in ["one", "two"] {
             scene.write(&format!("{name}.log"), "");
@@ -82,7 +75,7 @@ impl Scene {
     }
 
     fn status(&self) -> Value {
-        serde_json::from_str(&self.cordon.ask(&["status", "-o", "json"])).expect("JSON")
+        self.cordon.status()
     }
 
     fn lines(&self, log: &str) -> u64 {
@@ -122,7 +115,7 @@ fn everything_new_is_in_force_and_unchanged_scenarios_keep_their_buckets() {
     assert_eq!(scene.alerts("203.0.113.1"), Vec::<String>::new(), "one more would be an alert");
 
     // Another scenario and another datasource, an unchanged scenario beside them.
-    scene.write("rules/scenarios/two.yaml", &scenario("two", 2));
+    scene.write("rules/scenarios/two.yaml", &guesses("two", 2));
     scene.read_logs(&["one", "two"]);
     scene.write("profiles.yaml", &profiles(7));
     let told = scene.cordon.ask(&["reload"]);
@@ -135,7 +128,7 @@ fn everything_new_is_in_force_and_unchanged_scenarios_keep_their_buckets() {
 
     // The scenario with buckets changes, a datasource goes.
     scene.guess("one", "203.0.113.3", 2);
-    scene.write("rules/scenarios/five.yaml", &scenario("five", 3));
+    scene.write("rules/scenarios/five.yaml", &guesses("five", 3));
     fs::remove_file(scene.folder.path().join("rules/scenarios/two.yaml")).expect("it was written");
     scene.read_logs(&["one"]);
     let told = scene.cordon.ask(&["reload"]);
@@ -162,13 +155,13 @@ fn a_mistake_keeps_the_old_set_whole_and_says_where_it_is() {
     let scene = Scene::set();
     scene.guess("one", "203.0.113.1", 5);
     let place = scene.folder.path().display().to_string();
-    let bad = scenario("bad", 1);
+    let bad = guesses("bad", 1);
     let config = fs::read_to_string(scene.folder.path().join("cordon/cordon.yaml")).expect("it was written");
     let lines = config.lines().count();
     // (file, text with a mistake, where it is, what is right)
     let cases = [
-        ("rules/scenarios/bad.yaml", bad.replace("filter: evt.Meta", "filter: evt.Mta"), 4, scenario("bad", 900)),
-        ("rules/scenarios/bad.yaml", bad.replace("leakspeed", "leakspede"), 7, scenario("bad", 900)),
+        ("rules/scenarios/bad.yaml", bad.replace("filter: evt.Meta", "filter: evt.Mta"), 4, guesses("bad", 900)),
+        ("rules/scenarios/bad.yaml", bad.replace("leakspeed", "leakspede"), 7, guesses("bad", 900)),
         (
             "cordon/acquisition.yaml",
             format!("filename: {place}/one.log\nlabls: {{type: syslog}}\n"),
@@ -182,7 +175,7 @@ fn a_mistake_keeps_the_old_set_whole_and_says_where_it_is() {
     for (file, text, line, right) in cases {
         let says = format!("{place}/{file}:{line}: ");
         // Right, and not to be taken while something else is wrong.
-        scene.write("rules/scenarios/also.yaml", &scenario("also", 1));
+        scene.write("rules/scenarios/also.yaml", &guesses("also", 1));
         scene.write(file, &text);
         let output = scene.cordon.run(&["reload"]);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -209,13 +202,7 @@ fn a_mistake_keeps_the_old_set_whole_and_says_where_it_is() {
 fn what_each_datasource_does_can_be_counted() {
     let scene = Scene::set();
     scene.guess("one", "203.0.113.1", 4);
-    let output = std::process::Command::new("curl")
-        .args(["-q", "-s", "--max-time", "10", "--unix-socket"])
-        .arg(scene.folder.path().join("cordon/state/cordon.sock"))
-        .arg("http://localhost/metrics")
-        .output()
-        .expect("curl is installed: make test installs it");
-    let text = String::from_utf8_lossy(&output.stdout);
+    let (_, text) = scene.cordon.get("", "metrics");
     let source = format!("{{source=\"file:{}/one.log\",datasource_type=\"file\"}}", scene.folder.path().display());
     for (name, value) in
         [("lines_total", 4), ("parsed_total", 4), ("unparsed_total", 0), ("dropped_total", 0), ("lag_bytes", 0)]

@@ -9,18 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::cordon::Cordon;
-use crate::support::eventually;
-
-/// Each third wrong password of an address is an alert.
-const SCENARIO: &str = "type: leaky
-name: test/guesses
-description: wrong passwords
-filter: evt.Meta.log_type == 'ssh_failed-auth'
-groupby: evt.Meta.source_ip
-capacity: 2
-leakspeed: 1000h
-labels: {remediation: true}
-";
+use crate::support::{eventually, guesses};
 
 /// An API, and an agent that sends there what it sees.
 struct Scene {
@@ -37,7 +26,7 @@ impl Scene {
         for name in ["api", "agent", "rules/scenarios"] {
             fs::create_dir_all(place(name)).expect("a writable folder");
         }
-        fs::write(place("rules/scenarios/guesses.yaml"), SCENARIO).expect("a writable folder");
+        fs::write(place("rules/scenarios/guesses.yaml"), guesses("guesses", 2)).expect("a writable folder");
         fs::write(place("auth.log"), "").expect("a writable folder");
         // Free now, and ours in a moment.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
@@ -77,7 +66,7 @@ impl Scene {
 
     /// What the agent says about its alerts: waiting, delivered, dropped, refused.
     fn spool(&self) -> [u64; 4] {
-        let status: Value = serde_json::from_str(&self.agent.ask(&["status", "-o", "json"])).expect("JSON");
+        let status = self.agent.status();
         ["waiting", "delivered", "dropped", "refused"].map(|name| status["spool"][name].as_u64().expect("a count"))
     }
 

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use serde_json::Value;
+
 use super::eventually;
 use crate::lab::Host;
 
@@ -102,6 +104,23 @@ impl Cordon {
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(answered(&output), "cordon {} failed: {complaint}\n{}", args.join(" "), self.log());
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What `cordon status` knows.
+    pub(crate) fn status(&self) -> Value {
+        serde_json::from_str(&self.ask(&["status", "-o", "json"])).expect("JSON")
+    }
+
+    /// Asks its API on its socket, as the bouncer with `key`: the status of the answer, and its body.
+    pub(crate) fn get(&self, key: &str, route: &str) -> (String, String) {
+        let output = Command::new("curl")
+            .args(["-q", "-s", "-w", "%{stderr}%{http_code}", "--max-time", "15", "--unix-socket"])
+            .arg(self.folder.join("state/cordon.sock"))
+            .args(["-H", &format!("X-Api-Key: {key}"), &format!("http://localhost/{route}")])
+            .output()
+            .expect("curl is installed: make test installs it");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (text(&output.stderr), text(&output.stdout))
     }
 
     /// The values of all decisions in force.

@@ -33,6 +33,14 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A scenario in which `capacity` wrong passwords of an address are forgiven and the next one is not; no time heals.
+pub(crate) fn guesses(name: &str, capacity: u32) -> String {
+    format!(
+        "type: leaky\nname: test/{name}\ndescription: wrong passwords\nfilter: evt.Meta.log_type == 'ssh_failed-auth'\n\
+         groupby: evt.Meta.source_ip\ncapacity: {capacity}\nleakspeed: 1000h\nlabels: {{remediation: true}}\n"
+    )
+}
+
 /// Opens a conversation with the victim's echo service, if it answers.
 pub(crate) fn open(host: &Host, own: IpAddr, victim: IpAddr) -> Option<Stream> {
     Stream::open(host, own, SocketAddr::new(victim, ECHO), Duration::from_millis(700))
