@@ -3,6 +3,7 @@
 //! A file is known by device and inode, and by what its bytes looked like ([`Print`]): inodes are used again,
 //! `copytruncate` keeps the inode and changes the content, and a copy has the content under another inode.
 
+use std::cell::LazyCell;
 use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
 use std::hash::Hasher;
 use std::io::{self, Read, Seek as _};
@@ -225,7 +226,8 @@ fn find_near(place: &FilePlace, near: &[Near]) -> Option<Found> {
     if let Some((_, found)) = copies.max_by_key(|(len, _)| *len) {
         return Some(found);
     }
-    names().filter(|path| is_rotated(path, &place.path)).find_map(|path| {
+    let family = Family::of(&place.path);
+    names().filter(|path| family.has(path)).find_map(|path| {
         let file = open(path).ok()?;
         let packing = Packing::of(&file).ok()??;
         let found = Found::new(path, file, Some(packing))?;
@@ -236,8 +238,9 @@ fn find_near(place: &FilePlace, near: &[Near]) -> Option<Found> {
 /// Where reading goes on with what a place spoke of.
 #[derive(Debug, Default)]
 pub struct Relocated {
-    /// The content, and the new content of its file if that was emptied.
-    pub places: Vec<FilePlace>,
+    /// The content, and the new content of its file if that was emptied, in the files as they were found: one that is searched
+    /// for again may be elsewhere by then.
+    pub places: Vec<(FilePlace, Found)>,
     /// The age of the content when it is nowhere any more.
     pub lost: Option<Age>,
 }
@@ -245,20 +248,22 @@ pub struct Relocated {
 impl Relocated {
     /// Looks where the content that `place` speaks of has gone.
     pub fn of(place: FilePlace) -> Self {
-        let found = find(&place);
-        if found.as_ref().is_some_and(|found| found.age.id == place.id) {
-            return Self { places: vec![place], lost: None };
-        }
+        let found = match find(&place) {
+            Some(found) if found.age.id == place.id => return Self { places: vec![(place, found)], lost: None },
+            found => found,
+        };
         let copy = found.as_ref().map(|found| found.age).or_else(|| Some(earlier_copy(&place)?.age));
         let lost = if found.is_none() { copy.or_else(|| Age::of_place(&place)) } else { None };
         let mut places = Vec::new();
-        if let Some(metadata) = found.and_then(|found| found.file.metadata().ok()) {
-            places.push(place.moved_to(&metadata));
+        if let Some(found) = found
+            && let Ok(metadata) = found.file.metadata()
+        {
+            places.push((place.moved_to(&metadata), found));
         }
-        if let Some(metadata) = emptied(&place) {
+        if let Some((metadata, found)) = emptied(&place) {
             let since = copy.and_then(|copy| Timestamp::try_from(copy.written).ok()).or(place.since);
             let generation = place.generation.wrapping_add(1);
-            places.push(FilePlace { generation, since, ..FilePlace::beginning(&place.path, &metadata) });
+            places.push((FilePlace { generation, since, ..FilePlace::beginning(&place.path, &metadata) }, found));
         }
         Self { places, lost }
     }
@@ -286,17 +291,29 @@ pub fn earlier_copy(place: &FilePlace) -> Option<Found> {
     })
 }
 
-/// What the system knows of the file of `place`, whatever it holds now; `None` where it cannot be read.
-fn emptied(place: &FilePlace) -> Option<Metadata> {
-    let here = |path: &Path| place.metadata_at(path).filter(|_| open(path).is_ok());
+/// The file of `place`, whatever it holds now; `None` where it cannot be read.
+fn emptied(place: &FilePlace) -> Option<(Metadata, Found)> {
+    let here = |path: &Path| {
+        place.metadata_at(path)?;
+        let file = open(path).ok()?;
+        let metadata = file.metadata().ok().filter(|metadata| place.is_file(metadata))?;
+        let packing = Packing::of(&file).ok()?;
+        Some((metadata, Found::new(path, file, packing)?))
+    };
     let likely = |near: &[Near]| near.iter().filter(|near| near.may_be(place.id)).find_map(|near| here(&near.path));
     here(&place.path).or_else(|| steady(&place.path, likely))
 }
 
 /// Finds the files that had the name `path` for a while after the one of age `last`, oldest first, without those that are
 /// `known`, and without copies of what `places` speak of and of the file that has the name now.
-pub fn between(path: &Path, last: &Age, known: impl Fn(&FileId) -> bool, places: &[FilePlace]) -> Vec<Found> {
-    steady(path, |near| between_near(path, near, last, &known, places))
+pub fn between(
+    path: &Path,
+    last: &Age,
+    known: impl Fn(&FileId) -> bool,
+    places: impl Fn() -> Vec<FilePlace>,
+) -> Vec<Found> {
+    let places = LazyCell::new(places);
+    steady(path, |near| between_near(path, near, last, &known, &places))
 }
 
 fn between_near(
@@ -304,7 +321,7 @@ fn between_near(
     near: &[Near],
     last: &Age,
     known: &impl Fn(&FileId) -> bool,
-    places: &[FilePlace],
+    places: &LazyCell<Vec<FilePlace>, impl Fn() -> Vec<FilePlace>>,
 ) -> Vec<Found> {
     let present = open(path).ok();
     let is_copy = |found: &Found| {
@@ -322,8 +339,8 @@ fn between_near(
             let found = Found::new(name, file, packing)?;
             let is_news = found.age.follows(last) && !known(&found.age.id) && !is_copy(&found);
             // What is still being packed lies beside it as it was. Of which nothing was read, there is no copy of anything read.
-            let mut read = places.iter().filter(|place| place.seen > 0);
-            (is_news && read.all(|place| holds(&found, place) == Some(false))).then_some(found)
+            let read = || places.iter().filter(|place| place.seen > 0);
+            (is_news && read().all(|place| holds(&found, place) == Some(false))).then_some(found)
         })
         .collect();
     // Rotation without pauses can give two the same moment; then the higher number is the older one.
@@ -459,6 +476,44 @@ pub fn is_rotated(name: &Path, path: &Path) -> bool {
     middle.is_some_and(is_mark)
 }
 
+/// The name of a file, and those of the logs that it may be an archive of.
+#[derive(Debug)]
+pub struct Family(Vec<String>);
+
+impl Family {
+    /// The family of the file at `path`.
+    pub fn of(path: &Path) -> Self {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let extension = name.rfind('.').map_or("", |dot| &name[dot..]);
+        let unpacked = name.strip_suffix(extension).and_then(|rest| rest.rfind('.').map(|dot| &rest[dot..]));
+        let mut names = Vec::new();
+        for (end, _) in name.match_indices(['.', '-', '_']) {
+            for ending in ["", extension, unpacked.unwrap_or("")] {
+                let base = format!("{}{ending}", &name[..end]);
+                if is_rotated(path, Path::new(&base)) && !names.contains(&base) {
+                    names.push(base);
+                }
+            }
+        }
+        names.push(name);
+        Self(names)
+    }
+
+    /// The names.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Whether one may be an archive of the other, or both of the same log: `x.log.2.gz` is what `x.log.1` becomes.
+    pub fn has(&self, path: &Path) -> bool {
+        let stem = |name: &str| name.find(['.', '-', '_']).unwrap_or(name.len());
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        // Most are strangers from their first letters on.
+        self.0.iter().any(|own| own[..stem(own)] == name[..stem(&name)])
+            && Self::of(path).0.iter().any(|name| self.0.contains(name))
+    }
+}
+
 /// The number at the end of a rotated name; 0 where there is none.
 fn number(path: &Path) -> u64 {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -553,5 +608,25 @@ mod tests {
             assert_eq!(is_rotated(&name, &Path::new("/var/log").join(path)), rotated, "{name:?}");
         }
         assert!(number(Path::new("a.log.12.gz")) > number(Path::new("a.log.2.gz")));
+    }
+
+    #[test]
+    fn archives_of_one_log_are_kin() {
+        for (name, other, kin) in [
+            ("auth.log", "auth.log.1", true),
+            ("auth.log.2.gz", "auth.log.1", true),
+            ("auth.log.2", "auth.log.1", true),
+            ("auth.log.2.gz", "auth.log", true),
+            ("auth-20261122.log.gz", "auth-20261121.log", true),
+            ("auth.log-20261122.gz", "auth.log-20261121", true),
+            ("auth.log", "auth.log", true),
+            ("other.log.2.gz", "auth.log.1", false),
+            ("other.log", "auth.log", false),
+            ("", "auth.log", false),
+        ] {
+            let (name, other) = (Path::new(name), Path::new(other));
+            assert_eq!(Family::of(name).has(other), kin, "{name:?} {other:?}");
+            assert_eq!(Family::of(other).has(name), kin, "{other:?} {name:?}");
+        }
     }
 }

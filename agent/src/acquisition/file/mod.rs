@@ -28,7 +28,7 @@ pub use self::pattern::PathPattern;
 use super::{Bell, Datasource, Outlet, Place, SourceError, Step};
 use crate::tail::checkpoint::FilePlace;
 use crate::tail::packed::Packing;
-use crate::tail::rotate::{self, Age, FileId, Found, Likeness, Relocated};
+use crate::tail::rotate::{self, Age, Family, FileId, Found, Likeness, Relocated};
 use crate::tail::watch::{Changes, Watch};
 use crate::tail::{BUFFER, Read, Tail};
 
@@ -167,6 +167,15 @@ struct Name {
     target: Option<PathBuf>,
 }
 
+/// What is left of the files that had one name before the restart.
+#[derive(Debug, Default)]
+struct Left {
+    /// The places in them, with the files where these could be kept open; the others are searched for again.
+    places: Vec<(FilePlace, Option<Found>)>,
+    /// The ages of those that are gone.
+    ages: Vec<Age>,
+}
+
 impl FileSource {
     /// Follows `files`. `places` are what was remembered at `remembered`, if anything was.
     pub fn new(files: Files, follow: Follow, places: Vec<FilePlace>, remembered: Option<SystemTime>) -> Self {
@@ -291,30 +300,34 @@ impl FileSource {
     /// Finds the files in which reading stood, wherever rotation has put them, and goes on there.
     fn resume(&mut self, out: &mut Outlet) -> Result<(), SourceError> {
         let (mut gone, mut moved) = (Vec::new(), Vec::new());
-        let mut by_path: BTreeMap<Arc<Path>, (Vec<FilePlace>, Vec<Age>)> = BTreeMap::new();
+        let mut by_path: BTreeMap<Arc<Path>, Left> = BTreeMap::new();
+        let mut open = 0;
         for place in std::mem::take(&mut self.places) {
             // The path was followed: if it leads to another file now, that is a successor, read from its beginning.
             self.name(&place.path, place.id);
-            let (places, ages) = by_path.entry(Arc::clone(&place.path)).or_default();
+            let Left { places, ages } = by_path.entry(Arc::clone(&place.path)).or_default();
             let now = Relocated::of(place.clone());
             if now.places.is_empty() && rotate::open(&place.path).is_err() {
                 self.waiting.entry(Arc::clone(&place.path)).or_default().push(place);
                 continue;
             }
-            if now.places != [place.clone()] {
+            if !matches!(&now.places[..], [(now, _)] if *now == place) {
                 gone.push(Step::Gone(place.id));
-                moved.extend(now.places.iter().map(|place| Step::At(Place::File(place.clone()))));
+                moved.extend(now.places.iter().map(|(place, _)| Step::At(Place::File(place.clone()))));
             }
             if let Some(age) = now.lost {
                 info!(file = %place.path.display(), "the content that was read before is gone");
                 ages.push(age);
             }
-            for place in now.places {
+            for (place, lives) in now.places {
+                // Kept open, it is what was found, wherever it goes meanwhile.
+                open += 1;
+                let lives = (open <= self.room).then_some(lives);
                 // Two places lead to one copy when the end came while it was read.
-                match places.iter_mut().find(|known| known.id == place.id) {
-                    Some(known) if known.seen >= place.seen => {}
-                    Some(known) => *known = place,
-                    None => places.push(place),
+                match places.iter_mut().find(|(known, _)| known.id == place.id) {
+                    Some((known, _)) if known.seen >= place.seen => {}
+                    Some(known) => *known = (place, lives),
+                    None => places.push((place, lives)),
                 }
             }
         }
@@ -322,44 +335,63 @@ impl FileSource {
         for step in gone.into_iter().chain(moved) {
             out.step(step);
         }
-        for (path, (places, ages)) in by_path {
-            self.resume_path(&path, places, ages, out)?;
+        let mut families: HashMap<String, Vec<FilePlace>> = HashMap::new();
+        for (place, _) in by_path.values().flat_map(|left| &left.places) {
+            for name in Family::of(&place.path).names() {
+                families.entry(name.clone()).or_default().push(place.clone());
+            }
+        }
+        for (path, left) in by_path {
+            let family = Family::of(&path);
+            let kin = || family.names().iter().filter_map(|name| families.get(name)).flatten().cloned().collect();
+            self.resume_path(&path, left, kin, out)?;
         }
         Ok(())
     }
 
-    /// The same for the files that had one name: the oldest first, and after the last of them, or of those that are gone and
-    /// had these `ages`, those that had the name while nobody read.
+    /// The same for what is left of the files that had one name: the oldest first, and after the last of them those that had the
+    /// name while nobody read. `kin` are the places in this log and its archives.
     fn resume_path(
         &mut self,
         path: &Path,
-        places: Vec<FilePlace>,
-        mut ages: Vec<Age>,
+        left: Left,
+        kin: impl Fn() -> Vec<FilePlace>,
         out: &mut Outlet,
     ) -> Result<(), SourceError> {
         let now = fs::metadata(path).ok().filter(Metadata::is_file);
         let now_id = now.as_ref().map(FileId::of);
         let mut found: Vec<(FilePlace, Found)> = Vec::new();
-        for place in places {
-            match rotate::find(&place) {
-                Some(lives) => {
-                    let lives = Found { age: lives.age.since(place.since), ..lives };
-                    // A file that was emptied and not read since may have been emptied again: what it held meanwhile is no older
-                    // than it looks now.
-                    let emptied = if place.seen == 0 && place.since.is_some() { Age::of_place(&place) } else { None };
-                    ages.push(emptied.unwrap_or(lives.age));
-                    found.push((place, lives));
-                }
-                None => ages.extend(Age::of_place(&place)),
+        let Left { places, mut ages } = left;
+        for (mut place, lives) in places {
+            let Some(lives) = lives.or_else(|| rotate::find(&place)) else {
+                ages.extend(Age::of_place(&place));
+                continue;
+            };
+            if lives.age.id != place.id
+                && let Ok(metadata) = lives.file.metadata()
+            {
+                out.step(Step::Gone(place.id));
+                place = place.moved_to(&metadata);
+                out.step(Step::At(Place::File(place.clone())));
             }
+            let lives = Found { age: lives.age.since(place.since), ..lives };
+            // A file that was emptied and not read since may have been emptied again: what it held meanwhile is no older
+            // than it looks now.
+            let emptied = if place.seen == 0 && place.since.is_some() { Age::of_place(&place) } else { None };
+            ages.push(emptied.unwrap_or(lives.age));
+            found.push((place, lives));
         }
         found.sort_by_key(|(_, lives)| lives.age.order());
         let last = ages.into_iter().max_by_key(Age::order).or_else(|| Some(Age::written(self.remembered?)));
         let mut known: HashSet<FileId> = found.iter().map(|(_, lives)| lives.age.id).chain(now_id).collect();
         known.extend(self.tails.keys());
-        let places: Vec<FilePlace> = found.iter().map(|(place, _)| place.clone()).collect();
-        let missed = last.map_or_else(Vec::new, |last| rotate::between(path, &last, |id| known.contains(id), &places));
-        let beginning = |found: Found| Some((FilePlace::beginning(path, &found.file.metadata().ok()?), found));
+        let missed = last.map_or_else(Vec::new, |last| rotate::between(path, &last, |id| known.contains(id), kin));
+        let beginning = |found: Found| {
+            let metadata = found.file.metadata().ok()?;
+            // It may have been read under the name of another archive.
+            let is_news = !self.done.contains(&rotate::first_generation(&metadata));
+            is_news.then(|| (FilePlace::beginning(path, &metadata), found))
+        };
         let mut missed: Vec<(FilePlace, Found)> = missed.into_iter().filter_map(beginning).collect();
         // What is found now must be found again if the end comes before it is read.
         for (place, _) in &missed {
@@ -465,19 +497,17 @@ impl FileSource {
     ) -> Result<(), SourceError> {
         debug!(file = %path.display(), "emptied while it was looked for");
         let places = Relocated::of(place.clone()).places;
-        if !places.iter().any(|now| now.id == place.id) {
+        if !places.iter().any(|(now, _)| now.id == place.id) {
             out.step(Step::Gone(place.id));
         }
-        for place in &places {
+        for (place, _) in &places {
             out.step(Step::At(Place::File(place.clone())));
         }
-        for now in places {
-            if let Some(found) = rotate::find(&now) {
-                let id = found.age.id;
-                self.go_on(path, &now, found, backlog, out)?;
-                if id != place.id {
-                    self.read_all(id, out)?;
-                }
+        for (now, found) in places {
+            let id = found.age.id;
+            self.go_on(path, &now, found, backlog, out)?;
+            if id != place.id {
+                self.read_all(id, out)?;
             }
         }
         Ok(())
@@ -495,10 +525,11 @@ impl FileSource {
         let now = fs::metadata(path).ok().filter(Metadata::is_file);
         let known: HashSet<FileId> = self.tails.keys().copied().chain(now.as_ref().map(FileId::of)).collect();
         // Their archives may be in the making.
-        let had_the_name = |tail: &&Tail| tail.path() == path || rotate::is_rotated(tail.path(), path);
-        let places: Vec<FilePlace> = self.tails.values().filter(had_the_name).map(Tail::place).collect();
+        let family = Family::of(path);
+        let is_kin = |tail: &&Tail| family.has(tail.path());
+        let places = || self.tails.values().filter(is_kin).map(Tail::place).collect();
         let mut all = Vec::new();
-        for found in rotate::between(path, last, |id| known.contains(id), &places) {
+        for found in rotate::between(path, last, |id| known.contains(id), places) {
             let Ok(metadata) = found.file.metadata() else { continue };
             if self.done.contains(&rotate::first_generation(&metadata))
                 || until.is_some_and(|until| found.age.last_write() > until)

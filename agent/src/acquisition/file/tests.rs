@@ -317,6 +317,26 @@ fn every_line_comes_once_whatever_happens_to_the_file() {
             ],
         ),
         (
+            "an archive that is followed, grew and moved on compressed while nobody read",
+            "a.log*",
+            &[
+                Follow("a.log"),
+                Rename("a.log", "a.log.1"),
+                Line("a.log", "2, the first of its file"),
+                Line("a.log.1", "late"),
+                Stop,
+                Append("a.log.1", "later\n"),
+                Tick,
+                Pack("gzip", "a.log.1"),
+                Rename("a.log.1.gz", "a.log.2.gz"),
+                Rename("a.log", "a.log.1"),
+                Pack("gzip", "a.log.1"),
+                Restart,
+                Expect(&["later"]),
+                Line("a.log", "3"),
+            ],
+        ),
+        (
             "removed and made anew",
             "a.log",
             &[Append("a.log", "old\n"), Start, Line("a.log", "1"), Remove("a.log"), Line("a.log", "2")],
@@ -891,6 +911,35 @@ fn what_comes_and_goes_after_a_compressed_file_is_read() {
     drop(out);
     let lines: Vec<String> = receiver.iter().flat_map(|batch| batch.lines).map(|line| line.raw.into()).collect();
     assert_eq!(lines, ["2", "3", "4"]);
+}
+
+#[test]
+fn what_a_log_became_is_read_once_where_its_archives_are_followed_too() {
+    use Do::*;
+    let mut bench = Bench::new("a.log*", true);
+    let before = [Follow("a.log"), Stop, Append("a.log", "2, of the first file of the name\n"), Tick];
+    run(&mut bench, "before", &before);
+    let mut source = bench.source(true);
+    let (sender, receiver) = single(64);
+    let mut out = Outlet::new(0, sender, Arc::default());
+    source.scan(&mut out).expect("somebody listens");
+    let seen = [Rename("a.log", "a.log.1"), Append("a.log", "3, of the second file of the name\n")];
+    run(&mut bench, "a rotation that is seen", &seen);
+    source.scan(&mut out).expect("somebody listens");
+    let unseen = [
+        Tick,
+        Pack("gzip", "a.log.1"),
+        Rename("a.log.1.gz", "a.log.2.gz"),
+        Rename("a.log", "a.log.1"),
+        Pack("gzip", "a.log.1"),
+        Append("a.log", "4\n"),
+    ];
+    run(&mut bench, "one whose steps nobody sees", &unseen);
+    source.tick(true, &mut out).expect("somebody listens");
+    out.send().expect("somebody listens");
+    drop(out);
+    let lines: Vec<String> = receiver.iter().flat_map(|batch| batch.lines).map(|line| line.raw.into()).collect();
+    assert_eq!(lines, ["2, of the first file of the name", "3, of the second file of the name", "4"]);
 }
 
 #[test]
