@@ -11,6 +11,7 @@
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod geo;
 pub mod metrics;
 pub mod nftables;
 
