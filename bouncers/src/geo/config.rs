@@ -51,6 +51,7 @@ pub struct Config {
     pub spare: Spare,
 }
 
+#[allow(clippy::ref_option, reason = "serde hands the field over like this")]
 fn as_text<S: Serializer>(duration: &Option<SignedDuration>, serializer: S) -> Result<S::Ok, S::Error> {
     match duration {
         Some(duration) => serializer.serialize_str(&duration::format(*duration)),
@@ -91,13 +92,8 @@ impl Config {
         if let Some(system) = field_paths(&keys, "as_fields")? {
             config.fields.system = system;
         }
-        let hour = SignedDuration::from_hours(1);
-        if let Some(lease) = optional_time(&keys, "lease", SignedDuration::from_secs(10)..=hour)? {
-            config.lease = lease;
-        }
-        if let Some(confirm) = optional_time(&keys, "confirm", SignedDuration::from_secs(10)..=hour)? {
-            config.confirm = confirm;
-        }
+        config.lease = time(&keys, "lease", config.lease)?;
+        config.confirm = time(&keys, "confirm", config.confirm)?;
         if let Some(number) = number(&keys, "min_networks", 1, 1_000_000)? {
             config.min_networks = number;
         }
@@ -216,10 +212,13 @@ fn read_policy(item: &Yaml, index: usize) -> Result<Policy, Fault> {
     let mut ports = places(&keys, "ports", Ports::parse, "`22`, `8000-8099`, `tcp/443` or `udp/51820`")?;
     ports.sort_unstable();
     ports.dedup();
-    if let Some(pair) =
-        ports.windows(2).find(|pair| pair[0].transport == pair[1].transport && pair[1].first <= pair[0].last)
-    {
-        return Err(Fault::new(line, format!("ports `{}` and `{}` overlap", pair[0], pair[1])));
+    for pair in ports.windows(2) {
+        if let [low, high] = pair
+            && low.transport == high.transport
+            && high.first <= low.last
+        {
+            return Err(Fault::new(line, format!("ports `{low}` and `{high}` overlap")));
+        }
     }
     keys.finish()?;
     Ok(Policy { name, kind, regions, except, unknown, interfaces, ports, observe })
@@ -283,22 +282,17 @@ fn field_paths(keys: &Keys<'_>, key: &'static str) -> Result<Option<Vec<FieldPat
     keys.texts(key)?.iter().map(parse).collect::<Result<_, _>>().map(Some)
 }
 
-/// A time or `none`; `None` if nothing is said.
-fn optional_time(
-    keys: &Keys<'_>,
-    key: &'static str,
-    range: std::ops::RangeInclusive<SignedDuration>,
-) -> Result<Option<Option<SignedDuration>>, Fault> {
-    let Some(text) = keys.text(key)? else { return Ok(None) };
+/// A time from ten seconds to an hour, or `none`.
+fn time(keys: &Keys<'_>, key: &'static str, default: Option<SignedDuration>) -> Result<Option<SignedDuration>, Fault> {
+    let range = SignedDuration::from_secs(10)..=SignedDuration::from_hours(1);
+    let Some(text) = keys.text(key)? else { return Ok(default) };
     if text.text == "none" {
-        return Ok(Some(None));
+        return Ok(None);
     }
     match duration::parse_with_days(&text) {
-        Ok(time) if range.contains(&time) => Ok(Some(Some(time))),
+        Ok(time) if range.contains(&time) => Ok(Some(time)),
         _ => {
-            let (least, most) = (duration::format(*range.start()), duration::format(*range.end()));
-            let fault = Fault::new(text.line, format!("`{key}` is `{}`", &*text));
-            Err(fault.hint(format!("a time from `{least}` to `{most}`, or `none`")))
+            Err(Fault::new(text.line, format!("`{key}` is `{}`", &*text)).hint("a time from `10s` to `1h`, or `none`"))
         }
     }
 }
@@ -452,7 +446,7 @@ mod tests {
                 "country_db: c\npolicies:\n- {name: a, deny: [FR]}\n- {name: a, deny: [DE]}",
                 "4: there is another policy called `a`",
             ),
-            ("lease: 2s", "1: `lease` is `2s`\nhint: a time from `10s` to `1h0m0s`, or `none`"),
+            ("lease: 2s", "1: `lease` is `2s`\nhint: a time from `10s` to `1h`, or `none`"),
             ("max_shrink: 101", "1: `max_shrink` is `101`, expected a number from 0 to 100"),
             ("country_fields: [a..b]", "1: `a..b` leads to no field\nhint: a form like `country.iso_code`"),
             ("polices: []", "1: unknown key in `geo`: `polices`\nhint: did you mean `policies`?"),

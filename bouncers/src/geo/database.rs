@@ -1,4 +1,4 @@
-//! A database in MaxMind's format, whoever made it: look-ups, and one walk through all of it.
+//! A database in the format `mmdb`, whoever made it: look-ups, and one walk through all of it.
 //!
 //! A file comes from outside and may be damaged or hostile. A tree has one more leaf than inner nodes; a walk that finds
 //! more leaves than that is in a loop and ends with an error. Records are decoded once, whatever number of networks share
@@ -30,7 +30,7 @@ const SPARE_LEAVES: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// It cannot be read as what it should be.
-    #[error("not a database in MaxMind's format: {0}")]
+    #[error("not a database in the format `mmdb`: {0}")]
     Format(#[from] MaxMindDbError),
     /// Its tree has more leaves than a tree of its size can have.
     #[error("damaged: its search tree runs in circles")]

@@ -162,17 +162,18 @@ impl Policy {
         }
     }
 
-    /// Where it holds, in words: `from anywhere`, `on eno1 to ports 22, tcp/443`.
+    /// Where it holds, in words: `on eno1 to ports 22, tcp/443`.
     pub fn place(&self) -> String {
-        let mut text = match self.interfaces.as_slice() {
+        let interfaces = match self.interfaces.as_slice() {
             [] => "on every interface".to_owned(),
             names => format!("on {}", names.join(", ")),
         };
-        if !self.ports.is_empty() {
-            let ports: Vec<String> = self.ports.iter().map(ToString::to_string).collect();
-            text += &format!(" to {} {}", if ports.len() == 1 { "port" } else { "ports" }, ports.join(", "));
+        let ports: Vec<String> = self.ports.iter().map(ToString::to_string).collect();
+        match ports.as_slice() {
+            [] => interfaces,
+            [port] => format!("{interfaces} to port {port}"),
+            ports => format!("{interfaces} to ports {}", ports.join(", ")),
         }
-        text
     }
 }
 

@@ -117,17 +117,17 @@ impl Serialize for Region {
 
 fn suggest(text: &str) -> String {
     let upper = text.to_uppercase();
-    let named = |code: &str, name: &str| format!("did you mean `{code}` ({name})?");
+    let meant = |code: &str, name: &str| format!("did you mean `{code}` ({name})?");
     let name_of = |code: &str| Code::parse(code).and_then(Code::name).unwrap_or_default();
     if let Some((_, code)) = HABITS.iter().find(|(habit, _)| *habit == upper) {
-        return named(code, name_of(code));
+        return meant(code, name_of(code));
     }
     if text.len() > 2 {
         let names = COUNTRIES.iter().map(|(_, name)| *name);
         let exact = names.clone().find(|name| name.eq_ignore_ascii_case(text));
         let near = exact.or_else(|| model::yaml::did_you_mean(text, names));
         if let Some((code, name)) = near.and_then(|near| COUNTRIES.iter().find(|(_, name)| *name == near)) {
-            return named(code, name);
+            return meant(code, name);
         }
     }
     "a country is named by its code of two letters (ISO 3166), like `DE`; an autonomous system like `AS64500`".into()

@@ -40,7 +40,9 @@ fn policy(kind: Kind, regions: &[&str]) -> Policy {
 
 fn atlas(databases: &Databases, policies: &[&Policy]) -> Atlas {
     let mut wanted = Wanted::default();
-    policies.iter().for_each(|policy| policy.want(&mut wanted));
+    for policy in policies {
+        policy.want(&mut wanted);
+    }
     Atlas::survey(databases, &wanted).expect("a sound database")
 }
 

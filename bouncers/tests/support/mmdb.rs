@@ -1,4 +1,4 @@
-//! Writes small databases in MaxMind's format, sound ones and damaged ones.
+//! Writes small databases in the format `mmdb`, sound ones and damaged ones.
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -55,13 +55,11 @@ impl Mmdb {
 
     /// Says `record` of `net`.
     pub(crate) fn with(mut self, net: &str, record: Value) -> Self {
-        let data = match self.records.iter().position(|known| *known == record) {
-            Some(known) => known,
-            None => {
-                self.records.push(record);
-                self.records.len() - 1
-            }
-        };
+        let known = self.records.iter().position(|known| *known == record);
+        let data = known.unwrap_or(self.records.len());
+        if known.is_none() {
+            self.records.push(record);
+        }
         self.put(net, Branch::Data(data));
         self
     }
@@ -96,12 +94,12 @@ impl Mmdb {
                 return;
             }
             node = match self.nodes[node][side] {
-                Branch::Node(next) => next,
+                Branch::Node(inner) => inner,
                 other => {
                     self.nodes.push([other; 2]);
-                    let next = self.nodes.len() - 1;
-                    self.nodes[node][side] = Branch::Node(next);
-                    next
+                    let inner = self.nodes.len() - 1;
+                    self.nodes[node][side] = Branch::Node(inner);
+                    inner
                 }
             };
         }
@@ -129,7 +127,7 @@ impl Mmdb {
         file.extend(data);
         file.extend(b"\xab\xcd\xefMaxMind.com");
         // Readers insist on the width of each number here.
-        file.push(7 << 5 | 9);
+        file.push(MAP + 9);
         for (key, width, number) in [
             ("binary_format_major_version", 2, 2),
             ("binary_format_minor_version", 2, 0),
@@ -140,8 +138,8 @@ impl Mmdb {
         ] {
             encode(&mut file, &json!(key));
             match width {
-                2 => file.push(5 << 5 | 2),
-                4 => file.push(6 << 5 | 4),
+                2 => file.push(NUMBER16 + 2),
+                4 => file.push(NUMBER32 + 4),
                 _ => file.extend([8, 9 - 7]),
             }
             file.extend(&number.to_be_bytes()[8 - width..]);
@@ -158,23 +156,29 @@ impl Mmdb {
     }
 }
 
+/// Kinds of values, in the upper bits.
+const TEXT: u8 = 2 << 5;
+const NUMBER16: u8 = 5 << 5;
+const NUMBER32: u8 = 6 << 5;
+const MAP: u8 = 7 << 5;
+
 fn encode(bytes: &mut Vec<u8>, value: &Value) {
     let size = |size: usize| u8::try_from(size).ok().filter(|&size| size < 29).expect("small enough for one byte");
     match value {
         Value::String(text) => {
             match text.len().checked_sub(29) {
-                Some(more) => bytes.extend([2 << 5 | 29, u8::try_from(more).expect("a short text")]),
-                None => bytes.push(2 << 5 | size(text.len())),
+                Some(more) => bytes.extend([TEXT + 29, u8::try_from(more).expect("a short text")]),
+                None => bytes.push(TEXT + size(text.len())),
             }
             bytes.extend(text.as_bytes());
         }
         Value::Number(number) => {
             let number = number.as_u64().expect("a whole number");
-            bytes.push(6 << 5 | 4);
+            bytes.push(NUMBER32 + 4);
             bytes.extend(u32::try_from(number).expect("a number of 32 bits").to_be_bytes());
         }
         Value::Object(entries) => {
-            bytes.push(7 << 5 | size(entries.len()));
+            bytes.push(MAP + size(entries.len()));
             for (key, value) in entries {
                 encode(bytes, &Value::String(key.clone()));
                 encode(bytes, value);
@@ -182,7 +186,9 @@ fn encode(bytes: &mut Vec<u8>, value: &Value) {
         }
         Value::Array(items) => {
             bytes.extend([size(items.len()), 11 - 7]);
-            items.iter().for_each(|item| encode(bytes, item));
+            for item in items {
+                encode(bytes, item);
+            }
         }
         other => panic!("no test needs {other}"),
     }
