@@ -204,6 +204,16 @@ impl Age {
             _ => self.written > last.written,
         }
     }
+
+    /// Whether it cannot be told which of the two was first: the clock of the file system has not ticked between them.
+    fn ties(&self, last: &Self) -> bool {
+        let at_once = match (self.born, last.born) {
+            (Some(born), Some(before)) => born == before,
+            (Some(_), None) => self.written == last.written,
+            (None, _) => false,
+        };
+        at_once && self.id != last.id
+    }
 }
 
 /// Finds where the content that `place` speaks of lives now: under its path, under another name nearby (rotation by
@@ -337,7 +347,9 @@ fn between_near(
                 return None;
             }
             let found = Found::new(name, file, packing)?;
-            let is_news = found.age.follows(last) && !known(&found.age.id) && !is_copy(&found);
+            // What `last` held says what it is not, if that is known.
+            let ties = || found.age.ties(last) && places.iter().any(|place| place.id == last.id && place.seen > 0);
+            let is_news = (found.age.follows(last) || ties()) && !known(&found.age.id) && !is_copy(&found);
             // What is still being packed lies beside it as it was. Of which nothing was read, there is no copy of anything read.
             let read = || places.iter().filter(|place| place.seen > 0);
             (is_news && read().all(|place| holds(&found, place) == Some(false))).then_some(found)

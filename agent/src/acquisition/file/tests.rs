@@ -155,6 +155,8 @@ enum Do {
     Pack(&'static str, &'static str),
     /// Lets the clock of the file system go on.
     Tick,
+    /// The first was last written when the second was.
+    Same(&'static str, &'static str),
     /// Waits until the path is red, or until it is not.
     Red(&'static str, bool),
     Link(&'static str, &'static str),
@@ -199,6 +201,10 @@ fn run(bench: &mut Bench, name: &str, steps: &[Do]) {
             }
             Do::Name(path, other) => fs::hard_link(bench.path(path), bench.path(other)).expect(name),
             Do::Pack(program, path) => assert!(pack(program, &bench.path(path)), "{name}: {program} {path}"),
+            Do::Same(path, other) => {
+                let written = fs::metadata(bench.path(other)).and_then(|metadata| metadata.modified()).expect(name);
+                fs::File::open(bench.path(path)).and_then(|file| file.set_modified(written)).expect(name);
+            }
             Do::Tick => thread::sleep(Duration::from_millis(12)),
             Do::Red(path, red) => {
                 let about = bench.path(path).to_string_lossy().into_owned();
@@ -334,6 +340,25 @@ fn every_line_comes_once_whatever_happens_to_the_file() {
                 Restart,
                 Expect(&["later"]),
                 Line("a.log", "3"),
+            ],
+        ),
+        (
+            "rotated twice within a tick of the clock while nobody read, the first of them compressed",
+            "a.log",
+            &[
+                Follow("a.log"),
+                Stop,
+                Tick,
+                Append("a.log", "2\n"),
+                Rename("a.log", "a.log.1"),
+                Append("a.log", "3\n"),
+                Pack("gzip", "a.log.1"),
+                Rename("a.log.1.gz", "a.log.2.gz"),
+                Rename("a.log", "a.log.1"),
+                Same("a.log.1", "a.log.2.gz"),
+                Append("a.log", "4\n"),
+                Restart,
+                Expect(&["2", "3", "4"]),
             ],
         ),
         (
