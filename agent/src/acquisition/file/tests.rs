@@ -203,7 +203,7 @@ fn run(bench: &mut Bench, name: &str, steps: &[Do]) {
             Do::Pack(program, path) => assert!(pack(program, &bench.path(path)), "{name}: {program} {path}"),
             Do::Same(path, other) => {
                 let written = fs::metadata(bench.path(other)).and_then(|metadata| metadata.modified()).expect(name);
-                fs::File::open(bench.path(path)).and_then(|file| file.set_modified(written)).expect(name);
+                File::open(bench.path(path)).and_then(|file| file.set_modified(written)).expect(name);
             }
             Do::Tick => thread::sleep(Duration::from_millis(12)),
             Do::Red(path, red) => {
