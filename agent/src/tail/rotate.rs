@@ -209,8 +209,7 @@ impl Age {
     fn ties(&self, last: &Self) -> bool {
         let at_once = match (self.born, last.born) {
             (Some(born), Some(before)) => born == before,
-            (Some(_), None) => self.written == last.written,
-            (None, _) => false,
+            _ => self.written == last.written,
         };
         at_once && self.id != last.id
     }
