@@ -94,7 +94,12 @@ impl Config {
 
     /// What the nftables bouncer needs of it.
     pub fn nftables(&self) -> Options {
-        Options { table: self.table.clone(), ipv6_prefix: self.ipv6_prefix, observe: self.mode == Mode::Observe }
+        Options {
+            table: self.table.clone(),
+            ipv6_prefix: self.ipv6_prefix,
+            observe: self.mode == Mode::Observe,
+            ..Options::default()
+        }
     }
 }
 

@@ -8,15 +8,6 @@ use crate::nftables::netlink::NetlinkError;
 /// An error of a bouncer. The message says what to do about it where a person can do something.
 #[derive(Debug, thiserror::Error)]
 pub enum BouncerError {
-    /// The program that loads rules is not there.
-    #[error("no `nft` program on this host\nhint: install the package `nftables`, or set enforcement to `dry-run`")]
-    NoProgram,
-    /// The program is there, but cannot read JSON.
-    #[error("the program `{}` is built without JSON\nhint: install the distribution's full `nftables` package", program.display())]
-    NoJson {
-        /// Where it is.
-        program: PathBuf,
-    },
     /// The process may not change the firewall.
     #[error(
         "no permission to change nftables (CAP_NET_ADMIN is missing)\nhint: run as root, or give the service \
@@ -28,14 +19,24 @@ pub enum BouncerError {
         "this kernel has no nftables ({0})\nhint: load the module with `modprobe nf_tables`, or set enforcement to `dry-run`"
     )]
     NoKernel(io::Error),
-    /// The program refused a ruleset.
-    #[error("`nft` refused the ruleset: {0}")]
-    Ruleset(String),
-    /// The program could not be run.
-    #[error("cannot run `{}`: {source}", program.display())]
-    Program {
+    /// A table that somebody else should have made is not there, or is not ours to change.
+    #[error("the table `inet {0}` and its rules are somebody else's (`set_only`), and only they can change them")]
+    NotOurs(String),
+    /// A set that somebody else has made cannot hold what we would put in.
+    #[error("the set `{set}` in the table `inet {table}` is missing or of another kind\nhint: make it as {wanted}")]
+    UnfitSet {
+        /// The table.
+        table: String,
+        /// The set.
+        set: String,
+        /// How it should be.
+        wanted: String,
+    },
+    /// A file of ours cannot be written or removed.
+    #[error("{path}: {source}", path = path.display())]
+    File {
         /// Where it is.
-        program: PathBuf,
+        path: PathBuf,
         /// The reason.
         source: io::Error,
     },

@@ -124,13 +124,13 @@ pub fn join(mut spans: Vec<Span>) -> Vec<Span> {
     joined
 }
 
-/// Disjoint pieces that cover the same addresses, in order; each lasts as long as the longest span over it.
-/// Touching pieces with the same end are one piece.
-pub fn flatten(mut spans: Vec<TimedSpan>) -> Vec<TimedSpan> {
+/// Disjoint pieces that cover the same addresses, in order; each has the greatest end, the latest, of the spans over
+/// it. Touching pieces with the same end are one piece.
+pub fn flatten<E: Ord + Copy>(mut spans: Vec<(Span, E)>) -> Vec<(Span, E)> {
     spans.sort_unstable_by_key(|(span, _)| span.first);
-    let mut pieces: Vec<TimedSpan> = Vec::with_capacity(spans.len());
+    let mut pieces: Vec<(Span, E)> = Vec::with_capacity(spans.len());
     // Spans that began at or before `at` and may still cover it; the longest lasting is on top.
-    let mut open: BinaryHeap<(Timestamp, u128)> = BinaryHeap::new();
+    let mut open: BinaryHeap<(E, u128)> = BinaryHeap::new();
     let mut spans = spans.into_iter().peekable();
     let mut at = 0;
     loop {

@@ -47,7 +47,7 @@ impl Memory {
             if state.failures > 0 {
                 state.failures -= 1;
                 state.calls.push(format!("{call} failed"));
-                return Err(BouncerError::Ruleset("no room".into()));
+                return Err(BouncerError::NotOurs("no room".into()));
             }
             state.calls.push(call);
             change(&mut state.held);

@@ -28,6 +28,7 @@ const LAST_WORD: Duration = Duration::from_millis(100);
 struct Touched {
     table: bool,
     elements: bool,
+    added: bool,
 }
 
 /// A subscription to the changes of one table.
@@ -36,6 +37,8 @@ pub struct Listener {
     table: String,
     own_port: u32,
     touched: Touched,
+    /// Whether others have added elements since that was asked last.
+    surplus: bool,
     /// Until when the last word is waited for, if messages were lost and nothing was said of it yet.
     lost: Option<Instant>,
     buffer: Vec<u8>,
@@ -55,9 +58,15 @@ impl Listener {
             table: table.to_owned(),
             own_port,
             touched,
+            surplus: false,
             lost: None,
             buffer: Vec::with_capacity(DATAGRAM),
         })
+    }
+
+    /// Whether others have added elements to the table since the last call.
+    pub fn take_surplus(&mut self) -> bool {
+        std::mem::take(&mut self.surplus)
     }
 
     /// Waits until somebody else has changed the table. Safe to drop while waiting.
@@ -76,8 +85,10 @@ impl Listener {
             match received {
                 Ok(()) => {
                     for message in messages(&self.buffer) {
+                        let added = self.touched.added;
                         if let Some(disturbance) = observe(&mut self.touched, message, &self.table, self.own_port) {
                             let lost = self.lost.take().is_some();
+                            self.surplus |= added;
                             return Ok(Disturbance { elements: disturbance.elements && !lost, ..disturbance });
                         }
                     }
@@ -117,10 +128,13 @@ fn observe(touched: &mut Touched, message: Message<'_>, table: &str, own_port: u
         if HARMFUL.iter().any(|kind| kind.wire() == message.kind) && ours() {
             touched.table = true;
             touched.elements |= message.kind == Kind::DelSetElem.wire();
+            touched.added |= message.kind == Kind::NewSetElem.wire();
         }
+        // Whose ever it is, what it takes no longer passes by our first chain.
+        touched.table |= [Kind::NewFlowtable, Kind::DelFlowtable].iter().any(|kind| kind.wire() == message.kind);
         return None;
     }
-    let Touched { table: true, elements } = std::mem::take(touched) else { return None };
+    let Touched { table: true, elements, .. } = std::mem::take(touched) else { return None };
     let mut disturbance = Disturbance { process: String::new(), pid: 0, elements };
     for (kind, value) in attributes(message.payload.get(4..).unwrap_or_default()) {
         match kind {
@@ -162,6 +176,7 @@ mod tests {
             ("removed elements", 9, &[(Kind::DelSetElem, ours)], true, true),
             ("another table", 9, &[(Kind::DelTable, theirs), (Kind::DelSetElem, theirs)], false, false),
             ("a new set beside ours", 9, &[(Kind::NewSet, ours)], false, false),
+            ("anybody's flowtable", 9, &[(Kind::NewFlowtable, theirs)], true, false),
         ];
         for &(what, port, steps, noticed, elements) in cases {
             let mut touched = Touched::default();

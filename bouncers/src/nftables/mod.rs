@@ -1,37 +1,52 @@
 //! The nftables bouncer: bans of addresses and ranges in one table of this host's kernel.
 //!
-//! Rules are loaded once through the `nft` program; every element change is one netlink batch. Nothing outside
-//! the one table is ever touched.
+//! Everything is told the kernel by ourselves, rules and elements alike, so whatever belongs together happens in one
+//! transaction. Nothing outside the one table is ever touched.
 
+pub mod devices;
+pub mod layout;
 pub mod listen;
 pub mod netlink;
-pub mod plan;
+pub mod present;
+pub mod probe;
+pub mod ruleset;
+pub mod template;
 
-use std::io::Write;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use compact_str::CompactString;
 use ipnet::IpNet;
 use jiff::Timestamp;
+use rand::Rng;
+use rand::seq::IteratorRandom;
 use rustix::io::Errno;
 use serde::Serialize;
+use tokio::sync::watch;
+use tracing::{info, warn};
 
-use crate::engine::desired::{Key, widen};
-use crate::engine::plan::{Placed, Placement, Plan};
+use crate::engine::desired::Key;
+use crate::engine::plan::{Change, Placed, Placement, Plan};
 use crate::engine::span::{Family, Span, number};
 use crate::engine::{Bouncer, Check, Disturbance, Extent, Never, Traffic};
 use crate::error::BouncerError;
+use crate::nftables::devices::Ingress;
+use crate::nftables::layout::{Edit, End, Layout, ORIGIN, Origins};
 use crate::nftables::listen::Listener;
-use crate::nftables::netlink::{Batch, Connection, Kind, NetlinkError, SetRef, attributes, number32};
-use crate::nftables::plan::{Edit, Hit, Layout};
+use crate::nftables::netlink::{Batch, Connection, Kind, NetlinkError, attribute, text};
+use crate::nftables::present::Present;
+use crate::nftables::probe::OWNED;
+use crate::nftables::ruleset::{Part, Ruleset, SetRef, Shape, Verdict, write_counter};
+use crate::nftables::template::{Hit, Template};
 
-/// Where the program is when it is not in the search path, as for services with a short one.
-const PLACES: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/local/sbin/nft"];
+pub use crate::nftables::probe::Probe;
 
 /// What the bouncer needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own that the operator sets")]
 pub struct Options {
     /// Name of the table.
     pub table: String,
@@ -39,23 +54,32 @@ pub struct Options {
     pub ipv6_prefix: u8,
     /// Count packets from blocked addresses, but let them pass.
     pub observe: bool,
+    /// Block packets to blocked addresses as well: what this host sends, and what it passes on.
+    pub outbound: bool,
+    /// Where packets are looked at besides prerouting.
+    pub ingress: Ingress,
+    /// Let the table belong to this process, where the kernel can: nobody else can change it then.
+    pub own_table: bool,
+    /// Somebody else has made the table, its rules, and the sets `ban4`, `ban6`, `net4` and `net6`; only elements
+    /// are ours.
+    pub set_only: bool,
+    /// While this file is there, an owned table drops nothing: its owner alone can disarm it.
+    pub disarm_file: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { table: "cordon".to_owned(), ipv6_prefix: 64, observe: false }
+        Self {
+            table: "cordon".to_owned(),
+            ipv6_prefix: 64,
+            observe: false,
+            outbound: false,
+            ingress: Ingress::Auto,
+            own_table: false,
+            set_only: false,
+            disarm_file: None,
+        }
     }
-}
-
-/// What this host can do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Probe {
-    /// Where the `nft` program is.
-    pub program: PathBuf,
-    /// What it says its version is.
-    pub version: String,
-    /// Whether the kernel removes absent elements without an error (6.3 and later).
-    pub destroy: bool,
 }
 
 /// What the kernel does with packets from one address, asked of the kernel.
@@ -76,6 +100,39 @@ pub enum Enforced {
     Passing,
 }
 
+/// The way by which another module brings its [`Part`], while the bouncer runs. Clones lead to the same table.
+#[derive(Clone)]
+pub struct Parts {
+    part: watch::Sender<Option<Arc<Part>>>,
+    refusal: watch::Sender<Option<String>>,
+    connection: Arc<Mutex<Connection>>,
+    table: String,
+    prolong: bool,
+    destroy: bool,
+}
+
+impl Parts {
+    /// Replaces the part, in one step with what it fills its sets with; it takes effect at the bouncer's next look,
+    /// which this causes.
+    pub fn put(&self, part: Option<Part>) {
+        self.part.send_replace(part.map(Arc::new));
+    }
+
+    /// Why the kernel has refused the last part, until it takes one. What was in force before stays then.
+    pub fn refusal(&self) -> watch::Receiver<Option<String>> {
+        self.refusal.subscribe()
+    }
+
+    /// Holds `names` of interfaces in `set` for `left` from now: without another call in time they are gone, whatever
+    /// has become of this process. Blocks while the kernel is busy with a big load.
+    pub fn hold(&self, set: SetRef, names: &[&str], left: Duration) -> Result<(), BouncerError> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batch = Batch::new(&self.table);
+        batch.add_interfaces(set, names, Some(left), !self.prolong && self.destroy);
+        Ok(connection.transact(batch)?)
+    }
+}
+
 /// One table in the kernel.
 pub struct Nftables {
     options: Options,
@@ -83,77 +140,98 @@ pub struct Nftables {
     connection: Arc<Mutex<Connection>>,
     listener: Option<Listener>,
     layout: Layout,
-    /// How the ruleset looked right after it was loaded.
-    loaded: Option<Structure>,
+    origins: Origins,
+    never: Never,
+    parts: Parts,
+    news_of_parts: watch::Receiver<Option<Arc<Part>>>,
+    loaded: Option<Loaded>,
+    /// Whether somebody else has put something into our sets.
+    surplus: bool,
+    /// How many of the origins' counters have been made.
+    counters_made: usize,
 }
 
-/// What is in the kernel besides elements.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Structure {
-    /// Table, sets, chains and the rules of the first chain, in order.
-    print: Vec<u8>,
-    /// What the hit chain does with a packet.
-    hit: Vec<Option<u32>>,
-    /// Rules in the first chain.
-    rules: usize,
-    disarmed: bool,
+/// What was loaded, and how it looked right after that.
+struct Loaded {
+    present: Present,
+    ruleset: Ruleset,
+    devices: Vec<String>,
+    part: Option<Arc<Part>>,
 }
-
-const DROP: u32 = 0;
 
 impl Nftables {
-    /// Looks at what this host can do; changes nothing. The error says what is missing and what to do.
+    /// Looks at what this host can do; changes nothing that lasts. The error says what is missing and what to do.
     pub fn probe() -> Result<Probe, BouncerError> {
-        let (program, version) = find_program(std::iter::once("nft").chain(PLACES))?;
-        let mut connection = Connection::open().map_err(unavailable)?;
-        connection.generation().map_err(unavailable)?;
-        // Nothing of that name exists, so the batch fails either way; only a kernel that does not know the
-        // message says that it is invalid.
-        let mut batch = Batch::new("cordon-probe-of-a-table-that-is-not-there");
-        batch.remove(plan::BAN4, &[Span { first: 0, last: 0 }], true);
-        let destroy = match connection.transact(batch).map_err(|error| error.errno()) {
-            Ok(()) | Err(Some(Errno::NOENT)) => true,
-            Err(Some(Errno::PERM)) => return Err(BouncerError::NoPermission),
-            Err(_) => false,
-        };
-        Ok(Probe { program, version, destroy })
+        Probe::run()
     }
 
     /// Opens the kernel for `options`; changes nothing yet.
     pub fn open(options: Options) -> Result<Self, BouncerError> {
         let probe = Self::probe()?;
         let connection = Arc::new(Mutex::new(Connection::open()?));
-        let layout = Layout::new(options.ipv6_prefix);
-        Ok(Self { options, probe, connection, listener: None, layout, loaded: None })
+        let layout = Layout::new(options.ipv6_prefix, options.set_only);
+        let (part, news_of_parts) = watch::channel(None);
+        let parts = Parts {
+            part,
+            refusal: watch::Sender::new(None),
+            connection: Arc::clone(&connection),
+            table: options.table.clone(),
+            prolong: probe.prolong,
+            destroy: probe.destroy,
+        };
+        Ok(Self {
+            options,
+            probe,
+            connection,
+            listener: None,
+            layout,
+            origins: Origins::default(),
+            never: Never::default(),
+            parts,
+            news_of_parts,
+            loaded: None,
+            surplus: false,
+            counters_made: 0,
+        })
+    }
+
+    /// What this kernel can do.
+    pub fn features(&self) -> Probe {
+        self.probe
+    }
+
+    /// How another module joins in.
+    pub fn parts(&self) -> Parts {
+        self.parts.clone()
     }
 
     /// What the kernel does at this moment with packets from `address`, verified by look-ups.
     pub fn enforced_now(&self, address: IpAddr) -> Result<Enforced, BouncerError> {
         let table = &self.options.table;
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(structure) = structure(&mut connection, table)? else { return Ok(Enforced::NoTable) };
-        let expected = plan::SETS.len() + 1;
-        if structure.rules < expected || structure.hit.is_empty() {
+        let Some(present) = Present::look(&mut connection, table, |_| true)? else { return Ok(Enforced::NoTable) };
+        let used: Vec<SetRef> = present.used.iter().filter_map(|name| layout::named(name)).collect();
+        let complete = layout::PLAIN.iter().all(|set| used.iter().any(|used| used.in_generation(false) == *set));
+        if !complete || (present.hits.is_empty() && !self.options.set_only) {
             return Ok(Enforced::NoTable);
         }
         let address = IpNet::from(address.to_canonical());
-        let exact = number(address.addr());
-        let host = number(widen(address, self.options.ipv6_prefix).network());
-        let sets = match Family::of(address) {
-            Family::V4 => [(plan::ALLOW4, exact), (plan::BAN4, host), (plan::NET4, exact)],
-            Family::V6 => [(plan::ALLOW6, exact), (plan::BAN6, host), (plan::NET6, exact)],
-        };
-        let mut found = [false; 3];
-        for (found, (set, key)) in found.iter_mut().zip(sets) {
-            *found = connection.contains(table, set, &[key])? == [true];
+        let (family, number) = (Family::of(address), number(address.addr()));
+        let allow = if family == Family::V4 { template::ALLOW4 } else { template::ALLOW6 };
+        if present.used.contains(&allow.name()) && connection.contains(table, allow, &[number])? == [true] {
+            return Ok(Enforced::Allowed);
         }
-        Ok(match found {
-            [true, ..] => Enforced::Allowed,
-            [_, false, false] => Enforced::Passing,
-            _ if structure.disarmed => Enforced::Disarmed,
-            _ if structure.hit != [Some(DROP)] => Enforced::Observed,
-            _ => Enforced::Blocked,
-        })
+        for set in used.into_iter().filter(|set| set.family() == Some(family)) {
+            let key = layout::masked(family, number, self.layout.bits(set));
+            if connection.contains(table, set, &[key])? == [true] {
+                return Ok(match present.hits.first() {
+                    _ if present.disarmed => Enforced::Disarmed,
+                    Some(&hit) if hit != Some(Verdict::Drop.code()) => Enforced::Observed,
+                    _ => Enforced::Blocked,
+                });
+            }
+        }
+        Ok(Enforced::Passing)
     }
 
     /// The panic switch: from now on nothing is dropped, and nobody but [`Nftables::arm`] changes that. Needs no
@@ -168,18 +246,58 @@ impl Nftables {
     }
 
     fn switch(&self, hit: Hit, disarm: bool) -> Result<bool, BouncerError> {
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if structure(&mut connection, &self.options.table)?.is_none() {
-            return Ok(false);
+        if self.options.set_only {
+            return Err(BouncerError::NotOurs(self.options.table.clone()));
         }
-        drop(connection);
-        load(&self.probe.program, &plan::switch(&self.options.table, hit, disarm))?;
-        Ok(true)
+        if let Some(file) = self.options.disarm_file.as_ref().filter(|_| self.options.own_table) {
+            let done = if disarm { std::fs::write(file, "") } else { std::fs::remove_file(file) };
+            match done {
+                Err(error) if disarm || error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(BouncerError::File { path: file.clone(), source: error });
+                }
+                _ => {}
+            }
+        }
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(present) = Present::look(&mut connection, &self.options.table, |_| true)? else { return Ok(false) };
+        match connection.transact(self.switching(&present, hit, disarm)) {
+            // its owner sees the file within a second
+            Err(error) if error.errno() == Some(Errno::PERM) && self.options.own_table => Ok(true),
+            outcome => outcome.map(|()| true).map_err(Into::into),
+        }
+    }
+
+    fn switching(&self, present: &Present, hit: Hit, disarm: bool) -> Batch {
+        let mut batch = Batch::new(&self.options.table);
+        let is_there = |name: &str| present.chains.iter().any(|chain| chain.name == name);
+        if disarm != present.disarmed {
+            let kind = if disarm { Kind::NewChain } else { Kind::DelChain };
+            batch.message(kind, disarm, |bytes| text(bytes, 3, template::DISARMED));
+        }
+        for (chain, out) in [(template::HIT, false), (template::HIT_OUT, true)] {
+            if is_there(chain) {
+                batch.message(Kind::DelRule, false, |bytes| text(bytes, 2, chain));
+                let rules = vec![hit.rule(out)];
+                let chain = ruleset::Chain { name: chain.to_owned(), hook: None, rules };
+                let present = [chain.name.clone()];
+                Ruleset { chains: vec![chain], ..Ruleset::default() }.write_chains(&mut batch, &present);
+            }
+        }
+        batch
     }
 
     /// Removes the table with all that is in it. It is no error if it is not there.
     pub fn remove(&self) -> Result<(), BouncerError> {
-        load(&self.probe.program, &plan::removal(&self.options.table))
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(connection.transact(removal(&self.options.table))?)
+    }
+
+    /// What has been dropped, by the origin of the decisions behind it.
+    pub async fn dropped_by_origin(&self) -> Result<Vec<(String, Traffic)>, BouncerError> {
+        let table = self.options.table.clone();
+        let counters = self.with(move |connection| connection.counters(&table)).await?;
+        let of_origin = |(name, traffic): (String, Traffic)| Some((name.strip_prefix(ORIGIN)?.to_owned(), traffic));
+        Ok(counters.into_iter().filter_map(of_origin).collect())
     }
 
     fn hit(&self) -> Hit {
@@ -204,25 +322,429 @@ impl Nftables {
         Ok(tokio::task::spawn_blocking(work).await.map_err(|_| BouncerError::Stopping)??)
     }
 
-    async fn structure(&self) -> Result<Option<Structure>, BouncerError> {
+    async fn transact(&self, batch: Batch) -> Result<(), BouncerError> {
+        self.with(move |connection| connection.transact(batch)).await
+    }
+
+    /// The table as it is now. What was loaded says which sets and chains are ours.
+    async fn present(&self) -> Result<Option<Present>, BouncerError> {
         let table = self.options.table.clone();
-        self.with(move |connection| structure(connection, &table)).await
+        let names: Option<BTreeSet<String>> = self.loaded.as_ref().map(|loaded| names(&loaded.ruleset));
+        self.with(move |connection| {
+            Present::look(connection, &table, |name| names.as_ref().is_none_or(|names| names.contains(name)))
+        })
+        .await
     }
 
     /// Whether the ruleset is as it was loaded. A disarmed table may differ where it was disarmed.
-    fn intact(&self, now: Option<&Structure>) -> bool {
+    fn intact(&self, now: Option<&Present>) -> bool {
         let (Some(loaded), Some(now)) = (&self.loaded, now) else { return false };
-        loaded.print == now.print && (now.disarmed || now.hit == [Some(if self.options.observe { 1 } else { DROP })])
+        let hit = Some(self.hit().verdict().code());
+        let hits = now.disarmed || (now.hits.len() == loaded.present.hits.len() && now.hits.iter().all(|&h| h == hit));
+        loaded.present.print == now.print && (hits || self.options.set_only)
     }
 
-    fn edits(&self, batch: &mut Batch, edits: &[Edit], now: Timestamp) {
+    fn flags(&self) -> u32 {
+        if self.options.own_table && self.probe.own { OWNED } else { 0 }
+    }
+
+    fn is_disarmed(&self, present: Option<&Present>) -> bool {
+        let file = self.options.disarm_file.as_ref().filter(|_| self.options.own_table);
+        file.map_or(present.is_some_and(|present| present.disarmed), |file| file.exists())
+    }
+
+    /// The interfaces that should have a chain.
+    async fn devices(&self) -> Result<Vec<String>, BouncerError> {
+        if !self.probe.ingress || self.options.set_only {
+            return Ok(Vec::new());
+        }
+        let ingress = self.options.ingress.clone();
+        let (devices, flowtables) = self.with(move |connection| devices::wanted(connection, &ingress)).await?;
+        if flowtables.in_hardware {
+            warn!("a flowtable works in hardware: connections that it has taken are not seen by any chain");
+        }
+        if let Ingress::Devices(names) = &self.options.ingress {
+            for name in names.iter().filter(|name| !devices.contains(name)) {
+                warn!(name, "there is no such interface, blocks take effect there when there is one");
+            }
+        }
+        Ok(devices)
+    }
+
+    fn ruleset(&self, layout: &Layout, disarmed: bool, devices: &[String], part: Option<&Part>) -> Ruleset {
+        if self.options.set_only {
+            return Ruleset::default();
+        }
+        let hit = if disarmed { Hit::Pass } else { self.hit() };
+        Template { hit, disarmed, outbound: self.options.outbound, devices, part }.ruleset(layout, &self.origins)
+    }
+
+    /// Everything but elements: the sets that are missing, and all chains and rules anew. What is there and not
+    /// wanted goes.
+    fn write_structure(batch: &mut Batch, ruleset: &Ruleset, present: Option<&Present>, devices: &[String]) {
+        ruleset.write_sets(batch);
+        let mut kept: Vec<String> = Vec::new();
+        if let Some(present) = present {
+            for chain in &present.chains {
+                batch.message(Kind::DelRule, false, |bytes| text(bytes, 2, &chain.name));
+            }
+            for chain in present.chains.iter().rev() {
+                let wanted = ruleset.chains.iter().any(|wanted| wanted.name == chain.name);
+                if wanted && (chain.name != template::INGRESS || chain.devices == devices) {
+                    kept.push(chain.name.clone());
+                } else {
+                    batch.message(Kind::DelChain, false, |bytes| text(bytes, 3, &chain.name));
+                }
+            }
+            for set in &present.sets {
+                if !ruleset.sets.iter().any(|wanted| wanted.set.name() == set.name) {
+                    batch.message(Kind::DelSet, false, |bytes| text(bytes, 2, &set.name));
+                }
+            }
+        }
+        ruleset.write_chains(batch, &kept);
+    }
+
+    /// Makes the table, or, `afresh`, makes it anew.
+    fn write_table(&self, batch: &mut Batch, afresh: bool) {
+        let flags = self.flags();
+        if afresh {
+            batch.message(Kind::NewTable, true, |_| {});
+            batch.message(Kind::DelTable, false, |_| {});
+        }
+        batch.message(Kind::NewTable, true, |bytes| {
+            if flags != 0 {
+                attribute(bytes, 2, &flags.to_be_bytes());
+            }
+        });
+    }
+
+    fn write_part(batch: &mut Batch, part: &Part) {
+        for (set, spans) in &part.fill {
+            batch.flush(*set);
+            batch.add_forever(*set, spans);
+        }
+    }
+
+    fn write_never(&self, batch: &mut Batch, never: &Never) {
+        if !self.options.set_only {
+            for (set, spans) in [(template::ALLOW4, &never.v4), (template::ALLOW6, &never.v6)] {
+                batch.flush(set);
+                batch.add_forever(set, spans);
+            }
+        }
+    }
+
+    /// Remembers what was loaded and how it looks.
+    async fn note(
+        &mut self,
+        ruleset: Ruleset,
+        devices: Vec<String>,
+        part: Option<Arc<Part>>,
+    ) -> Result<(), BouncerError> {
+        let (table, names) = (self.options.table.clone(), names(&ruleset));
+        let look = move |connection: &mut Connection| Present::look(connection, &table, |name| names.contains(name));
+        self.loaded = self.with(look).await?.map(|present| Loaded { present, ruleset, devices, part });
+        self.surplus = false;
+        Ok(())
+    }
+
+    /// Loads rules for the layout as it is, without touching what sets hold; only a new part's sets are filled.
+    async fn load(&mut self, part: Option<Arc<Part>>, devices: Vec<String>) -> Result<(), BouncerError> {
+        let present = self.present().await?;
+        let disarmed = self.is_disarmed(present.as_ref());
+        let ruleset = self.ruleset(&self.layout, disarmed, &devices, part.as_deref());
+        let mut batch = Batch::new(&self.options.table);
+        self.write_table(&mut batch, false);
+        Self::write_structure(&mut batch, &ruleset, present.as_ref(), &devices);
+        if let Some(part) = &part {
+            Self::write_part(&mut batch, part);
+        }
+        self.transact(batch).await?;
+        self.note(ruleset, devices, part).await
+    }
+
+    /// Follows what has changed around us and is nobody's fault: another part, other interfaces, a disarm file.
+    async fn follow(&mut self) -> Result<(), BouncerError> {
+        let Some(loaded) = &self.loaded else { return Ok(()) };
+        if self.options.set_only {
+            return Ok(());
+        }
+        let devices = self.devices().await?;
+        let wanted = self.news_of_parts.borrow_and_update().clone();
+        let same_part = match (&wanted, &loaded.part) {
+            (Some(wanted), Some(part)) => Arc::ptr_eq(wanted, part),
+            (wanted, part) => wanted.is_none() && part.is_none(),
+        };
+        let switched = self.options.own_table
+            && self.options.disarm_file.is_some()
+            && self.is_disarmed(None) != loaded.present.disarmed;
+        if !same_part || switched || devices != loaded.devices {
+            if devices != loaded.devices {
+                info!(devices = devices.join(" "), "packets are looked at where they arrive");
+            }
+            let before = loaded.part.clone();
+            let outcome = self.load(wanted, devices.clone()).await;
+            let refused = outcome.as_ref().err().map(ToString::to_string);
+            if let Some(error) = &refused {
+                warn!(error, "the kernel has refused a part of the ruleset, what was in force stays");
+                // A part that is refused must not keep the rest from following.
+                if !same_part {
+                    self.load(before, devices).await?;
+                }
+            }
+            self.parts.refusal.send_replace(refused);
+            if same_part {
+                outcome?;
+            }
+        }
+        Ok(())
+    }
+
+    /// In sets that somebody else has made: whether they are what we need.
+    async fn check_foreign_sets(&self) -> Result<(), BouncerError> {
+        const INTERVAL: u32 = 4;
+        const TIMEOUT: u32 = 0x10;
+        let Some(present) = self.present().await? else {
+            return Err(BouncerError::NotOurs(self.options.table.clone()));
+        };
+        for set in layout::PLAIN {
+            let wanted = if set.shape == Shape::Ranges { INTERVAL | TIMEOUT } else { TIMEOUT };
+            let key = if set.family() == Some(Family::V4) { 7 } else { 8 };
+            let found = present.sets.iter().find(|found| found.name == set.name());
+            if !found.is_some_and(|found| found.flags == wanted && found.key == key) {
+                return Err(BouncerError::UnfitSet {
+                    table: self.options.table.clone(),
+                    set: set.name(),
+                    wanted: format!(
+                        "`type {}; flags {};`",
+                        if key == 7 { "ipv4_addr" } else { "ipv6_addr" },
+                        if wanted == TIMEOUT { "timeout" } else { "interval,timeout" }
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn edits(&mut self, batch: &mut Batch, edits: &[Edit], now: Timestamp) {
         for edit in edits {
             batch.remove(edit.set, &edit.remove, self.probe.destroy);
         }
         for edit in edits {
-            batch.add(edit.set, &edit.add, now);
+            self.write_elements(batch, edit.set, &edit.add, now);
         }
     }
+
+    /// Makes the kernel hold `wanted`. Up to [`AT_ONCE`] entries that is one transaction. More are filled, piece by
+    /// piece, into sets that no rule uses yet; the last transaction puts them in the place of the old ones, so that at
+    /// any moment either the old state or the new one holds.
+    async fn replace(
+        &mut self,
+        wanted: &Placement,
+        origin_of: impl Fn(&Key) -> Option<CompactString> + Send,
+        never: &Never,
+        manner: Manner,
+        now: Timestamp,
+    ) -> Result<(), BouncerError> {
+        let present = self.present().await?;
+        let intact = self.intact(present.as_ref());
+        if let Some(present) = present.as_ref().filter(|_| !intact) {
+            self.layout.adopt(&present.used);
+        }
+        let wrong_flags = present.as_ref().is_some_and(|present| present.flags & OWNED != self.flags());
+        let afresh = !self.options.set_only && (manner == Manner::Afresh || wrong_flags);
+        let large = wanted.len() > AT_ONCE;
+        // Sets that hold something keep it when nothing is to go, and those of others cannot be exchanged.
+        let adding = manner == Manner::Adding && present.is_some() && !afresh;
+        let staged = large && !adding && !afresh && !self.options.set_only;
+        let in_use =
+            present.as_ref().is_some_and(|present| present.used.iter().any(|name| layout::named(name).is_some()));
+        let second = if staged && in_use { !self.layout.second() } else { self.layout.second() };
+        let kept = if adding { self.layout.buckets().clone() } else { BTreeSet::new() };
+        let origins = &mut self.origins;
+        let layout = self.layout.for_rebuild(wanted, second, &kept, |key| origins.of(origin_of(key).as_deref()));
+
+        let devices = self.devices().await?;
+        let part = self.news_of_parts.borrow_and_update().clone();
+        let disarmed = self.is_disarmed(present.as_ref());
+        let ruleset = self.ruleset(&layout, disarmed, &devices, part.as_deref());
+        let in_place =
+            self.options.set_only || (intact && self.loaded.as_ref().is_some_and(|loaded| loaded.ruleset == ruleset));
+
+        let mut singles = wanted.iter().peekable();
+        let mut batch = Batch::new(&self.options.table);
+        if !self.options.set_only {
+            self.write_table(&mut batch, afresh);
+        }
+        if staged {
+            // What a load that was cut short has left behind is in nobody's use.
+            if let Some(present) = &present {
+                let ours = present.sets.iter().filter(|set| layout::named(&set.name).is_some());
+                for set in ours.filter(|set| !present.used.contains(&set.name)) {
+                    batch.message(Kind::DelSet, false, |bytes| text(bytes, 2, &set.name));
+                }
+            }
+            ruleset.write_sets(&mut batch);
+            self.transact(batch).await?;
+            while singles.peek().is_some() {
+                let mut batch = Batch::new(&self.options.table);
+                self.write_singles(&mut batch, &layout, singles.by_ref().take(CHUNK), &origin_of, now);
+                self.transact(batch).await?;
+            }
+            batch = Batch::new(&self.options.table);
+        }
+        if !in_place {
+            Self::write_structure(&mut batch, &ruleset, present.as_ref().filter(|_| !afresh), &devices);
+        }
+        for (set, elements) in layout.ranges_held() {
+            // Ranges of an older state could overlap with ours, so interval sets always begin empty.
+            batch.flush(set);
+            self.write_elements(&mut batch, set, &elements, now);
+        }
+        if !staged && !adding {
+            for set in layout.sets().into_iter().filter(|set| set.shape != Shape::Ranges) {
+                batch.flush(set);
+            }
+        }
+        if !large || !adding {
+            self.write_singles(&mut batch, &layout, singles.by_ref(), &origin_of, now);
+        }
+        self.write_never(&mut batch, never);
+        if let Some(part) = &part {
+            Self::write_part(&mut batch, part);
+        }
+        self.transact(batch).await?;
+        while singles.peek().is_some() {
+            let mut batch = Batch::new(&self.options.table);
+            self.write_singles(&mut batch, &layout, singles.by_ref().take(CHUNK), &origin_of, now);
+            self.transact(batch).await?;
+        }
+        self.layout = layout;
+        self.never = never.clone();
+        self.note(ruleset, devices, part).await
+    }
+
+    fn write_singles<'a>(
+        &mut self,
+        batch: &mut Batch,
+        layout: &Layout,
+        wanted: impl Iterator<Item = (&'a Key, &'a Placed)>,
+        origin_of: impl Fn(&Key) -> Option<CompactString>,
+        now: Timestamp,
+    ) {
+        let mut by_set: Vec<(SetRef, Vec<(Span, End)>)> = Vec::new();
+        for (key, placed) in wanted {
+            let Some((set, span)) = layout.single(key, placed) else { continue };
+            let counter = self.origins.of(origin_of(key).as_deref());
+            let element = (span, End { until: placed.until, counter });
+            match by_set.iter_mut().find(|(held, _)| *held == set) {
+                Some((_, elements)) => elements.push(element),
+                None => by_set.push((set, vec![element])),
+            }
+        }
+        for (set, elements) in by_set {
+            self.write_elements(batch, set, &elements, now);
+        }
+    }
+
+    /// Elements, after the counters that they are the first to name.
+    fn write_elements(&mut self, batch: &mut Batch, set: SetRef, elements: &[(Span, End)], now: Timestamp) {
+        if self.options.set_only {
+            return batch.add(set, elements, None, now);
+        }
+        let made = &mut self.counters_made;
+        for name in self.origins.names().iter().skip(*made) {
+            write_counter(batch, name);
+        }
+        *made = self.origins.names().len();
+        batch.add(set, elements, Some(&self.origins), now);
+    }
+
+    /// Whether the addresses that must not be blocked are not: those of which rails keep blocks away, and those next
+    /// to blocked ranges.
+    async fn strangers(&self, count: usize, now: Timestamp) -> Result<bool, BouncerError> {
+        let probes: Vec<(SetRef, u128)> = {
+            let mut rng = rand::rng();
+            let mut probes = Vec::new();
+            for (family, never) in [(Family::V4, &self.never.v4), (Family::V6, &self.never.v6)] {
+                for _ in 0..count {
+                    if let Some(span) = never.get(rng.random_range(0..never.len().max(1))) {
+                        let address = rng.random_range(span.first..=span.last);
+                        probes.extend(self.layout.probes(family, address).into_iter().filter(|(set, _)| {
+                            // a network may be blocked for the sake of others in it; the rails stand before it
+                            set.shape == Shape::Ranges || family == Family::V4
+                        }));
+                    }
+                }
+                probes.extend(self.layout.beside_ranges(family, count, &mut rng, now));
+            }
+            probes
+        };
+        Ok(self.look_up(probes).await?.into_iter().all(|found| !found))
+    }
+
+    /// Whether each key is in its set.
+    async fn look_up(&self, probes: Vec<(SetRef, u128)>) -> Result<Vec<bool>, BouncerError> {
+        let mut by_set: Vec<(SetRef, Vec<u128>)> = Vec::new();
+        for (set, address) in probes {
+            match by_set.iter_mut().find(|(held, _)| *held == set) {
+                Some((_, addresses)) => addresses.push(address),
+                None => by_set.push((set, vec![address])),
+            }
+        }
+        let mut found = Vec::new();
+        for (set, addresses) in by_set {
+            for slice in addresses.chunks(LOOK_UP_SLICE) {
+                let (table, slice) = (self.options.table.clone(), slice.to_vec());
+                found.extend(self.with(move |connection| connection.contains(&table, set, &slice)).await?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// How everything is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// What is there stays.
+    Adding,
+    /// What is there and not wanted goes.
+    Exactly,
+    /// The table is made anew.
+    Afresh,
+}
+
+/// More entries than this are not replaced in one transaction, which would need memory for all of them at once.
+const AT_ONCE: usize = 200_000;
+
+/// Entries in one transaction of a big load; the kernel is busy with it for some ten milliseconds.
+const CHUNK: usize = 10_000;
+
+/// Keys that are looked up without letting others at the kernel's lock.
+const LOOK_UP_SLICE: usize = 10_000;
+
+/// A load of more entries than this is carried out without listening: the kernel writes a note on every element while
+/// somebody does, which doubles the time. Who rebuilds looks afterwards anyway.
+const QUIET_LOAD: usize = 20_000;
+
+/// Strangers that are looked up with a sample, and with everything.
+const FEW: usize = 8;
+const MANY: usize = 500;
+
+/// Names of the sets and chains in it that must stay as they are; the mark of a disarmed table comes and goes.
+fn names(ruleset: &Ruleset) -> BTreeSet<String> {
+    let sets = ruleset.sets.iter().map(|set| set.set.name());
+    let chains = ruleset.chains.iter().map(|chain| chain.name.clone());
+    sets.chain(chains.filter(|name| name != template::DISARMED)).collect()
+}
+
+/// Removes the table. Making it first lets that succeed when it is not there.
+fn removal(table: &str) -> Batch {
+    let mut batch = Batch::new(table);
+    batch.message(Kind::NewTable, true, |_| {});
+    batch.message(Kind::DelTable, false, |_| {});
+    batch
 }
 
 impl Bouncer for Nftables {
@@ -232,25 +754,22 @@ impl Bouncer for Nftables {
 
     async fn prepare(&mut self) -> Result<(), BouncerError> {
         self.listen()?;
-        let before = self.structure().await?;
-        if self.intact(before.as_ref()) {
+        if self.options.set_only {
+            return self.check_foreign_sets().await;
+        }
+        let present = self.present().await?;
+        if self.intact(present.as_ref()) {
             return Ok(());
         }
-        let disarmed = before.is_some_and(|structure| structure.disarmed);
-        let hit = if disarmed { Hit::Pass } else { self.hit() };
-        let ruleset = plan::ruleset(&self.options.table, hit, self.options.ipv6_prefix);
-        let removal = plan::removal(&self.options.table);
-        let program = self.probe.program.clone();
-        let loading = tokio::task::spawn_blocking(move || {
-            load(&program, &ruleset).or_else(|_| {
-                // Something of ours is there with another shape: begin afresh, still in one transaction.
-                let objects = [&removal.objects[..], &ruleset.objects[..]].concat();
-                load(&program, &nftables::schema::Nftables { objects: objects.into() })
-            })
-        });
-        loading.await.map_err(|_| BouncerError::Stopping)??;
-        self.loaded = self.structure().await?;
-        Ok(())
+        if let Some(present) = &present {
+            self.layout.adopt(&present.used);
+        }
+        let devices = self.devices().await?;
+        let part = self.news_of_parts.borrow_and_update().clone();
+        self.load(part.clone(), devices.clone()).await?;
+        let mut batch = Batch::new(&self.options.table);
+        self.write_never(&mut batch, &self.never);
+        self.transact(batch).await
     }
 
     async fn rebuild(
@@ -260,228 +779,137 @@ impl Bouncer for Nftables {
         extent: Extent,
         now: Timestamp,
     ) -> Result<(), BouncerError> {
-        self.prepare().await?;
-        let (layout, edits) = Layout::rebuild(self.options.ipv6_prefix, wanted);
-        let mut batch = Batch::new(&self.options.table);
-        // Ranges of an older state could overlap with ours, so interval sets always begin empty.
-        for set in plan::SETS.iter().filter(|set| extent == Extent::Exactly || set.interval) {
-            batch.flush(*set);
+        if self.options.set_only {
+            self.check_foreign_sets().await?;
         }
-        batch.add_forever(plan::ALLOW4, &never.v4);
-        batch.add_forever(plan::ALLOW6, &never.v6);
-        self.edits(&mut batch, &edits, now);
-        // The kernel writes a note on every element while somebody listens, which doubles the time of a big load.
-        // Who rebuilds looks afterwards anyway.
-        if batch.len() > QUIET_LOAD {
+        if wanted.len() > QUIET_LOAD {
             self.listener = None;
         }
-        let outcome = self.with(move |connection| connection.transact(batch)).await;
+        let origin_of = |_: &Key| None;
+        let manners = [Manner::Adding, Manner::Exactly, Manner::Afresh];
+        let manners = &manners[usize::from(extent == Extent::Exactly)..];
+        let mut outcome = Ok(());
+        for &manner in manners {
+            self.counters_made = 0;
+            outcome = self.replace(wanted, origin_of, never, manner, now).await;
+            match &outcome {
+                // What is there does not go together with what is wanted; a plainer way may.
+                Err(BouncerError::Netlink(NetlinkError::Refused { errno, .. })) if *errno != Errno::PERM => {
+                    info!(
+                        error = outcome.as_ref().err().map(tracing::field::display),
+                        ?manner,
+                        "trying it more plainly"
+                    );
+                }
+                _ => break,
+            }
+        }
         self.listen()?;
-        outcome?;
-        self.layout = layout;
-        Ok(())
+        outcome
     }
 
     async fn apply(&mut self, plan: &Plan, now: Timestamp) -> Result<(), BouncerError> {
-        let edits = self.layout.edit(plan, now);
+        let origins = &mut self.origins;
+        let counter = |change: &Change| origins.of(change.why.as_ref().map(|(origin, _)| origin.as_str()));
+        let (edits, fresh) = self.layout.edit(plan, now, counter);
         let mut batch = Batch::new(&self.options.table);
+        let Some(loaded) = self.loaded.as_ref().filter(|_| !fresh.is_empty()) else {
+            self.edits(&mut batch, &edits, now);
+            return self.transact(batch).await;
+        };
+        // There are too many ranges: a length of prefixes gets a set of its own, and a rule.
+        let (devices, part) = (loaded.devices.clone(), loaded.part.clone());
+        let present = self.present().await?;
+        let disarmed = self.is_disarmed(present.as_ref());
+        let ruleset = self.ruleset(&self.layout, disarmed, &devices, part.as_deref());
+        Self::write_structure(&mut batch, &ruleset, present.as_ref(), &devices);
         self.edits(&mut batch, &edits, now);
-        self.with(move |connection| connection.transact(batch)).await
+        self.transact(batch).await?;
+        self.note(ruleset, devices, part).await
     }
 
     async fn check(&mut self, keys: Vec<(Key, Placed)>) -> Result<Check, BouncerError> {
-        let structure = self.structure().await?;
+        self.follow().await?;
+        let present = self.present().await?;
+        let intact = if self.options.set_only {
+            self.check_foreign_sets().await.is_ok()
+        } else {
+            self.intact(present.as_ref()) && !self.surplus
+        };
         let mut check = Check {
-            intact: self.intact(structure.as_ref()),
-            armed: structure.as_ref().is_some_and(|structure| !structure.disarmed),
+            intact,
+            armed: present.as_ref().is_some_and(|present| !present.disarmed),
             asked: keys.len(),
             missing: 0,
         };
         if !check.intact {
             return Ok(check);
         }
-        let mut probes: Vec<(SetRef, Vec<u128>)> = Vec::new();
-        for (key, placed) in &keys {
-            let Some((set, address)) = self.layout.probe_of(key, placed) else { continue };
-            match probes.iter_mut().find(|(held, _)| *held == set) {
-                Some((_, addresses)) => addresses.push(address),
-                None => probes.push((set, vec![address])),
+        let mut probes: Vec<(SetRef, u128)> =
+            keys.iter().filter_map(|(key, placed)| self.layout.probe_of(key, placed)).collect();
+        let count = if keys.len() > MANY { MANY } else { FEW };
+        if let Some(part) = self.loaded.as_ref().and_then(|loaded| loaded.part.as_ref()) {
+            let mut rng = rand::rng();
+            for (set, spans) in &part.fill {
+                let some = spans.iter().choose_multiple(&mut rng, count);
+                probes.extend(some.into_iter().map(|span| (*set, span.first)));
             }
         }
-        for (set, addresses) in probes {
-            for slice in addresses.chunks(LOOK_UP_SLICE) {
-                let (table, slice) = (self.options.table.clone(), slice.to_vec());
-                let found = self.with(move |connection| connection.contains(&table, set, &slice)).await?;
-                check.missing += found.into_iter().filter(|found| !found).count();
-            }
+        check.missing = self.look_up(probes).await?.into_iter().filter(|found| !found).count();
+        if !self.strangers(count, Timestamp::now()).await? {
+            warn!("addresses are blocked that must not be");
+            check.intact = false;
         }
         Ok(check)
     }
 
     async fn disturbance(&mut self) -> Result<Disturbance, BouncerError> {
-        match &mut self.listener {
-            Some(listener) => Ok(listener.next().await?),
-            None => std::future::pending().await,
+        let Some(listener) = &mut self.listener else { return std::future::pending().await };
+        let disarm_file = self.options.disarm_file.as_ref().filter(|_| self.options.own_table);
+        let disarmed = self.loaded.as_ref().is_some_and(|loaded| loaded.present.disarmed);
+        let switched = async {
+            match disarm_file {
+                Some(file) => {
+                    while file.exists() == disarmed {
+                        tokio::time::sleep(FILE_LOOK).await;
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let nobody = Disturbance { process: String::new(), pid: 0, elements: false };
+        tokio::select! {
+            disturbance = listener.next() => {
+                self.surplus |= listener.take_surplus();
+                Ok(disturbance?)
+            }
+            // the sender lives as long as this
+            _ = self.news_of_parts.changed() => Ok(nobody),
+            () = switched => Ok(nobody),
         }
     }
 
     async fn dropped(&mut self) -> Result<Traffic, BouncerError> {
+        if self.options.set_only {
+            return Ok(Traffic::default());
+        }
         let table = self.options.table.clone();
-        self.with(move |connection| connection.counter(&table, plan::BANNED)).await
+        self.with(move |connection| connection.counter(&table, template::BANNED)).await
     }
 
     async fn teardown(&mut self) -> Result<(), BouncerError> {
-        let (program, removal) = (self.probe.program.clone(), plan::removal(&self.options.table));
         self.listener = None;
         self.loaded = None;
-        tokio::task::spawn_blocking(move || load(&program, &removal)).await.map_err(|_| BouncerError::Stopping)?
-    }
-}
-
-/// A batch of more bytes than this is carried out without listening.
-const QUIET_LOAD: usize = 1 << 20;
-
-/// Keys that are looked up without letting others at the kernel's lock.
-const LOOK_UP_SLICE: usize = 10_000;
-
-/// `None` when the table, a set or a chain is not there.
-fn structure(connection: &mut Connection, table: &str) -> Result<Option<Structure>, NetlinkError> {
-    match look(connection, table) {
-        Ok(structure) => Ok(Some(structure)),
-        Err(error) if error.errno() == Some(Errno::NOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn look(connection: &mut Connection, table: &str) -> Result<Structure, NetlinkError> {
-    let mut print = Vec::new();
-    let mut record = |answers: &[Vec<u8>], wanted: &[u16]| {
-        for answer in answers {
-            for (kind, value) in attributes(answer).filter(|(kind, _)| wanted.contains(kind)) {
-                print.extend(kind.to_be_bytes());
-                print.extend(value);
+        let mut batch = removal(&self.options.table);
+        if self.options.set_only {
+            batch = Batch::new(&self.options.table);
+            for set in layout::PLAIN {
+                batch.flush(set);
             }
         }
-    };
-    record(&connection.get(Kind::GetTable, table, None, false)?, &[TABLE_FLAGS, TABLE_HANDLE]);
-    for set in plan::SETS {
-        let answers = connection.get(Kind::GetSet, table, Some((SET_NAME, set.name)), false)?;
-        record(&answers, &[SET_FLAGS, SET_KEY_LENGTH, SET_HANDLE]);
-    }
-    for chain in [plan::CHAIN, plan::HIT] {
-        let answers = connection.get(Kind::GetChain, table, Some((CHAIN_NAME, chain)), false)?;
-        record(&answers, &[CHAIN_HANDLE, CHAIN_HOOK, CHAIN_POLICY]);
-    }
-    let rules = connection.get(Kind::GetRule, table, Some((RULE_CHAIN, plan::CHAIN)), true)?;
-    record(&rules, &[RULE_HANDLE, RULE_EXPRESSIONS]);
-    let hit = connection.get(Kind::GetRule, table, Some((RULE_CHAIN, plan::HIT)), true)?;
-    let hit = hit.iter().map(|rule| verdict_of(rule)).collect();
-    let disarmed = match connection.get(Kind::GetChain, table, Some((CHAIN_NAME, plan::DISARMED)), false) {
-        Ok(_) => true,
-        Err(error) if error.errno() == Some(Errno::NOENT) => false,
-        Err(error) => return Err(error),
-    };
-    Ok(Structure { print, hit, rules: rules.len(), disarmed })
-}
-
-/// The code of the verdict in a rule: what happens to a packet that reaches its end.
-fn verdict_of(rule: &[u8]) -> Option<u32> {
-    let inside = |bytes, kind| attributes(bytes).find(|&(found, _)| found == kind).map(|(_, value)| value);
-    let expressions = inside(rule, RULE_EXPRESSIONS)?;
-    attributes(expressions).find_map(|(_, expression)| {
-        let immediate = inside(expression, EXPRESSION_DATA)?;
-        let verdict = inside(inside(immediate, IMMEDIATE_DATA)?, DATA_VERDICT)?;
-        number32(inside(verdict, VERDICT_CODE)?)
-    })
-}
-
-const TABLE_FLAGS: u16 = 2;
-const TABLE_HANDLE: u16 = 4;
-const SET_NAME: u16 = 2;
-const SET_FLAGS: u16 = 3;
-const SET_KEY_LENGTH: u16 = 5;
-const SET_HANDLE: u16 = 16;
-const CHAIN_HANDLE: u16 = 2;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
-const CHAIN_POLICY: u16 = 5;
-const RULE_CHAIN: u16 = 2;
-const RULE_HANDLE: u16 = 3;
-const RULE_EXPRESSIONS: u16 = 4;
-const EXPRESSION_DATA: u16 = 2;
-const IMMEDIATE_DATA: u16 = 2;
-const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
-
-fn unavailable(error: NetlinkError) -> BouncerError {
-    match error.errno() {
-        Some(Errno::PERM | Errno::ACCESS) => BouncerError::NoPermission,
-        Some(errno @ (Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::INVAL | Errno::OPNOTSUPP)) => {
-            BouncerError::NoKernel(errno.into())
-        }
-        _ => error.into(),
+        self.transact(batch).await
     }
 }
 
-/// The first program among `places` that is there, and its version.
-fn find_program(places: impl Iterator<Item = &'static str>) -> Result<(PathBuf, String), BouncerError> {
-    for place in places {
-        let program = Path::new(place);
-        let output = match command(program).arg("-V").output() {
-            Ok(output) => output,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(BouncerError::Program { program: program.into(), source }),
-        };
-        let text = String::from_utf8_lossy(&output.stdout);
-        let json = text.lines().find_map(|line| line.trim().strip_prefix("json:"));
-        if json.is_some_and(|json| json.trim() == "no") {
-            return Err(BouncerError::NoJson { program: program.into() });
-        }
-        return Ok((program.into(), text.lines().next().unwrap_or_default().trim().to_owned()));
-    }
-    Err(BouncerError::NoProgram)
-}
-
-/// Loads `ruleset` in one transaction.
-fn load(program: &Path, ruleset: &nftables::schema::Nftables<'_>) -> Result<(), BouncerError> {
-    let failed = |source| BouncerError::Program { program: program.into(), source };
-    let json = serde_json::to_vec(ruleset).map_err(|error| failed(error.into()))?;
-    let mut child = command(program)
-        .args(["-j", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut input) = child.stdin.take() {
-        // A program that refuses early closes its input; what it has to say is in its errors.
-        let _ = input.write_all(&json);
-    }
-    let output = child.wait_with_output().map_err(failed)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let text: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(3).collect();
-    Err(BouncerError::Ruleset(text.join("; ")))
-}
-
-fn command(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.env("LC_ALL", "C");
-    command
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_program_is_one_clear_error() {
-        let error = find_program(["/nowhere/nft"].into_iter()).expect_err("it is not there");
-        insta::assert_snapshot!(error, @r"
-        no `nft` program on this host
-        hint: install the package `nftables`, or set enforcement to `dry-run`
-        ");
-    }
-}
+/// How often the file that disarms an owned table is looked for.
+const FILE_LOOK: Duration = Duration::from_millis(500);

@@ -1,8 +1,8 @@
-//! The messages that change and ask set elements, written by ourselves.
+//! The messages that change and ask nftables, written by ourselves.
 //!
-//! The `nft` program reads a whole interval set back before each change, so elements never go through it. A
-//! [`Batch`] is one datagram: the kernel carries out all of it or none of it. Encoding and parsing are pure; the
-//! [`Connection`] only moves bytes.
+//! The `nft` program reads a whole interval set back before each change, so nothing goes through it. A [`Batch`] is
+//! one datagram: the kernel carries out all of it or none of it. Encoding and parsing are pure; the [`Connection`]
+//! only moves bytes.
 
 use std::io;
 use std::time::Duration;
@@ -15,7 +15,9 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use crate::engine::Traffic;
-use crate::engine::span::{Family, Span, TimedSpan};
+use crate::engine::span::{Family, Span};
+use crate::nftables::layout::{End, Origins};
+use crate::nftables::ruleset::{COUNTER, KeyType, SetRef, Shape};
 
 const HEADER: usize = 16;
 pub(crate) const NLMSG_ERROR: u16 = 2;
@@ -28,6 +30,8 @@ const INET: u8 = 1;
 pub(crate) const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const CREATE: u16 = 0x400;
+/// Behind what is there.
+const APPEND: u16 = 0x800;
 /// Both `NLM_F_ROOT` and `NLM_F_MATCH`: list everything.
 pub(crate) const DUMP: u16 = 0x300;
 const ACK_CAPPED: u16 = 0x100;
@@ -44,6 +48,7 @@ const ELEMENT: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_FLAGS: u16 = 3;
 const ELEMENT_TIMEOUT: u16 = 4;
+const ELEMENT_OBJECT: u16 = 9;
 const DATA_VALUE: u16 = 1;
 const INTERVAL_END: u32 = 1;
 
@@ -85,6 +90,9 @@ pub enum Kind {
     NewObj = 18,
     GetObj = 19,
     DelObj = 20,
+    NewFlowtable = 22,
+    GetFlowtable = 23,
+    DelFlowtable = 24,
     DestroySetElem = 30,
 }
 
@@ -136,17 +144,6 @@ fn extended(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(" ({text})") }
 }
 
-/// What a message needs to know of a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SetRef {
-    /// Its name.
-    pub name: &'static str,
-    /// What its keys are.
-    pub family: Family,
-    /// Whether its elements are ranges instead of single keys.
-    pub interval: bool,
-}
-
 /// Changes that happen together: one datagram.
 #[derive(Debug)]
 pub struct Batch {
@@ -175,43 +172,96 @@ impl Batch {
         self.bytes.len()
     }
 
-    /// Removes every element of `set`.
-    pub fn flush(&mut self, set: SetRef) {
-        let message = self.open(Kind::DelSetElem, REQUEST, set);
+    /// A message of `kind` about something in the table; `create` makes what is not there. `write` adds what the
+    /// message says besides the table's name.
+    pub(crate) fn message(&mut self, kind: Kind, create: bool, write: impl FnOnce(&mut Vec<u8>)) {
+        self.put(kind, if create { REQUEST | CREATE } else { REQUEST }, write);
+    }
+
+    /// A rule behind those that are there.
+    pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.put(Kind::NewRule, REQUEST | CREATE | APPEND, write);
+    }
+
+    fn put(&mut self, kind: Kind, flags: u16, write: impl FnOnce(&mut Vec<u8>)) {
+        let message = self.open(kind, flags);
+        write(&mut self.bytes);
         self.close(message);
     }
 
-    /// Adds `spans` to `set` without an end in time. A set that holds no intervals takes the first address of
-    /// each.
-    pub fn add_forever(&mut self, set: SetRef, spans: &[Span]) {
-        self.elements(Kind::NewSetElem, set, spans.iter().map(|&span| (span, None)));
+    /// Removes every element of `set`.
+    pub fn flush(&mut self, set: SetRef) {
+        self.message(Kind::DelSetElem, false, |bytes| text(bytes, NAME, &set.name()));
     }
 
-    /// Adds `spans` to `set` until they end, in time left from `now`, rounded up to a second.
-    pub fn add(&mut self, set: SetRef, spans: &[TimedSpan], now: Timestamp) {
-        let timed = spans.iter().map(|&(span, until)| (span, Some(milliseconds_left(until, now))));
+    /// Adds `spans` to `set` without an end in time. A set that holds no ranges takes the first address of each.
+    pub fn add_forever(&mut self, set: SetRef, spans: &[Span]) {
+        self.elements(Kind::NewSetElem, set, spans.iter().map(|&span| (span, None, None)));
+    }
+
+    /// Adds `elements` to `set` until they end, in time left from `now`, rounded up to a second. With `origins` each
+    /// names its counter.
+    pub fn add(&mut self, set: SetRef, elements: &[(Span, End)], origins: Option<&Origins>, now: Timestamp) {
+        let timed = elements.iter().map(|&(span, end)| {
+            let counter = origins.and_then(|origins| origins.names().get(usize::from(end.counter)));
+            (span, Some(milliseconds_left(end.until, now)), counter.map(String::as_str))
+        });
         self.elements(Kind::NewSetElem, set, timed);
     }
 
     /// Removes `spans` from `set`. With `destroy` it is no error if one of them is not there.
     pub fn remove(&mut self, set: SetRef, spans: &[Span], destroy: bool) {
         let kind = if destroy { Kind::DestroySetElem } else { Kind::DelSetElem };
-        self.elements(kind, set, spans.iter().map(|&span| (span, None)));
+        self.elements(kind, set, spans.iter().map(|&span| (span, None, None)));
     }
 
-    fn elements(&mut self, kind: Kind, set: SetRef, elements: impl Iterator<Item = (Span, Option<u64>)>) {
+    /// Adds names of interfaces to `set`, for `left` from now where that is given. On kernels that do not prolong
+    /// what is there, `renew` removes it first, in the same step.
+    pub fn add_interfaces(&mut self, set: SetRef, names: &[&str], left: Option<Duration>, renew: bool) {
+        let mut put = |kind: Kind, timeout: Option<u64>| {
+            let flags = if kind == Kind::NewSetElem { REQUEST | CREATE } else { REQUEST };
+            self.put(kind, flags, |bytes| {
+                text(bytes, NAME, &set.name());
+                let list = begin(bytes, ELEMENTS);
+                for name in names {
+                    let mut key = [0; 16];
+                    let length = name.len().min(key.len() - 1);
+                    key[..length].copy_from_slice(&name.as_bytes()[..length]);
+                    element(bytes, &key, timeout, None, false);
+                }
+                end(bytes, list);
+            });
+        };
+        if names.is_empty() {
+            return;
+        }
+        if renew {
+            put(Kind::DestroySetElem, None);
+        }
+        put(Kind::NewSetElem, left.map(|left| (left.as_millis() as u64).max(1)));
+    }
+
+    fn elements<'a>(
+        &mut self,
+        kind: Kind,
+        set: SetRef,
+        elements: impl Iterator<Item = (Span, Option<u64>, Option<&'a str>)>,
+    ) {
         let flags = if kind == Kind::NewSetElem { REQUEST | CREATE } else { REQUEST };
+        let name = set.name();
+        let top = set.family().map_or(u128::MAX, Family::top);
         let mut open = None;
-        for (span, timeout) in elements {
+        for (span, timeout, counter) in elements {
             let (message, list) = *open.get_or_insert_with(|| {
-                let message = self.open(kind, flags, set);
+                let message = self.open(kind, flags);
+                text(&mut self.bytes, NAME, &name);
                 (message, begin(&mut self.bytes, ELEMENTS))
             });
-            element(&mut self.bytes, set.family, span.first, timeout, false);
-            if set.interval {
+            address(&mut self.bytes, set.key, span.first, timeout, counter, false);
+            if set.shape == Shape::Ranges {
                 // The end is the first address that is no longer in; a range up to the top has none.
-                if let Some(after) = span.last.checked_add(1).filter(|&after| after <= set.family.top()) {
-                    element(&mut self.bytes, set.family, after, None, true);
+                if let Some(after) = span.last.checked_add(1).filter(|&after| after <= top) {
+                    address(&mut self.bytes, set.key, after, None, None, true);
                 }
             }
             if self.bytes.len() - list > LIST_LIMIT {
@@ -226,13 +276,12 @@ impl Batch {
         }
     }
 
-    fn open(&mut self, kind: Kind, flags: u16, set: SetRef) -> usize {
+    fn open(&mut self, kind: Kind, flags: u16) -> usize {
         let message = self.bytes.len();
         self.last = Some(message);
         self.sequence += 1;
         header(&mut self.bytes, kind.wire(), flags, self.sequence, INET, 0);
         text(&mut self.bytes, TABLE, &self.table);
-        text(&mut self.bytes, NAME, set.name);
         message
     }
 
@@ -297,14 +346,17 @@ pub(crate) fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
-fn text(bytes: &mut Vec<u8>, kind: u16, value: &str) {
-    let mut value = value.as_bytes().to_vec();
-    value.push(0);
-    attribute(bytes, kind, &value);
+/// Writes text with a zero at its end.
+pub(crate) fn text(bytes: &mut Vec<u8>, kind: u16, value: &str) {
+    bytes.extend((value.len() as u16 + 5).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value.as_bytes());
+    bytes.push(0);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
 /// Opens an attribute that holds attributes.
-fn begin(bytes: &mut Vec<u8>, kind: u16) -> usize {
+pub(crate) fn begin(bytes: &mut Vec<u8>, kind: u16) -> usize {
     let at = bytes.len();
     bytes.extend([0, 0]);
     bytes.extend((kind | NESTED).to_ne_bytes());
@@ -312,24 +364,39 @@ fn begin(bytes: &mut Vec<u8>, kind: u16) -> usize {
 }
 
 /// Closes the attribute that [`begin`] opened at `at`.
-fn end(bytes: &mut [u8], at: usize) {
+pub(crate) fn end(bytes: &mut [u8], at: usize) {
     let length = (bytes.len() - at) as u16;
     bytes[at..at + 2].copy_from_slice(&length.to_ne_bytes());
 }
 
-fn element(bytes: &mut Vec<u8>, family: Family, address: u128, timeout: Option<u64>, interval_end: bool) {
-    let element = begin(bytes, ELEMENT);
-    let key = begin(bytes, ELEMENT_KEY);
-    match family {
-        Family::V4 => attribute(bytes, DATA_VALUE, &(address as u32).to_be_bytes()),
-        Family::V6 => attribute(bytes, DATA_VALUE, &address.to_be_bytes()),
+fn address(
+    bytes: &mut Vec<u8>,
+    key: KeyType,
+    number: u128,
+    timeout: Option<u64>,
+    counter: Option<&str>,
+    interval_end: bool,
+) {
+    match key {
+        KeyType::V4 => element(bytes, &(number as u32).to_be_bytes(), timeout, counter, interval_end),
+        KeyType::Port => element(bytes, &(number as u16).to_be_bytes(), timeout, counter, interval_end),
+        KeyType::V6 | KeyType::Interface => element(bytes, &number.to_be_bytes(), timeout, counter, interval_end),
     }
-    end(bytes, key);
+}
+
+fn element(bytes: &mut Vec<u8>, key: &[u8], timeout: Option<u64>, counter: Option<&str>, interval_end: bool) {
+    let element = begin(bytes, ELEMENT);
+    let value = begin(bytes, ELEMENT_KEY);
+    attribute(bytes, DATA_VALUE, key);
+    end(bytes, value);
     if interval_end {
         attribute(bytes, ELEMENT_FLAGS, &INTERVAL_END.to_be_bytes());
     }
     if let Some(timeout) = timeout {
         attribute(bytes, ELEMENT_TIMEOUT, &timeout.to_be_bytes());
+    }
+    if let Some(counter) = counter {
+        text(bytes, ELEMENT_OBJECT, counter);
     }
     end(bytes, element);
 }
@@ -476,6 +543,7 @@ impl Connection {
     /// Which of `addresses` are in `set`, by itself or inside a range.
     pub fn contains(&mut self, table: &str, set: SetRef, addresses: &[u128]) -> Result<Vec<bool>, NetlinkError> {
         const WHAT: &str = "a look-up of an element";
+        let name = set.name();
         let mut found = vec![false; addresses.len()];
         for (chunk, found) in addresses.chunks(WINDOW).zip(found.chunks_mut(WINDOW)) {
             let mut bytes = Vec::with_capacity(chunk.len() * 96);
@@ -483,9 +551,9 @@ impl Connection {
                 let message = bytes.len();
                 header(&mut bytes, Kind::GetSetElem.wire(), REQUEST, sequence as u32, INET, 0);
                 text(&mut bytes, TABLE, table);
-                text(&mut bytes, NAME, set.name);
+                text(&mut bytes, NAME, &name);
                 let list = begin(&mut bytes, ELEMENTS);
-                element(&mut bytes, set.family, address, None, false);
+                self::address(&mut bytes, set.key, address, None, None, false);
                 end(&mut bytes, list);
                 seal(&mut bytes, message);
             }
@@ -511,6 +579,28 @@ impl Connection {
         Ok(found)
     }
 
+    /// How long the element at `address` was to last when it was added; `None` when it is not there, or for ever.
+    pub fn timeout_of(&mut self, table: &str, set: SetRef, address: u128) -> Result<Option<Duration>, NetlinkError> {
+        let mut bytes = Vec::new();
+        header(&mut bytes, Kind::GetSetElem.wire(), REQUEST, 1, INET, 0);
+        text(&mut bytes, TABLE, table);
+        text(&mut bytes, NAME, &set.name());
+        let list = begin(&mut bytes, ELEMENTS);
+        self::address(&mut bytes, set.key, address, None, None, false);
+        end(&mut bytes, list);
+        seal(&mut bytes, 0);
+        let answers = match self.ask(&bytes, false) {
+            Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(None),
+            answers => answers?,
+        };
+        let find = |bytes, kind| attributes(bytes).find(move |&(found, _)| found == kind).map(|(_, value)| value);
+        let timeout = answers.first().and_then(|answer| {
+            let element = find(find(answer.as_slice(), ELEMENTS)?, ELEMENT)?;
+            number64(find(element, ELEMENT_TIMEOUT)?)
+        });
+        Ok(timeout.map(Duration::from_millis))
+    }
+
     /// The one message that answers a request for an object called `name`, or all of them with `list`.
     /// `table` alone is asked for with no `name`.
     pub fn get(
@@ -520,7 +610,6 @@ impl Connection {
         name: Option<(u16, &str)>,
         list: bool,
     ) -> Result<Vec<Vec<u8>>, NetlinkError> {
-        const WHAT: &str = "a look at the ruleset";
         let mut bytes = Vec::new();
         let flags = if list { REQUEST | DUMP } else { REQUEST };
         header(&mut bytes, kind.wire(), flags, 1, INET, 0);
@@ -531,8 +620,21 @@ impl Connection {
             text(&mut bytes, kind, name);
         }
         seal(&mut bytes, 0);
+        self.ask(&bytes, list)
+    }
+
+    /// All objects of one kind, of all tables of all families.
+    pub fn get_of_any_family(&mut self, kind: Kind) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        let mut bytes = Vec::new();
+        header(&mut bytes, kind.wire(), REQUEST | DUMP, 1, 0, 0);
+        seal(&mut bytes, 0);
+        self.ask(&bytes, true)
+    }
+
+    fn ask(&mut self, request: &[u8], list: bool) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        const WHAT: &str = "a look at the ruleset";
         for _ in 0..DUMP_ATTEMPTS {
-            self.send(&bytes)?;
+            self.send(request)?;
             if let Some(answers) = self.answers(list, WHAT)? {
                 return Ok(answers);
             }
@@ -570,7 +672,6 @@ impl Connection {
     /// What the named counter has counted.
     pub fn counter(&mut self, table: &str, name: &str) -> Result<Traffic, NetlinkError> {
         const WHAT: &str = "a look at a counter";
-        const COUNTER: u32 = 1;
         let mut bytes = Vec::new();
         header(&mut bytes, Kind::GetObj.wire(), REQUEST, 1, INET, 0);
         text(&mut bytes, TABLE, table);
@@ -579,17 +680,21 @@ impl Connection {
         seal(&mut bytes, 0);
         self.send(&bytes)?;
         let answers = self.answers(false, WHAT)?.unwrap_or_default();
-        let data = answers.first().and_then(|answer| attributes(answer).find(|&(kind, _)| kind == 4));
-        let (_, data) = data.ok_or(NetlinkError::Garbled(WHAT))?;
-        let mut traffic = Traffic::default();
-        for (kind, value) in attributes(data) {
-            match kind {
-                1 => traffic.bytes = number64(value).unwrap_or_default(),
-                2 => traffic.packets = number64(value).unwrap_or_default(),
-                _ => {}
-            }
-        }
-        Ok(traffic)
+        answers.first().and_then(|answer| traffic(answer)).ok_or(NetlinkError::Garbled(WHAT))
+    }
+
+    /// What all counters of the table have counted, by name.
+    pub fn counters(&mut self, table: &str) -> Result<Vec<(String, Traffic)>, NetlinkError> {
+        let mut bytes = Vec::new();
+        header(&mut bytes, Kind::GetObj.wire(), REQUEST | DUMP, 1, INET, 0);
+        text(&mut bytes, TABLE, table);
+        attribute(&mut bytes, 3, &COUNTER.to_be_bytes());
+        seal(&mut bytes, 0);
+        let named = |answer: &Vec<u8>| {
+            let (_, name) = attributes(answer).find(|&(kind, _)| kind == NAME)?;
+            Some((string(name), traffic(answer)?))
+        };
+        Ok(self.ask(&bytes, true)?.iter().filter_map(named).collect())
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), NetlinkError> {
@@ -629,6 +734,20 @@ impl Connection {
     }
 }
 
+/// What the counter in an answer has counted.
+fn traffic(answer: &[u8]) -> Option<Traffic> {
+    let (_, data) = attributes(answer).find(|&(kind, _)| kind == 4)?;
+    let mut traffic = Traffic::default();
+    for (kind, value) in attributes(data) {
+        match kind {
+            1 => traffic.bytes = number64(value).unwrap_or_default(),
+            2 => traffic.packets = number64(value).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    Some(traffic)
+}
+
 /// How often a listing is begun again when the ruleset changes under it.
 const DUMP_ATTEMPTS: usize = 5;
 
@@ -641,7 +760,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::nftables::plan::{BAN4, BAN6, NET4};
+    use crate::nftables::layout::{BAN4, BAN6, NET4};
 
     fn second(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a small number of seconds")
@@ -677,13 +796,16 @@ mod tests {
         batch.remove(BAN6, &[Span { first: 1 << 64, last: (1 << 65) - 1 }], false);
         let span = Span { first: 0xc000_0200, last: 0xc000_02ff };
         let top = Span { first: 0xff00_0000, last: u32::MAX.into() };
-        batch.add(NET4, &[(span, second(2)), (top, second(100_000_000))], second(1));
+        let mut origins = Origins::default();
+        let counter = origins.of(Some("cordon"));
+        let end = |until| End { until: second(until), counter };
+        batch.add(NET4, &[(span, end(2)), (top, end(100_000_000))], Some(&origins), second(1));
         insta::assert_snapshot!(read(&batch.finish()).join("\n"), @r"
         16:0x1#1
         2574:0x1#2 cordon ban4
         2590:0x1#3 cordon ban4 [1=c0000201]
         2574:0x1#4 cordon ban6 [1=00000000000000010000000000000000]
-        2572:0x405#5 cordon net4 [1=c0000200 4=00000000000003e8] [1=c0000300 3=00000001] [1=ff000000 4=0000000757b12c00]
+        2572:0x405#5 cordon net4 [1=c0000200 4=00000000000003e8 9=6f5f636f72646f6e00] [1=c0000300 3=00000001] [1=ff000000 4=0000000757b12c00 9=6f5f636f72646f6e00]
         17:0x1#6
         ");
     }
@@ -706,10 +828,11 @@ mod tests {
 
     #[test]
     fn long_lists_are_continued_before_their_length_overflows() {
-        let spans: Vec<TimedSpan> =
-            (0..10_000).map(|first| (Span { first: first * 2, last: first * 2 }, second(60))).collect();
+        let end = End { until: second(60), counter: 0 };
+        let spans: Vec<(Span, End)> =
+            (0..10_000).map(|first| (Span { first: first * 2, last: first * 2 }, end)).collect();
         let mut batch = Batch::new("cordon");
-        batch.add(NET4, &spans, second(0));
+        batch.add(NET4, &spans, None, second(0));
         let datagram = batch.finish();
         let lists: Vec<usize> = messages(&datagram)
             .filter(|message| message.kind == Kind::NewSetElem.wire())

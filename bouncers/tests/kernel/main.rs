@@ -253,7 +253,7 @@ fn damage_by_others_is_noticed_and_nothing_else_is() {
         let cases = [
             ("flush ruleset", true),
             ("delete table inet cordon", true),
-            ("flush set inet cordon ban4", true),
+            ("flush map inet cordon ban4", true),
             ("delete element inet cordon ban4 { 192.0.2.1 }", true),
             ("flush chain inet cordon pre", true),
             ("insert rule inet cordon pre accept", true),
@@ -448,7 +448,7 @@ fn a_flushed_ruleset_is_healed_within_a_second_and_the_culprit_is_named() {
             engine.until("in force", |status| status.applied == 2).await;
             assert_eq!(attacker.reaching(&["10.66.0.2", "fd66::2"]), [""; 0]);
             for (heals, command) in
-                [(1, "flush ruleset"), (2, "delete table inet cordon"), (3, "flush set inet cordon ban4")]
+                [(1, "flush ruleset"), (2, "delete table inet cordon"), (3, "flush map inet cordon ban4")]
             {
                 let start = Instant::now();
                 run("nft", &[command]);
@@ -579,7 +579,7 @@ fn a_big_table_is_healed_and_the_culprit_is_named() {
             engine.until("in force", |status| status.applied == 100_000).await;
             for (heals, command) in [
                 (1, "flush ruleset"),
-                (2, "flush set inet cordon ban4"),
+                (2, "flush map inet cordon ban4"),
                 (3, "delete element inet cordon ban4 { 11.0.0.0 }"),
             ] {
                 let start = Instant::now();
