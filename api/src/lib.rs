@@ -3,7 +3,7 @@
 //! [`decisions::Table`] is the one state: everything else fills it (profiles, people, imports) or reads it
 //! (bouncers, queries). Without the feature `server` only the reading side is built.
 //!
-//! Public types: [`Feed`], [`Update`], [`client::Client`], [`client::SseFeed`], [`decisions::Table`]; with `server`: [`server::service::Service`],
+//! Public types: [`Feed`], [`Update`], [`Places`], [`client::Client`], [`client::SseFeed`], [`decisions::Table`]; with `server`: [`server::service::Service`],
 //! [`store::Sqlite`], [`profiles::Profiles`].
 
 #[cfg(feature = "server")]
@@ -23,6 +23,7 @@ pub mod ladder;
 pub mod metrics;
 #[cfg(feature = "server")]
 pub mod pki;
+pub mod places;
 #[cfg(feature = "server")]
 pub mod privacy;
 #[cfg(feature = "server")]
@@ -34,3 +35,4 @@ pub mod store;
 pub mod wire;
 
 pub use feed::{Feed, FeedError, Update};
+pub use places::Places;

@@ -79,12 +79,10 @@ impl Spare {
 impl fmt::Display for Spared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Spared::Never(region) => write!(f, "{region} is never banned (`geo.never_ban`)"),
-            Spared::Inside(region) => write!(f, "bans are made only outside {region} (`geo.ban_only_outside`)"),
-            Spared::Unknown => {
-                f.write_str("its country is not known, and bans are made only outside `geo.ban_only_outside`")
-            }
-            Spared::TooLarge => f.write_str("it has too many networks to know that none is spared by `geo`"),
+            Spared::Never(region) => write!(f, "`geo.never_ban` ({region} is never banned)"),
+            Spared::Inside(region) => write!(f, "`geo.ban_only_outside` (it is in {region})"),
+            Spared::Unknown => f.write_str("`geo.ban_only_outside` (nobody knows its country)"),
+            Spared::TooLarge => f.write_str("`geo` (it has too many networks to look at each)"),
         }
     }
 }
@@ -109,8 +107,8 @@ mod tests {
             Spare { never_ban: set(never), ban_only_outside: set(outside) }
         };
         let nobody = None;
-        let never = |region: &str| Some(format!("{region} is never banned (`geo.never_ban`)"));
-        let inside = |region: &str| Some(format!("bans are made only outside {region} (`geo.ban_only_outside`)"));
+        let never = |region: &str| Some(format!("`geo.never_ban` ({region} is never banned)"));
+        let inside = |region: &str| Some(format!("`geo.ban_only_outside` (it is in {region})"));
         let unknown = Some(Spared::Unknown.to_string());
         // (never, only outside, network, why)
         let cases = [

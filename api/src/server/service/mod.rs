@@ -34,6 +34,7 @@ use crate::decisions::{LOG_LEN, Query, Reach, Row, Scan, Table, from_micros, net
 use crate::history::{History, Past};
 use crate::ladder::{self, Ladder, Rungs};
 use crate::metrics::{DecisionLabels, Metrics, Snapshot};
+use crate::places::Places;
 use crate::privacy::Masks;
 use crate::profiles::{self, Lookup, ProfileError, Profiles, Reputation, Reputations};
 use crate::server::stream::{self, Last, Pull};
@@ -67,6 +68,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(20);
 const RETAIN_EVERY: SignedDuration = SignedDuration::from_secs(2);
 /// After how many new decisions those that are over are counted again.
 const COUNT_EVERY: i64 = 5000;
+/// Origin of what a person decides, as the field's tools know it.
+const BY_HAND: &str = "cscli";
 /// Up to how many decisions of one alert each has its line in the log.
 const LOGGED: usize = 10;
 
@@ -185,6 +188,8 @@ struct Inner {
     profiles: ArcSwap<Profiles>,
     /// Whom profiles ask for reputations, if anybody.
     reputations: RwLock<Option<Arc<dyn Reputations>>>,
+    /// Who knows whom a place spares, if anybody.
+    places: RwLock<Option<Arc<dyn Places>>>,
     allow: Arc<ArcSwap<AllowSet>>,
     /// The same, for those who wait for a change.
     allow_changed: watch::Sender<Arc<AllowSet>>,
@@ -367,6 +372,8 @@ struct Prepared {
     started: Timestamp,
     stopped: Timestamp,
     decisions: Vec<DecisionBody>,
+    /// The bans that were taken out because of where their targets are.
+    spared: Vec<Refusal>,
     /// The decisions came with it.
     supplied: bool,
     /// Bans get longer if their target comes back.
@@ -427,6 +434,7 @@ impl Service {
                 store,
                 profiles: ArcSwap::from_pointee(profiles),
                 reputations: RwLock::default(),
+                places: RwLock::default(),
                 allow_changed: watch::channel(allow.load_full()).0,
                 allow,
                 applied: watch::channel(change).0,
@@ -680,6 +688,11 @@ impl Service {
         *self.0.reputations.write().unwrap_or_else(PoisonError::into_inner) = Some(reputations);
     }
 
+    /// Says who is spared because of where he is.
+    pub fn set_places(&self, places: Arc<dyn Places>) {
+        *self.0.places.write().unwrap_or_else(PoisonError::into_inner) = Some(places);
+    }
+
     /// Replaces the profiles.
     pub fn set_profiles(&self, profiles: Profiles) {
         self.0.profiles.store(Arc::new(profiles));
@@ -923,7 +936,7 @@ impl Service {
         machine.clone_into(&mut alert.machine_id);
         let supplied = alert.decisions.take().unwrap_or_default();
         let is_supplied = !supplied.is_empty();
-        let (decisions, ladder) = if is_supplied {
+        let (mut decisions, ladder) = if is_supplied {
             (supplied, false)
         } else {
             let lookup = Knowledge { service: self, now, may_block: true };
@@ -945,9 +958,30 @@ impl Service {
                 return Err(SubmitError::Duration(decision.duration.clone()));
             }
         }
+        let spared = self.spare(&mut decisions);
+        if !is_supplied && let Some(first) = spared.first() {
+            info!(value = first.value, scenario = alert.scenario, reason = first.reason, "spared because of its place");
+            let evidence = alert.cordon.get_or_insert_default();
+            evidence.allow_checks.push(format!("decide: not banned, see {}", first.reason));
+        }
         // Only now: profiles may ask for what nobody shall read later.
         self.0.options.masks.apply(&mut alert);
-        Ok(Prepared { alert, started, stopped, decisions, supplied: is_supplied, ladder, seen })
+        Ok(Prepared { alert, started, stopped, decisions, spared, supplied: is_supplied, ladder, seen })
+    }
+
+    /// Takes out the bans whose targets are spared because of where they are. What a person bans by hand stays.
+    fn spare(&self, decisions: &mut Vec<DecisionBody>) -> Vec<Refusal> {
+        let places = self.0.places.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(places) = places else { return Vec::new() };
+        let mut spared = Vec::new();
+        decisions.retain(|body| {
+            let asked = body.remediation.eq_ignore_ascii_case("ban") && body.origin != BY_HAND;
+            let reason = asked.then(|| places.spares(&Scope::new(&body.scope), &body.value)).flatten();
+            let stays = reason.is_none();
+            spared.extend(reason.map(|reason| Refusal { value: body.value.clone(), reason }));
+            stays
+        });
+        spared
     }
 }
 
@@ -998,7 +1032,7 @@ impl State {
         now: Timestamp,
         refused: &mut Vec<Refusal>,
     ) -> Result<(i64, Vec<Write>), Unaccepted> {
-        let Prepared { mut alert, started, stopped, decisions: bodies, supplied, ladder, seen } = prepared;
+        let Prepared { mut alert, started, stopped, decisions: bodies, spared, supplied, ladder, seen } = prepared;
         if let Some(&id) = seen.as_ref().and_then(|key| self.seen.get(key)) {
             return Ok((id, Vec::new()));
         }
@@ -1014,8 +1048,10 @@ impl State {
             );
             return Err(Unaccepted::Allowed);
         }
-        let asked = bodies.len();
-        let mut decisions: Vec<Decision> = Vec::with_capacity(asked);
+        // What profiles decided leaves its alert behind; a list of which nothing is left does not.
+        let asked = bodies.len() + if supplied { spared.len() } else { 0 };
+        refused.extend(spared);
+        let mut decisions: Vec<Decision> = Vec::with_capacity(bodies.len());
         let mut climb = Climb { ladder: &mut self.ladder, table: &self.table, done: Vec::new(), now };
         for body in bodies {
             let scope = Scope::new(&body.scope);

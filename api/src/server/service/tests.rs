@@ -786,3 +786,68 @@ async fn what_looks_like_a_password_is_never_stored() {
     let text = serde_json::to_string(&alerts).expect("JSON");
     assert!(!text.contains("hunter2") && text.contains("/a?token=(masked)"), "{text}");
 }
+
+/// Spares 5.0.0.0/8 and all of Germany.
+#[derive(Debug)]
+struct Homeland;
+
+impl crate::Places for Homeland {
+    fn spares(&self, scope: &Scope, value: &str) -> Option<String> {
+        let spared = match scope {
+            Scope::Country => value == "DE",
+            _ => value.starts_with("5."),
+        };
+        spared.then(|| "`geo.never_ban` (DE is never banned)".to_owned())
+    }
+}
+
+#[tokio::test]
+async fn who_is_spared_by_his_place_is_not_banned() {
+    let folder = folder();
+    let service = open(&folder.path().join("cordon.db"));
+    let profiles = "filters: [\"true\"]\ndecisions:\n- {type: Ban, duration: 1h}\n- {type: captcha, duration: 1h}\n";
+    service.set_profiles(Profiles::parse(&[(Path::new("p.yaml"), profiles)]).expect("a valid profile"));
+    service.set_places(Arc::new(Homeland));
+    let by = |origin: &str, scope: &str, value: &str| {
+        let mut alert = ban(value);
+        for body in alert.decisions.iter_mut().flatten() {
+            body.origin = origin.into();
+            body.scope = scope.into();
+        }
+        alert
+    };
+    let judged = |value: &str| Alert { decisions: None, ..ban(value) };
+    // (what, alert, bans and other decisions about it, why not)
+    let cases = [
+        ("profiles about somebody at home", judged("5.0.0.1"), vec!["captcha"], true),
+        ("profiles about a stranger", judged("6.0.0.1"), vec!["Ban", "captcha"], false),
+        ("a person", by("cscli", "Ip", "5.0.0.2"), vec!["ban"], false),
+        ("a list about a stranger", by("lists", "Ip", "6.0.0.2"), vec!["ban"], false),
+        ("a list about another country", by("lists", "Country", "FR"), vec!["ban"], false),
+    ];
+    for (what, alert, expected, spared) in cases {
+        let value = alert.source.value.clone();
+        let submission = service.submit("m", vec![alert]).await.expect("alerts are accepted");
+        assert_eq!(!submission.refused.is_empty(), spared, "{what}");
+        submission.receipt.durable().await.expect("it becomes durable");
+        let query = Query { value: Some(value.as_str().into()), ..Query::default() };
+        let mut made: Vec<String> = service
+            .table(|table, now| table.select(&query, now).iter().map(|row| row.remediation().to_string()).collect());
+        made.sort();
+        assert_eq!(made, expected, "{what}");
+        let about = AlertQuery { value: Some(value.as_str().into()), ..AlertQuery::default() };
+        let stored =
+            service.read(move |store| store.alerts(&about, Timestamp::now())).await.expect("the store answers");
+        let checks: Vec<String> =
+            stored.into_iter().flat_map(|alert| alert.cordon).flat_map(|evidence| evidence.allow_checks).collect();
+        let told = "decide: not banned, see `geo.never_ban` (DE is never banned)";
+        assert_eq!(checks.iter().any(|check| check == told), spared, "{what}");
+    }
+    for (what, alert) in
+        [("a list", by("lists", "Ip", "5.0.0.3")), ("a list about the country", by("lists", "Country", "DE"))]
+    {
+        let refused = service.submit("m", vec![alert]).await.map(|_| ()).map_err(|error| error.to_string());
+        let message = refused.expect_err("nothing is left of it");
+        assert!(message.contains("allowlisted by item `geo.never_ban` (DE is never banned)"), "{what}: {message}");
+    }
+}
