@@ -143,6 +143,9 @@ pub(crate) enum Command {
     Disarm,
     /// Undo `cordon disarm`
     Arm,
+    /// Where addresses are, what geo policies say of them, and what a change of policies would do
+    #[command(subcommand)]
+    Geo(Geo),
     /// Find rules that load but cannot work, or can be abused
     Check(Check),
     /// Try rules on recorded logs
@@ -176,6 +179,19 @@ pub(crate) enum Metrics {
     },
     /// What sections there are
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Geo {
+    /// Country and autonomous system of an address; what policies, decisions and allowlists say of it, and why
+    Lookup {
+        /// The address
+        ip: IpAddr,
+    },
+    /// What the configured policies come to, what would change, and who is connected now and could not connect again
+    Plan,
+    /// What is in force: policies, ranges, dropped packets, databases, decisions about countries
+    Status,
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,9 +12,10 @@ use api::config::ServerConfig;
 use api::ladder::Rungs;
 use api::privacy::Masks;
 use bouncers::config::{Config as Enforcement, Mode, RawConfig as RawEnforcement};
+use bouncers::geo::Config as Geo;
 use ipnet::IpNet;
 use jiff::SignedDuration;
-use model::yaml::Fault;
+use model::yaml::{Fault, Yaml};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_saphyr::Spanned;
@@ -50,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) privacy: Privacy,
     /// What is done about decisions on this host.
     pub(crate) enforcement: Enforcement,
+    /// Who may begin a connection, and who is never banned, because of where he is.
+    pub(crate) geo: Geo,
 }
 
 /// How much of the past is kept, and how much of the present.
@@ -231,6 +234,7 @@ impl Default for Config {
             privacy: Privacy::default(),
             // a newcomer must not lock himself out
             enforcement: Enforcement { mode: Mode::DryRun, ..Enforcement::default() },
+            geo: Geo::default(),
         }
     }
 }
@@ -262,6 +266,9 @@ struct RawConfig {
     retention: Option<RawRetention>,
     privacy: Option<RawPrivacy>,
     enforcement: Option<RawEnforcement>,
+    /// As `api`.
+    #[serde(rename = "geo")]
+    _geo: Option<IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]
@@ -348,12 +355,13 @@ impl RawConfig {
         if let Some(state) = self.state {
             config.state = state;
         }
-        match read_api(text) {
+        match read_section(text, "api", ServerConfig::read) {
             Ok(api) => config.api = api.unwrap_or(config.api),
-            Err(fault) => {
-                let hint = fault.hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-                faults.at(fault.line.into(), format_args!("{}{hint}", fault.message));
-            }
+            Err(fault) => faults.fault(&fault),
+        }
+        match read_section(text, "geo", Geo::read) {
+            Ok(geo) => config.geo = geo.unwrap_or(config.geo),
+            Err(fault) => faults.fault(&fault),
         }
         let acquisition = self.acquisition.unwrap_or_default();
         config.acquisition.discover = acquisition.discover.unwrap_or(config.acquisition.discover);
@@ -414,13 +422,13 @@ impl RawConfig {
     }
 }
 
-/// The section `api` of a configuration file, if it has one.
-fn read_api(text: &str) -> Result<Option<ServerConfig>, Fault> {
+/// The section called `name` of a configuration file, if it has one.
+fn read_section<T>(text: &str, name: &str, read: fn(&Yaml) -> Result<T, Fault>) -> Result<Option<T>, Fault> {
     let documents = model::yaml::documents(text)?;
     let Some(document) = documents.first().filter(|document| !document.is_null()) else { return Ok(None) };
     let entries = document.entries("the configuration")?;
-    let section = entries.iter().find(|(key, value)| key.text == "api" && !value.is_null());
-    section.map(|(_, section)| ServerConfig::read(section)).transpose()
+    let section = entries.iter().find(|(key, value)| key.text == name && !value.is_null());
+    section.map(|(_, section)| read(section)).transpose()
 }
 
 /// What is wrong with a file, one line each.
@@ -432,6 +440,11 @@ struct Faults<'a> {
 impl Faults<'_> {
     fn add<T>(&mut self, at: &Spanned<T>, what: std::fmt::Arguments<'_>) {
         self.at(at.referenced.line(), what);
+    }
+
+    fn fault(&mut self, fault: &Fault) {
+        let hint = fault.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        self.at(fault.line.into(), format_args!("{}{hint}", fault.message));
     }
 
     /// The duration that a text says, which must be more than nothing.
@@ -529,7 +542,8 @@ mod tests {
              ladder:\n  steps: [1d, 2d]\n  forget_after: 30d\n\
              retention:\n  alerts: 5\n  age: 1d\n  decisions: 7\n  evidence: 2d\n  audit: 9\n\
              privacy:\n  mask_passwords: false\n  mask_queries: false\n\
-             enforcement:\n  mode: enforce\n  table: guard\n",
+             enforcement:\n  mode: enforce\n  table: guard\n\
+             geo:\n  country_db: /srv/country.mmdb\n  policies: [{ deny: [KP] }]\n",
         )
         .expect("a valid file");
         assert_eq!(config.state, Path::new("/srv/cordon"));
@@ -546,6 +560,10 @@ mod tests {
         );
         assert_eq!((config.enforcement.mode, config.enforcement.table.as_str()), (Mode::Enforce, "guard"));
         assert!(!config.rules.shipped && !config.acquisition.discover);
+        assert_eq!(
+            (config.geo.country_db.as_deref(), config.geo.policies.len()),
+            (Some(Path::new("/srv/country.mmdb")), 1)
+        );
         let hours = |hours| SignedDuration::from_hours(hours);
         assert_eq!(config.ladder, Rungs { steps: vec![hours(24), hours(48)], forget_after: hours(30 * 24) });
         let (age, evidence) = (hours(24), hours(48));
@@ -562,7 +580,7 @@ mod tests {
             ("api:\n  lisen: off\n", "cordon.yaml:2: unknown key in `api`: `lisen`\nhint: did you mean `listen`?"),
             (
                 "zzz: 1\n",
-                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `resolver`, `requests`, `allowlist`, `ladder`, `retention`, `privacy`, `enforcement`",
+                "cordon.yaml:1: unknown key `zzz`, expected one of `state`, `api`, `acquisition`, `rules`, `resolver`, `requests`, `allowlist`, `ladder`, `retention`, `privacy`, `enforcement`, `geo`",
             ),
             (
                 "api:\n  listen: 8080\n",
@@ -585,6 +603,10 @@ mod tests {
             (
                 "requests:\n  endpoints: [lists.example]\n",
                 "cordon.yaml:2: `lists.example` is not the address of a page, expected one like `https://lists.example/v1/`",
+            ),
+            (
+                "geo:\n  country_db: a\n  policies:\n  - allow: [UK]\n",
+                "cordon.yaml:4: `UK` is no country and no autonomous system\nhint: did you mean `GB` (United Kingdom)?",
             ),
             ("acquisition: 3\n", "cordon.yaml:1: expected mapping start"),
             ("acquisition:\n  discover: maybe\n", "cordon.yaml:2: invalid boolean"),

@@ -19,6 +19,7 @@ mod config;
 mod decisions;
 mod demo;
 mod explain;
+mod geo;
 mod hub;
 mod import;
 mod lab;
@@ -86,6 +87,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Bouncer(args) => bouncer::follow(global, &args),
         Command::Disarm => bouncer::switch(global, false),
         Command::Arm => bouncer::switch(global, true),
+        Command::Geo(command) => geo::run(global, &command),
         Command::Check(args) => check::run(global, &args),
         Command::Hub(command) => hub::run(global, &command),
         Command::Config(ConfigCommand::Check) => config::check(global),

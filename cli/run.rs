@@ -432,6 +432,7 @@ fn waits_for_restart(now: &Config, new: &Config) -> Vec<&'static str> {
         ("retention", now.retention == new.retention),
         ("privacy", now.privacy == new.privacy),
         ("enforcement", now.enforcement == new.enforcement),
+        ("geo", now.geo == new.geo),
     ];
     keys.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
 }

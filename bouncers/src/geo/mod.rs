@@ -13,6 +13,7 @@ pub mod policy;
 pub mod ranges;
 pub mod region;
 pub mod spare;
+pub mod status;
 
 pub use atlas::{Atlas, Databases, Location, Tally, Wanted};
 pub use config::Config;
@@ -22,6 +23,7 @@ pub use policy::{Judgement, Policy};
 pub use ranges::Ranges;
 pub use region::{Code, Region};
 pub use spare::Spare;
+pub use status::Status;
 
 #[cfg(test)]
 #[path = "../../tests/support/mmdb.rs"]

@@ -4,10 +4,15 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::IpNet;
+use model::Scope;
+use model::scope::parse_net;
 use serde::Serialize;
+use tokio::sync::watch;
+use tracing::warn;
 
 use crate::geo::atlas::Databases;
 use crate::geo::database::{DatabaseError, Record};
+use crate::geo::load::Knowledge;
 use crate::geo::ranges::Ranges;
 use crate::geo::region::Region;
 
@@ -47,6 +52,13 @@ impl Spare {
         self.never_ban.iter().chain(&self.ban_only_outside).copied()
     }
 
+    /// Why `region` as a whole must not be banned, if it must not.
+    fn spares_region(&self, region: Region) -> Option<Spared> {
+        let named = |set: &BTreeSet<Region>| set.contains(&region);
+        let never = named(&self.never_ban).then_some(Spared::Never(region));
+        never.or_else(|| named(&self.ban_only_outside).then_some(Spared::Inside(region)))
+    }
+
     /// Why `net` must not be banned, if it must not: any part of it is enough. Reserved space is nobody's, so nothing
     /// spares it.
     pub fn spares(&self, net: IpNet, databases: &Databases) -> Result<Option<Spared>, DatabaseError> {
@@ -76,6 +88,38 @@ impl Spare {
     }
 }
 
+/// The local API asks it about everything that is to be banned.
+#[derive(Debug)]
+pub struct Homes {
+    /// Who is spared.
+    pub spare: Spare,
+    /// The databases, as they are at the moment.
+    pub knowledge: watch::Receiver<Knowledge>,
+}
+
+impl api::Places for Homes {
+    fn spares(&self, scope: &Scope, value: &str) -> Option<String> {
+        let loaded = self.knowledge.borrow().loaded.clone();
+        let spared = match scope {
+            Scope::Country | Scope::As => self.spare.spares_region(Region::of_decision(scope, value)?),
+            Scope::Ip | Scope::Range => {
+                let net = parse_net(value).ok()?;
+                // whoever cannot be found is not punished by mistake
+                let Some(loaded) = loaded else { return Some("`geo` (its databases cannot be read)".to_owned()) };
+                match self.spare.spares(net, &loaded.databases) {
+                    Ok(spared) => spared,
+                    Err(error) => {
+                        warn!(%error, value, "a geo database is damaged, so nobody is banned who is found there");
+                        return Some("`geo` (its database is damaged)".to_owned());
+                    }
+                }
+            }
+            Scope::Custom(_) => None,
+        };
+        spared.map(|spared| spared.to_string())
+    }
+}
+
 impl fmt::Display for Spared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -89,8 +133,6 @@ impl fmt::Display for Spared {
 
 #[cfg(test)]
 mod tests {
-    use model::scope::parse_net;
-
     use super::*;
     use crate::geo::database::{Database, Fields};
     use crate::geo::mmdb::Mmdb;
