@@ -791,7 +791,7 @@ async fn what_looks_like_a_password_is_never_stored() {
 #[derive(Debug)]
 struct Homeland;
 
-impl crate::Places for Homeland {
+impl Places for Homeland {
     fn spares(&self, scope: &Scope, value: &str) -> Option<String> {
         let spared = match scope {
             Scope::Country => value == "DE",
