@@ -8,15 +8,16 @@ use anyhow::{Context, bail};
 use api::client::feed::PollOptions;
 use api::client::{Endpoint, SseFeed, Transport};
 use bouncers::config::Mode;
-use bouncers::engine::run::{Nowhere, Wiring};
+use bouncers::engine::host;
+use bouncers::engine::run::Wiring;
 use bouncers::engine::status::Status;
-use bouncers::engine::{self, host};
 use bouncers::metrics::Metrics;
 use bouncers::nftables::Nftables;
 use model::AllowSet;
 use sd_notify::NotifyState;
 use secrecy::SecretString;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::accounts::confirm;
 use crate::args::{Bouncer, Global};
@@ -44,24 +45,32 @@ pub(crate) fn follow(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
 
 async fn serve(config: Config, endpoint: Endpoint, key: Option<SecretString>) -> anyhow::Result<()> {
     run::make_folder(&config.state)?;
-    let target = run::open_target(&config.enforcement)?;
-    let feed = SseFeed::new(endpoint, key, PollOptions::default())?;
+    let targets = run::open_targets(&config)?;
     let set = Arc::new(AllowSet::new(run::configured_entries(&config)));
     let (_allow, allow) = watch::channel(set);
-    let (status, _seen) = watch::channel(Status::new(config.enforcement.mode));
-    let wiring = Wiring { allow, status, metrics: Metrics::default(), own: host::own_addresses };
-    let mut enforcement = config.enforcement.clone();
-    if enforcement.snapshot.is_none() && target.is_some() {
-        enforcement.snapshot = Some(config.state.join("bouncer.snapshot"));
+    let (stop, stopping) = watch::channel(false);
+    let metrics = Metrics::default();
+    let mut running = JoinSet::new();
+    for (target, open) in targets {
+        let feed = SseFeed::new(endpoint.clone(), key.clone(), PollOptions::default())?;
+        let (status, _seen) = watch::channel(Status::new(target.settings.mode));
+        let wiring = Wiring::new(allow.clone(), status, metrics.clone(), host::own_addresses);
+        running.spawn(open.run(feed, target.settings, wiring, run::stopped(stopping.clone())));
     }
-    run::announce(&enforcement);
+    run::announce(&config.enforcement);
     // nobody may have asked to be told
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let mut signals = Signals::new().context("cannot wait for signals")?;
-    let shutdown = async { while signals.next().await != Asked::Stop {} };
-    match target {
-        Some(target) => engine::run::run(feed, target, enforcement, wiring, shutdown).await?,
-        None => engine::run::run(feed, Nowhere, enforcement, wiring, shutdown).await?,
+    loop {
+        tokio::select! {
+            asked = signals.next() => if asked == Asked::Stop { break },
+            // none ends by itself but with an error
+            Some(ended) = running.join_next() => ended.context("a bouncer broke")??,
+        }
+    }
+    stop.send_replace(true);
+    while let Some(ended) = running.join_next().await {
+        ended.context("a bouncer broke")??;
     }
     Ok(())
 }

@@ -33,12 +33,12 @@ use api::profiles::{self, Profiles};
 use api::server::service::{Options, Service};
 use api::server::{Certificates, MetricsSource, Reload, Server, ServerError, StatusSource};
 use api::store::Sqlite;
-use bouncers::config::{Config as Enforcement, Mode};
-use bouncers::engine::run::{Nowhere, Wiring};
+use bouncers::config::{Config as Enforcement, Mode, TargetConfig};
+use bouncers::engine::host;
+use bouncers::engine::run::Wiring;
 use bouncers::engine::status::Status as BouncerStatus;
-use bouncers::engine::{self, host};
+use bouncers::fleet::Target as Opened;
 use bouncers::metrics::Metrics;
-use bouncers::nftables::Nftables;
 use jiff::Timestamp;
 use model::AllowEntry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -93,13 +93,13 @@ fn allow_files() {
 async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot wait for signals")?;
     make_folder(&config.state)?;
-    let target = open_target(&config.enforcement)?;
+    let targets = open_targets(&config)?;
     let service = open_service(&config)?;
     let server = listen(&config, &service).await?;
 
     let (stop, stopping) = watch::channel(false);
-    let (bouncer_says, bouncer_said) = watch::channel(BouncerStatus::new(config.enforcement.mode));
-    let bouncer = spawn_bouncer(&config, &service, target, bouncer_says, stopping.clone());
+    let enforced = Metrics::default();
+    let (bouncers, said) = spawn_bouncers(&service, targets, &enforced, &stopping);
     let maintenance = tokio::spawn({
         let service = service.clone();
         async move { service.maintain().await }
@@ -108,12 +108,15 @@ async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> any
     let status = Arc::new(Status::default());
     let (learn, learned) = watch::channel(Vec::new());
     let pipeline = block_in_place(|| start_pipeline(&config, &service, &status, learn))?;
-    let report = Report::new(Arc::clone(&status), bouncer_said, service.clone());
+    let report = Report::new(Arc::clone(&status), said, service.clone());
     let (reload, mut reloads) = mpsc::channel(1);
     let counted = Arc::clone(&status);
     let server = server
         .with_status(StatusSource::new(move || report.json()))
-        .with_metrics(MetricsSource::new(move |registry| metrics::register(&counted, registry)))
+        .with_metrics(MetricsSource::new(move |registry| {
+            metrics::register(&counted, registry);
+            enforced.register(registry);
+        }))
         .with_reload(reload);
     let certificates = server.certificates();
     let answering = tokio::spawn(server.run(stopped(stopping)));
@@ -150,7 +153,9 @@ async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> any
     stop.send_replace(true);
     answering.await.context("the local API broke")?;
     service.close().await?;
-    bouncer.await.context("the bouncer broke")??;
+    for bouncer in bouncers {
+        bouncer.await.context("a bouncer broke")??;
+    }
     maintenance.await.context("the maintenance broke")?;
     Ok(())
 }
@@ -444,12 +449,13 @@ pub(crate) fn make_folder(path: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// The kernel, if it is to be touched.
-pub(crate) fn open_target(config: &Enforcement) -> anyhow::Result<Option<Nftables>> {
-    Ok(match config.mode {
-        Mode::Enforce | Mode::Observe => Some(Nftables::open(config.nftables())?),
-        Mode::DryRun | Mode::Off => None,
-    })
+/// Every target that the configuration names, ready to be driven. Also makes the folder for their states.
+pub(crate) fn open_targets(config: &Config) -> anyhow::Result<Vec<(TargetConfig, Opened)>> {
+    let targets = config.enforcement.all(&config.state);
+    if targets.iter().any(|target| target.settings.mode != Mode::DryRun) && !config.enforcement.targets.is_empty() {
+        make_folder(&config.state.join("bouncers"))?;
+    }
+    targets.into_iter().map(|target| target.open().map(|open| (target, open)).map_err(Into::into)).collect()
 }
 
 /// The profiles that the configuration names, or those that lie in the last folder of rules that has any, or the shipped ones.
@@ -526,23 +532,25 @@ async fn listen(config: &Config, service: &Service) -> anyhow::Result<Server> {
     }
 }
 
-fn spawn_bouncer(
-    config: &Config,
+/// What each bouncer says about itself.
+pub(crate) type Said = Vec<watch::Receiver<BouncerStatus>>;
+
+fn spawn_bouncers(
     service: &Service,
-    target: Option<Nftables>,
-    status: watch::Sender<BouncerStatus>,
-    stopping: watch::Receiver<bool>,
-) -> JoinHandle<Result<(), bouncers::BouncerError>> {
-    let wiring = Wiring { allow: service.watch_allow(), status, metrics: Metrics::default(), own: host::own_addresses };
-    let mut enforcement = config.enforcement.clone();
-    if enforcement.snapshot.is_none() && target.is_some() {
-        enforcement.snapshot = Some(config.state.join("bouncer.snapshot"));
+    targets: Vec<(TargetConfig, Opened)>,
+    metrics: &Metrics,
+    stopping: &watch::Receiver<bool>,
+) -> (Vec<JoinHandle<Result<(), bouncers::BouncerError>>>, Said) {
+    let mut running = Vec::new();
+    let mut said = Vec::new();
+    for (config, target) in targets {
+        let (status, seen) = watch::channel(BouncerStatus::new(config.settings.mode));
+        said.push(seen);
+        let wiring = Wiring::new(service.watch_allow(), status, metrics.clone(), host::own_addresses);
+        let (feed, shutdown) = (service.subscribe(), stopped(stopping.clone()));
+        running.push(tokio::spawn(target.run(feed, config.settings, wiring, shutdown)));
     }
-    let (feed, shutdown) = (service.subscribe(), stopped(stopping));
-    match target {
-        Some(target) => tokio::spawn(engine::run::run(feed, target, enforcement, wiring, shutdown)),
-        None => tokio::spawn(engine::run::run(feed, Nowhere, enforcement, wiring, shutdown)),
-    }
+    (running, said)
 }
 
 pub(crate) async fn stopped(mut stopping: watch::Receiver<bool>) {
@@ -556,5 +564,8 @@ pub(crate) fn announce(config: &Enforcement) {
         Mode::Observe => info!(table = config.table, "observing: packets are counted, not dropped"),
         Mode::DryRun => warn!("dry run: nothing is blocked; `cordon run --enforce` changes that"),
         Mode::Off => info!("decisions are not enforced on this host"),
+    }
+    for target in &config.targets {
+        info!(target = target.settings.name, kind = target.kind.word(), mode = ?target.settings.mode, "enforces elsewhere");
     }
 }

@@ -5,38 +5,39 @@ use std::sync::Arc;
 
 use agent::status::Status;
 use api::server::service::Service;
-use bouncers::engine::status::Status as BouncerStatus;
+use bouncers::engine::status::{Health, Status as BouncerStatus};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use crate::args::{Format, Global};
 use crate::output::{self, printable};
 use crate::remote::{Query, Remote};
+use crate::run::Said;
 
 /// Where the running process looks when it is asked how it is.
 pub(crate) struct Report {
     started: Timestamp,
     agent: Arc<Status>,
-    bouncer: watch::Receiver<BouncerStatus>,
+    bouncers: Said,
     service: Service,
 }
 
 impl Report {
-    pub(crate) fn new(agent: Arc<Status>, bouncer: watch::Receiver<BouncerStatus>, service: Service) -> Self {
-        Self { started: Timestamp::now(), agent, bouncer, service }
+    pub(crate) fn new(agent: Arc<Status>, bouncers: Said, service: Service) -> Self {
+        Self { started: Timestamp::now(), agent, bouncers, service }
     }
 
     /// The answer.
     pub(crate) fn json(&self) -> Value {
         let now = Timestamp::now();
-        let bouncer = self.bouncer.borrow().clone();
+        let targets: Vec<BouncerStatus> = self.bouncers.iter().map(|said| said.borrow().clone()).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started": self.started,
             "now": now,
-            "health": bouncer.health(now),
-            "bouncer": bouncer,
+            "health": worst(&targets, now),
+            "bouncer": targets.first(),
+            "targets": targets.iter().map(|target| about(target, now)).collect::<Vec<_>>(),
             "sources": self.agent.sources(),
             "problems": self.agent.problems(),
             "engine": self.agent.engine(),
@@ -49,6 +50,31 @@ impl Report {
             "bouncers": self.service.contacts(),
         })
     }
+}
+
+/// The health of all targets in one word: what is wrong with any, else whether any enforces.
+fn worst(targets: &[BouncerStatus], now: Timestamp) -> Health {
+    let several = targets.len() > 1;
+    let healths = || {
+        targets.iter().map(|target| match target.health(now) {
+            Health::Red(reason) if several => Health::Red(format!("{}: {reason}", target.target)),
+            other => other,
+        })
+    };
+    let first = |wanted: fn(&Health) -> bool| healths().find(wanted);
+    first(|health| matches!(health, Health::Red(_)))
+        .or_else(|| first(|health| matches!(health, Health::Green)))
+        .or_else(|| first(|_| true))
+        .unwrap_or_else(|| Health::Idle("no target".to_owned()))
+}
+
+/// One target, for the list of all.
+fn about(target: &BouncerStatus, now: Timestamp) -> Value {
+    let mut value = json!({ "name": target.target, "health": target.health(now) });
+    if let (Some(into), Ok(Value::Object(more))) = (value.as_object_mut(), serde_json::to_value(target)) {
+        into.extend(more.into_iter().filter(|(name, _)| name != "refused" && name != "target"));
+    }
+    value
 }
 
 /// Something that was told does not work: for the exit status, there is nothing more to say.
@@ -102,6 +128,10 @@ fn tell(answer: &Value) -> String {
         if let Some(reason) = bouncer.get(name).and_then(Value::as_str) {
             let _ = writeln!(text, "               {}", printable(reason));
         }
+    }
+    let targets = at("/targets").as_array().map(Vec::as_slice).unwrap_or_default();
+    for target in targets.iter().filter(|_| targets.len() > 1) {
+        tell_target(&mut text, target);
     }
     let _ = writeln!(text, "  decisions    {} in force", show(at("/decisions")));
     for bouncer in at("/bouncers").as_array().into_iter().flatten() {
@@ -193,6 +223,34 @@ fn tell(answer: &Value) -> String {
         let _ = writeln!(text, "  NOT LOADED   {}:{}: {}", of("path"), of("line"), of("message"));
     }
     text
+}
+
+/// One of several targets: whether it holds what it should, and what keeps it from that.
+fn tell_target(text: &mut String, target: &Value) {
+    let of = |name: &str| show(target.get(name).unwrap_or(&Value::Null));
+    let number = |name: &str| target.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let health = target.get("health").unwrap_or(&Value::Null);
+    let reason = health.get("reason").map(show);
+    let state = match health.get("state").and_then(Value::as_str) {
+        Some("green") => "in force".to_owned(),
+        Some("idle") => reason.unwrap_or_default(),
+        _ => format!("NOT WORKING: {}", reason.unwrap_or_default()),
+    };
+    // writing to a String cannot fail, here and below
+    let _ = writeln!(text, "  target       {} ({}): {state}", of("name"), of("kind"));
+    let missing = number("wanted").abs_diff(number("applied"));
+    let differs = if missing > 0 { format!(", {missing} differ") } else { String::new() };
+    let _ = writeln!(text, "               {} of {} entries in place{differs}", of("applied"), of("wanted"));
+    for (name, what) in [
+        ("elsewhere", "are for other targets"),
+        ("refused_total", "refused"),
+        ("waiting", "wait for `cordon bouncer acknowledge`"),
+        ("heals", "repairs"),
+    ] {
+        if number(name) > 0 {
+            let _ = writeln!(text, "               {} {what}", number(name));
+        }
+    }
 }
 
 /// A value as people read it.

@@ -1,10 +1,18 @@
-//! The YAML shape of enforcement on this host, read loosely and checked once.
+//! The YAML shape of enforcement, read loosely and checked once.
+//!
+//! The section's own keys are about this host's kernel, and what every other target begins with; `targets` lists
+//! those. A target is what the one section in it says (`pfsense: {...}`): plain structs keep the place of a mistake.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use ipnet::IpNet;
+use jiff::SignedDuration;
+use model::AllowEntry;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_saphyr::Spanned;
 
+use crate::engine::plan::Origins;
 use crate::engine::rails::Limits;
 use crate::nftables::Options;
 
@@ -28,17 +36,134 @@ impl Mode {
         [("enforce", Mode::Enforce), ("observe", Mode::Observe), ("dry-run", Mode::DryRun), ("off", Mode::Off)];
 }
 
-/// What becomes of the table when the process stops.
+/// What becomes of what is ours in a target when the process stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnStop {
-    /// It stays, and its entries end by themselves.
+    /// It stays; a target that ends entries by itself goes on doing so.
     Keep,
     /// It is removed.
     Remove,
 }
 
-/// Enforcement on this host, checked.
+/// What becomes of what is in force when there are no news for longer than `grace`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLoss {
+    /// It stays until it ends.
+    Keep,
+    /// All of it is let go.
+    Open,
+    /// Nobody passes; only for targets that are asked about each request.
+    Closed,
+}
+
+/// How the engine drives one target.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Settings {
+    /// Name of the target: in logs, metrics and the status, and of the files that belong to it.
+    pub name: String,
+    /// What the bouncer is told to do.
+    pub mode: Mode,
+    /// What becomes of what is in force when the process stops.
+    pub on_stop: OnStop,
+    /// What becomes of it when there are no news for longer than `grace`.
+    pub on_loss: OnLoss,
+    /// How long there may be no news.
+    #[serde(serialize_with = "as_text")]
+    pub grace: Duration,
+    /// What must never be.
+    #[serde(skip)]
+    pub limits: Limits,
+    /// Length of the networks that lone IPv6 addresses widen to.
+    pub ipv6_prefix: u8,
+    /// More entries than this are not even remembered.
+    pub max_entries: usize,
+    /// The target holds at most this many entries, the most important ones; `None` is what it can hold.
+    pub room: Option<usize>,
+    /// A snapshot that takes away more than this share of the entries, in percent, must be confirmed by a second.
+    pub max_shrink: u8,
+    /// More new entries than this in a minute wait until a person acknowledges them.
+    pub max_new_per_minute: usize,
+    /// More than this share of all IPv4 addresses, in percent, is not blocked until a person acknowledges it.
+    pub max_share: u8,
+    /// How often everything is compared.
+    #[serde(serialize_with = "as_text")]
+    pub full_sync: Duration,
+    /// How long news are gathered before they are written; `None` is what suits the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_window: Option<Duration>,
+    /// Whose decisions count.
+    pub origins: Origins,
+    /// Addresses that are never blocked here, beside the allow set and this host's own.
+    #[serde(skip)]
+    pub never: Vec<AllowEntry>,
+    /// Where the last known good state is kept; `None` keeps none. What else is kept about the target lies beside it.
+    pub snapshot: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: "nftables".to_owned(),
+            mode: Mode::Enforce,
+            on_stop: OnStop::Keep,
+            on_loss: OnLoss::Keep,
+            grace: Duration::from_mins(5),
+            limits: Limits::default(),
+            ipv6_prefix: 64,
+            max_entries: 1_000_000,
+            room: None,
+            max_shrink: 50,
+            max_new_per_minute: 20_000,
+            max_share: 5,
+            full_sync: Duration::from_mins(15),
+            batch_window: None,
+            origins: Origins::default(),
+            never: Vec::new(),
+            snapshot: None,
+        }
+    }
+}
+
+impl Settings {
+    /// A file beside the last known good state.
+    pub fn beside(&self, extension: &str) -> Option<PathBuf> {
+        self.snapshot.as_ref().map(|path| path.with_extension(extension))
+    }
+}
+
+/// What stands behind a target's name.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A table in this host's kernel.
+    Nftables(Options),
+}
+
+impl Kind {
+    /// The word in the file.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Kind::Nftables(_) => "nftables",
+        }
+    }
+}
+
+/// One target beside this host's own kernel.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TargetConfig {
+    /// How the engine drives it.
+    #[serde(flatten)]
+    pub settings: Settings,
+    /// Who alone writes to it, where several agents know it: the name under which one of them runs. `None` lets the
+    /// API decide.
+    pub writer: Option<String>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// Enforcement, checked: in this host's kernel, and at other targets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
     /// What the bouncer is told to do.
@@ -47,6 +172,11 @@ pub struct Config {
     pub table: String,
     /// What becomes of the table when the process stops.
     pub on_stop: OnStop,
+    /// What becomes of what is in force when there are no news for longer than `grace`.
+    pub on_loss: OnLoss,
+    /// How long there may be no news.
+    #[serde(serialize_with = "as_text")]
+    pub grace: Duration,
     /// Whether private addresses (RFC 1918, unique local) are never blocked.
     pub spare_private: bool,
     /// Length of the networks that lone IPv6 addresses widen to.
@@ -59,26 +189,58 @@ pub struct Config {
     pub max_entries: usize,
     /// A snapshot that takes away more than this share of the entries, in percent, must be confirmed by a second.
     pub max_shrink: u8,
+    /// More new entries than this in a minute wait until a person acknowledges them.
+    pub max_new_per_minute: usize,
+    /// More than this share of all IPv4 addresses, in percent, is not blocked until a person acknowledges it.
+    pub max_share: u8,
+    /// How often everything is compared.
+    #[serde(serialize_with = "as_text")]
+    pub full_sync: Duration,
+    /// Reverse proxies and CDNs that hand requests on: never blocked, because an event that names one means that the
+    /// client's own address was not found.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Addresses of other sites, controllers, cluster nodes, monitoring: never blocked.
+    pub site_peers: Vec<IpNet>,
+    /// Whether the addresses from which root is logged in over SSH at start are never blocked.
+    pub protect_active_admins: bool,
     /// Where the last known good state is kept; `None` keeps none.
     pub snapshot: Option<PathBuf>,
+    /// The other targets.
+    pub targets: Vec<TargetConfig>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        let limits = Limits::default();
+        let Settings { on_stop, on_loss, grace, ipv6_prefix, max_entries, max_shrink, max_new_per_minute, .. } =
+            Settings::default();
+        let Settings { limits, max_share, full_sync, .. } = Settings::default();
         Self {
             mode: Mode::Enforce,
             table: "cordon".to_owned(),
-            on_stop: OnStop::Keep,
+            on_stop,
+            on_loss,
+            grace,
             spare_private: limits.spare_private,
-            ipv6_prefix: 64,
+            ipv6_prefix,
             min_prefix4: limits.min_prefix4,
             min_prefix6: limits.min_prefix6,
-            max_entries: 1_000_000,
-            max_shrink: 50,
+            max_entries,
+            max_shrink,
+            max_new_per_minute,
+            max_share,
+            full_sync,
+            trusted_proxies: Vec::new(),
+            site_peers: Vec::new(),
+            protect_active_admins: true,
             snapshot: None,
+            targets: Vec::new(),
         }
     }
+}
+
+fn as_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    let duration = SignedDuration::try_from(*duration).unwrap_or(SignedDuration::MAX);
+    serializer.serialize_str(&model::duration::format(duration))
 }
 
 impl Config {
@@ -101,6 +263,44 @@ impl Config {
             ..Options::default()
         }
     }
+
+    /// How the engine drives this host's kernel; also what other targets begin with.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            mode: self.mode,
+            on_stop: self.on_stop,
+            on_loss: self.on_loss,
+            grace: self.grace,
+            limits: self.limits(),
+            ipv6_prefix: self.ipv6_prefix,
+            max_entries: self.max_entries,
+            max_shrink: self.max_shrink,
+            max_new_per_minute: self.max_new_per_minute,
+            max_share: self.max_share,
+            full_sync: self.full_sync,
+            never: self.never(),
+            snapshot: self.snapshot.clone(),
+            ..Settings::default()
+        }
+    }
+
+    /// Who is never blocked because this section says so.
+    fn never(&self) -> Vec<AllowEntry> {
+        let entry = |list: &str, net: &IpNet| AllowEntry {
+            net: *net,
+            list: list.to_owned(),
+            comment: String::new(),
+            expires: None,
+        };
+        let proxies = self.trusted_proxies.iter().map(|net| entry("trusted proxies", net));
+        proxies.chain(self.site_peers.iter().map(|net| entry("site peers", net))).collect()
+    }
+}
+
+impl From<Config> for Settings {
+    fn from(config: Config) -> Self {
+        config.settings()
+    }
 }
 
 /// The section of the file as written; every value as loose as YAML allows.
@@ -110,13 +310,51 @@ pub struct RawConfig {
     mode: Option<Spanned<String>>,
     table: Option<Spanned<String>>,
     on_stop: Option<Spanned<String>>,
+    on_loss: Option<Spanned<String>>,
+    grace: Option<Spanned<String>>,
     private_ranges: Option<Spanned<String>>,
     ipv6_prefix: Option<Spanned<i64>>,
     min_prefix4: Option<Spanned<i64>>,
     min_prefix6: Option<Spanned<i64>>,
     max_entries: Option<Spanned<i64>>,
     max_shrink: Option<Spanned<i64>>,
+    max_new_per_minute: Option<Spanned<i64>>,
+    max_share: Option<Spanned<i64>>,
+    full_sync: Option<Spanned<String>>,
+    trusted_proxies: Option<Vec<Spanned<String>>>,
+    site_peers: Option<Vec<Spanned<String>>>,
+    protect_active_admins: Option<bool>,
     snapshot: Option<PathBuf>,
+    targets: Option<Vec<Spanned<RawTarget>>>,
+}
+
+/// One target as written. Exactly one of the sections that say what it is must be there.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTarget {
+    name: Option<Spanned<String>>,
+    mode: Option<Spanned<String>>,
+    on_stop: Option<Spanned<String>>,
+    on_loss: Option<Spanned<String>>,
+    grace: Option<Spanned<String>>,
+    private_ranges: Option<Spanned<String>>,
+    max_entries: Option<Spanned<i64>>,
+    max_shrink: Option<Spanned<i64>>,
+    max_new_per_minute: Option<Spanned<i64>>,
+    full_sync: Option<Spanned<String>>,
+    batch_window: Option<Spanned<String>>,
+    origins: Option<Vec<String>>,
+    except_origins: Option<Vec<String>>,
+    writer: Option<String>,
+    nftables: Option<RawNftables>,
+}
+
+/// Another table of this host's kernel.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNftables {
+    table: Option<Spanned<String>>,
+    ipv6_prefix: Option<Spanned<i64>>,
 }
 
 /// What is wrong with one value.
@@ -135,34 +373,151 @@ impl RawConfig {
         let mut faults = Vec::new();
         let mut config = defaults;
         choose(self.mode, "mode", &Mode::NAMES, &mut config.mode, &mut faults);
-        let stops = [("keep", OnStop::Keep), ("remove", OnStop::Remove)];
-        choose(self.on_stop, "on_stop", &stops, &mut config.on_stop, &mut faults);
-        let spares = [("never", true), ("allow", false)];
-        choose(self.private_ranges, "private_ranges", &spares, &mut config.spare_private, &mut faults);
+        choose(self.on_stop, "on_stop", &STOPS, &mut config.on_stop, &mut faults);
+        choose(self.on_loss, "on_loss", &LOSSES, &mut config.on_loss, &mut faults);
+        choose(self.private_ranges, "private_ranges", &SPARES, &mut config.spare_private, &mut faults);
         if let Some(table) = self.table {
-            let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            let first = table.value.starts_with(|c: char| c.is_ascii_alphabetic());
-            if first && table.value.len() <= 32 && table.value.chars().all(good) {
-                config.table = table.value;
-            } else {
-                let message = format!(
-                    "`{}` is no table name, expected up to 32 letters, digits and `_`, a letter first",
-                    table.value
-                );
-                faults.push(Fault { line: table.referenced.line(), message });
-            }
+            table_name(table, &mut config.table, &mut faults);
         }
         limit(self.ipv6_prefix, "ipv6_prefix", 32..=128, &mut config.ipv6_prefix, &mut faults);
         limit(self.min_prefix4, "min_prefix4", 1..=32, &mut config.min_prefix4, &mut faults);
         limit(self.min_prefix6, "min_prefix6", 1..=128, &mut config.min_prefix6, &mut faults);
         limit(self.max_entries, "max_entries", 1..=1_000_000, &mut config.max_entries, &mut faults);
         limit(self.max_shrink, "max_shrink", 0..=100, &mut config.max_shrink, &mut faults);
+        let pace = &mut config.max_new_per_minute;
+        limit(self.max_new_per_minute, "max_new_per_minute", 1..=10_000_000, pace, &mut faults);
+        limit(self.max_share, "max_share", 1..=100, &mut config.max_share, &mut faults);
+        duration(self.grace, "grace", &mut config.grace, &mut faults);
+        duration(self.full_sync, "full_sync", &mut config.full_sync, &mut faults);
+        prefixes(self.trusted_proxies, &mut config.trusted_proxies, &mut faults);
+        prefixes(self.site_peers, &mut config.site_peers, &mut faults);
+        config.protect_active_admins = self.protect_active_admins.unwrap_or(config.protect_active_admins);
         config.snapshot = self.snapshot.or(config.snapshot);
+        for raw in self.targets.unwrap_or_default() {
+            if let Some(target) = raw.value.check(raw.referenced.line(), &config, &mut faults) {
+                config.targets.push(target);
+            }
+        }
         if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
 }
 
-fn choose<T: Copy>(
+const STOPS: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("remove", OnStop::Remove)];
+const LOSSES: [(&str, OnLoss); 3] = [("keep", OnLoss::Keep), ("open", OnLoss::Open), ("closed", OnLoss::Closed)];
+const SPARES: [(&str, bool); 2] = [("never", true), ("allow", false)];
+
+impl RawTarget {
+    /// The checked target, or nothing after a fault that leaves nothing to check. `line` is where it begins.
+    fn check(self, line: u64, config: &Config, faults: &mut Vec<Fault>) -> Option<TargetConfig> {
+        let mut settings = Settings { snapshot: None, ..config.settings() };
+        choose(self.mode, "mode", &Mode::NAMES, &mut settings.mode, faults);
+        choose(self.on_stop, "on_stop", &STOPS, &mut settings.on_stop, faults);
+        choose(self.on_loss, "on_loss", &LOSSES, &mut settings.on_loss, faults);
+        choose(self.private_ranges, "private_ranges", &SPARES, &mut settings.limits.spare_private, faults);
+        if self.max_entries.is_some() {
+            let mut room = 0;
+            limit(self.max_entries, "max_entries", 1..=1_000_000, &mut room, faults);
+            settings.room = Some(room);
+        }
+        limit(self.max_shrink, "max_shrink", 0..=100, &mut settings.max_shrink, faults);
+        let pace = &mut settings.max_new_per_minute;
+        limit(self.max_new_per_minute, "max_new_per_minute", 1..=10_000_000, pace, faults);
+        duration(self.grace, "grace", &mut settings.grace, faults);
+        duration(self.full_sync, "full_sync", &mut settings.full_sync, faults);
+        if self.batch_window.is_some() {
+            let mut window = Duration::ZERO;
+            duration(self.batch_window, "batch_window", &mut window, faults);
+            settings.batch_window = Some(window);
+        }
+        settings.origins =
+            Origins { only: self.origins.unwrap_or_default(), except: self.except_origins.unwrap_or_default() };
+        let mut kinds = Vec::new();
+        kinds.extend(self.nftables.map(|raw| Kind::Nftables(raw.check(config, settings.mode, faults))));
+        let Ok([kind]) = <[Kind; 1]>::try_from(kinds) else {
+            let message =
+                format!("a target needs exactly one section that says what it is: {}", listed(&Self::SECTIONS));
+            faults.push(Fault { line, message });
+            return None;
+        };
+        kind.word().clone_into(&mut settings.name);
+        if self.name.is_some_and(|name| !name_of(name, &mut settings.name, faults)) {
+            return None;
+        }
+        let taken = settings.name == Settings::default().name && config.mode != Mode::Off;
+        if taken || config.targets.iter().any(|other| other.settings.name == settings.name) {
+            let message = format!("there is another target `{}`, expected a `name` of its own", settings.name);
+            faults.push(Fault { line, message });
+        }
+        Some(TargetConfig { settings, writer: self.writer, kind })
+    }
+
+    /// The sections that say what a target is.
+    const SECTIONS: [&'static str; 1] = ["nftables"];
+}
+
+impl RawNftables {
+    fn check(self, config: &Config, mode: Mode, faults: &mut Vec<Fault>) -> Options {
+        let mut options = Options { observe: mode == Mode::Observe, ..config.nftables() };
+        if let Some(table) = self.table {
+            table_name(table, &mut options.table, faults);
+        }
+        limit(self.ipv6_prefix, "ipv6_prefix", 32..=128, &mut options.ipv6_prefix, faults);
+        options
+    }
+}
+
+fn listed(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or ")
+}
+
+fn table_name(found: Spanned<String>, into: &mut String, faults: &mut Vec<Fault>) {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let first = found.value.starts_with(|c: char| c.is_ascii_alphabetic());
+    if first && found.value.len() <= 32 && found.value.chars().all(good) {
+        *into = found.value;
+        return;
+    }
+    let message =
+        format!("`{}` is no table name, expected up to 32 letters, digits and `_`, a letter first", found.value);
+    faults.push(Fault { line: found.referenced.line(), message });
+}
+
+/// The name of a target is also that of its files. Whether it is one.
+fn name_of(found: Spanned<String>, into: &mut String, faults: &mut Vec<Fault>) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !found.value.is_empty() && found.value.len() <= 64 && found.value.chars().all(good) {
+        *into = found.value;
+        return true;
+    }
+    let message = format!("`{}` is no name, expected up to 64 letters, digits, `_` and `-`", found.value);
+    faults.push(Fault { line: found.referenced.line(), message });
+    false
+}
+
+/// The duration that a text says.
+pub(crate) fn duration(found: Option<Spanned<String>>, key: &str, into: &mut Duration, faults: &mut Vec<Fault>) {
+    let Some(found) = found else { return };
+    let parsed = model::duration::parse_with_days(&found.value).ok().and_then(|long| Duration::try_from(long).ok());
+    if let Some(long) = parsed {
+        *into = long;
+        return;
+    }
+    let message = format!("`{key}` is `{}`, expected a duration like `90s` or `15m`", found.value);
+    faults.push(Fault { line: found.referenced.line(), message });
+}
+
+/// The prefixes that texts say.
+pub(crate) fn prefixes(found: Option<Vec<Spanned<String>>>, into: &mut Vec<IpNet>, faults: &mut Vec<Fault>) {
+    for text in found.unwrap_or_default() {
+        match model::scope::parse_net(&text.value) {
+            Ok(net) => into.push(net),
+            Err(error) => faults.push(Fault { line: text.referenced.line(), message: error.to_string() }),
+        }
+    }
+}
+
+/// The value that a word stands for.
+pub(crate) fn choose<T: Copy>(
     found: Option<Spanned<String>>,
     key: &str,
     names: &[(&str, T)],
@@ -179,7 +534,8 @@ fn choose<T: Copy>(
     faults.push(Fault { line: found.referenced.line(), message });
 }
 
-fn limit<T: TryFrom<i64>>(
+/// A number within its limits.
+pub(crate) fn limit<T: TryFrom<i64>>(
     found: Option<Spanned<i64>>,
     key: &str,
     range: std::ops::RangeInclusive<i64>,
@@ -216,7 +572,9 @@ mod tests {
     #[test]
     fn every_key_can_be_set() {
         let text = "mode: observe\ntable: guard\non_stop: remove\nprivate_ranges: allow\nipv6_prefix: 56\n\
-                    min_prefix4: 16\nmin_prefix6: 32\nmax_entries: 500\nmax_shrink: 20\nsnapshot: /srv/guard";
+                    min_prefix4: 16\nmin_prefix6: 32\nmax_entries: 500\nmax_shrink: 20\nsnapshot: /srv/guard\n\
+                    on_loss: open\ngrace: 2m\nmax_new_per_minute: 9\nmax_share: 1\nfull_sync: 1h\n\
+                    trusted_proxies: [192.0.2.0/24]\nsite_peers: [203.0.113.7]\nprotect_active_admins: false";
         let expected = Config {
             mode: Mode::Observe,
             table: "guard".into(),
@@ -228,8 +586,42 @@ mod tests {
             max_entries: 500,
             max_shrink: 20,
             snapshot: Some("/srv/guard".into()),
+            on_loss: OnLoss::Open,
+            grace: Duration::from_mins(2),
+            max_new_per_minute: 9,
+            max_share: 1,
+            full_sync: Duration::from_hours(1),
+            trusted_proxies: vec!["192.0.2.0/24".parse().expect("a valid test prefix")],
+            site_peers: vec!["203.0.113.7/32".parse().expect("a valid test prefix")],
+            protect_active_admins: false,
+            targets: Vec::new(),
         };
         assert_eq!(parse(text), Ok(expected));
+    }
+
+    #[test]
+    fn a_target_begins_with_what_the_section_says() {
+        let text = "mode: dry-run\nmax_shrink: 30\nsite_peers: [203.0.113.7]\ntargets:\n  - name: second\n    mode: enforce\n    \
+                    max_entries: 9\n    except_origins: [CAPI]\n    batch_window: 0s\n    writer: fw1\n    nftables: {table: other}";
+        let target = parse(text).expect("a valid section").targets.remove(0);
+        let Settings { name, mode, max_shrink, room, never, batch_window, origins, .. } = target.settings;
+        assert_eq!((name.as_str(), mode, max_shrink, room), ("second", Mode::Enforce, 30, Some(9)));
+        assert_eq!((never.len(), batch_window, origins.take("capi")), (1, Some(Duration::ZERO), false));
+        assert_eq!(target.writer.as_deref(), Some("fw1"));
+        assert_eq!(target.kind, Kind::Nftables(Options { table: "other".into(), ..Options::default() }));
+    }
+
+    #[test]
+    fn a_target_must_say_what_it_is_and_have_a_name_of_its_own() {
+        let text = "targets:\n  - name: a\n  - nftables: {}\n  - {name: 'b c', nftables: {}}\n  - {name: d, nftables: {}, grace: soon}\n  \
+                    - {name: d, nftables: {}}";
+        insta::assert_snapshot!(parse(text).expect_err("five mistakes"), @r"
+        line 2: a target needs exactly one section that says what it is: `nftables`
+        line 3: there is another target `nftables`, expected a `name` of its own
+        line 4: `b c` is no name, expected up to 64 letters, digits, `_` and `-`
+        line 5: `grace` is `soon`, expected a duration like `90s` or `15m`
+        line 6: there is another target `d`, expected a `name` of its own
+        ");
     }
 
     #[test]

@@ -3,14 +3,17 @@
 //! What should be, what to change and what must never be are pure values; a bouncer carries out one plan at a
 //! time, all of it or nothing.
 //!
-//! [`engine::run()`] is the loop; [`nftables::Nftables`] is what it drives on a Linux host.
+//! [`engine::run()`] is the loop; [`nftables::Nftables`] is what it drives on a Linux host, [`fleet`] lists what else
+//! there is.
 //!
-//! Public types: [`Config`], [`engine::Status`], [`engine::Bouncer`], [`engine::desired::Desired`],
-//! [`engine::plan::Plan`], [`engine::rails::Rails`], [`nftables::Nftables`], [`Metrics`], [`BouncerError`].
+//! Public types: [`Config`], [`config::TargetConfig`], [`fleet::Target`], [`engine::Status`], [`engine::Bouncer`],
+//! [`engine::Caps`], [`engine::desired::Desired`], [`engine::plan::Plan`], [`engine::rails::Rails`],
+//! [`nftables::Nftables`], [`Metrics`], [`BouncerError`].
 
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod fleet;
 pub mod geo;
 pub mod metrics;
 pub mod nftables;

@@ -14,6 +14,8 @@ use model::allowlist::display_net;
 use model::{Decision, Delta, Scope};
 use serde::Serialize;
 
+use crate::engine::pace::addresses;
+
 /// What an entry is about: a remediation for a subject. Equal decisions of different spelling have equal keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -160,6 +162,8 @@ impl Entry {
 pub struct Changed {
     /// Keys whose entry is new, gone, or ends at another time.
     pub keys: HashSet<Key>,
+    /// Those among them that were not there before; where nothing was there before, none.
+    pub fresh: Vec<Key>,
     /// Decisions that could not be taken: what they are about, and why.
     pub refused: Vec<(String, String)>,
 }
@@ -170,13 +174,15 @@ pub struct Desired {
     entries: HashMap<Key, Entry>,
     ipv6_prefix: u8,
     max_entries: usize,
+    /// How many IPv4 addresses all keys have together; those in two keys count twice.
+    space: u64,
 }
 
 impl Desired {
     /// Nothing in force. Lone IPv6 addresses widen to `ipv6_prefix` bits; more than `max_entries` keys are
     /// refused.
     pub fn new(ipv6_prefix: u8, max_entries: usize) -> Self {
-        Self { entries: HashMap::new(), ipv6_prefix, max_entries }
+        Self { entries: HashMap::new(), ipv6_prefix, max_entries, space: 0 }
     }
 
     /// How many keys there are.
@@ -187,6 +193,11 @@ impl Desired {
     /// Whether nothing is in force.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// How many IPv4 addresses all keys have together; those in two keys count twice.
+    pub fn space(&self) -> u64 {
+        self.space
     }
 
     /// What holds for `key`.
@@ -208,6 +219,7 @@ impl Desired {
             entry.claims.retain(|claim| !claim.is_of(decision));
             if entry.claims.is_empty() {
                 self.entries.remove(&key);
+                self.space -= addresses(&key);
             }
             changed.keys.insert(key);
         }
@@ -220,9 +232,15 @@ impl Desired {
     /// Makes `decisions` all that holds.
     pub fn replace(&mut self, decisions: &[Decision], now: Timestamp) -> Changed {
         let before = std::mem::take(&mut self.entries);
+        self.space = 0;
         let mut changed = Changed::default();
         for decision in decisions {
             self.add(decision, now, &mut changed);
+        }
+        if before.is_empty() {
+            changed.fresh = Vec::new();
+        } else {
+            changed.fresh.retain(|key| !before.contains_key(key));
         }
         changed.keys.retain(|key| before.get(key).map(Entry::until) != self.entries.get(key).map(Entry::until));
         changed.keys.extend(before.into_keys().filter(|key| !self.entries.contains_key(key)));
@@ -241,8 +259,12 @@ impl Desired {
 
     /// Forgets what is over at `now`.
     pub fn expire(&mut self, now: Timestamp) {
-        self.entries.retain(|_, entry| {
+        let space = &mut self.space;
+        self.entries.retain(|key, entry| {
             entry.claims.retain(|claim| claim.until > now);
+            if entry.claims.is_empty() {
+                *space -= addresses(key);
+            }
             !entry.claims.is_empty()
         });
     }
@@ -267,6 +289,8 @@ impl Desired {
                 return;
             }
             None => {
+                self.space += addresses(&key);
+                changed.fresh.push(key.clone());
                 self.entries.insert(key.clone(), Entry { claims: vec![Claim::of(decision)] });
             }
         }

@@ -47,6 +47,21 @@ pub enum Refusal {
     /// So much inside it is allowed that the rest is not worth its pieces.
     #[error("it would fall into more than {0} pieces around allowed addresses")]
     TooManyPieces(usize),
+    /// Something inside it is allowed, and the target takes it whole or not at all.
+    #[error("it contains allowed addresses, and this target cannot block around them")]
+    Whole,
+    /// More new entries came in a minute than anybody would decide.
+    #[error("more than {0} new entries in a minute, waiting until a person acknowledges them")]
+    TooFast(usize),
+    /// Together with what is blocked already it would be too much of the Internet.
+    #[error("more than {0} percent of all IPv4 addresses would be blocked, waiting until a person acknowledges it")]
+    TooMuch(u8),
+    /// Others have more right to the places that the target has.
+    #[error("the target holds {0} entries, and others are more important")]
+    Full(usize),
+    /// The target has said that it will not take it.
+    #[error("the target refuses it: {0}")]
+    Target(String),
 }
 
 /// The set of addresses that are never blocked, and the limits.

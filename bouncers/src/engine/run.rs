@@ -1,9 +1,12 @@
 //! The loop: take what the feed says, change the target, look whether it is true.
 //!
-//! One transaction is in flight at a time. What arrives meanwhile goes into the next one, so there is no window
-//! to wait for and no queue to grow: desired state is a map.
+//! One transaction is in flight at a time. What arrives meanwhile goes into the next one, so there is no queue to
+//! grow: desired state is a map. A target on this host is written at once; one elsewhere is given a moment to
+//! gather news, and is left alone for longer and longer while it fails.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -13,41 +16,75 @@ use std::time::Duration;
 use api::{Feed, FeedError, Update};
 use jiff::Timestamp;
 use model::{AllowEntry, AllowSet, Delta};
+use rand::Rng;
 use rand::seq::IteratorRandom;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Config, Mode, OnStop};
+use crate::config::{Mode, OnLoss, OnStop, Settings};
 use crate::engine::desired::{Changed, Desired, Key};
-use crate::engine::plan::{Placed, Placement, Plan, Refusals, diff, place_all};
+use crate::engine::ledger::Ledger;
+use crate::engine::pace::{Pace, addresses};
+use crate::engine::patience::Patience;
+use crate::engine::plan::{Change, Gate, Placed, Placement, Plan, Refusals, diff, place_all};
 use crate::engine::rails::Rails;
 use crate::engine::snapshot::{self, SnapshotError};
 use crate::engine::span::Family;
-use crate::engine::status::{Heal, LISTED, Refused, Status, Verified};
-use crate::engine::{Bouncer, Check, Disturbance, Extent, Never, Traffic};
-use crate::error::BouncerError;
-use crate::metrics::Metrics;
+use crate::engine::status::{Heal, Health, LISTED, Refused, Status, Verified};
+use crate::engine::{
+    Bouncer, Caps, Check, Difference, Disturbance, Extent, Never, News, Outcome, Right, Traffic, Wanted,
+};
+use crate::error::{BouncerError, Class};
+use crate::metrics::{Metrics, TargetMetrics};
 
-/// How often the target is looked at when nothing happens.
-const LOOK: Duration = Duration::from_secs(10);
-/// Looks at a sample between two looks at everything.
-const FULL_LOOK: u32 = 90;
+/// How often the engine looks after itself: clocks, ends, allow sets.
+const TICK: Duration = Duration::from_secs(10);
 /// Entries in a sample.
 const SAMPLE: usize = 256;
 /// How often the state is saved at the most.
 const SAVE: Duration = Duration::from_secs(5);
 /// The clocks of two hosts, or of one before and after a jump, may differ by this.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Losing fewer entries than this at once is never suspicious.
 const SMALL_LOSS: usize = 1000;
 /// Refusals that are logged one by one in one transaction.
 const LOGGED: usize = 20;
 /// An entry this close to its end may be gone when it is looked up.
 const NEAR_END: Duration = Duration::from_secs(3);
+/// What is not done yet is tried again after this at the earliest.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Tells the time; another one in tests.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// A clock that asks `now`.
+    pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(Timestamp::now)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+/// Asks for the addresses that must never be blocked beside the allow set: this host's own, those of the API, ...
+pub type OwnAddresses = Arc<dyn Fn() -> io::Result<Vec<AllowEntry>> + Send + Sync>;
 
 /// What connects the engine to the rest of the process.
 pub struct Wiring {
@@ -57,46 +94,73 @@ pub struct Wiring {
     pub status: watch::Sender<Status>,
     /// What it counts.
     pub metrics: Metrics,
-    /// Asks this host for its own addresses: [`crate::engine::host::own_addresses`].
-    pub own: fn() -> io::Result<Vec<AllowEntry>>,
+    /// Asks for the addresses that must never be blocked beside those.
+    pub own: OwnAddresses,
+    /// Whether we may write, where several agents know the same target.
+    pub right: watch::Receiver<Right>,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+impl Wiring {
+    /// The wiring of a target that is ours alone. `own` asks this host for its own addresses:
+    /// [`crate::engine::host::own_addresses`].
+    pub fn new(
+        allow: watch::Receiver<Arc<AllowSet>>,
+        status: watch::Sender<Status>,
+        metrics: Metrics,
+        own: impl Fn() -> io::Result<Vec<AllowEntry>> + Send + Sync + 'static,
+    ) -> Self {
+        let (_, right) = watch::channel(Right::Ours);
+        Self { allow, status, metrics, own: Arc::new(own), right, clock: Clock::default() }
+    }
 }
 
 /// Enforces what `feed` says at `bouncer` until `shutdown` is done. Errors of the target are retried and shown
-/// in the status; only the last act, removing the table where that is wanted, can fail.
+/// in the status; only the last act, removing what is ours where that is wanted, can fail.
 pub async fn run(
     mut feed: impl Feed,
     bouncer: impl Bouncer,
-    config: Config,
+    settings: impl Into<Settings>,
     wiring: Wiring,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), BouncerError> {
+    let settings = settings.into();
     let mut shutdown = pin!(shutdown);
-    if config.mode == Mode::Off {
-        wiring.status.send_replace(Status::new(config.mode));
+    let Wiring { mut allow, mut right, .. } = wiring;
+    let mut status = Status::new(settings.mode);
+    status.target.clone_from(&settings.name);
+    status.kind = bouncer.name();
+    if settings.mode == Mode::Off {
+        wiring.status.send_replace(status);
         shutdown.await;
         return Ok(());
     }
-    let Wiring { mut allow, .. } = wiring;
+    if settings.mode == Mode::Observe && !bouncer.caps().observes {
+        let reason = "it cannot count what it would block\nhint: set its mode to `dry-run` or `enforce`";
+        return Err(BouncerError::unusable(&settings.name, reason));
+    }
     let first = allow.borrow_and_update().clone();
-    let status = Status::new(config.mode);
+    status.right = right.borrow_and_update().clone();
     wiring.status.send_replace(status.clone());
-    let mut engine = Engine::new(bouncer, config, status, wiring.status, wiring.metrics, wiring.own);
+    let mut engine = Engine::new(bouncer, settings, status, wiring.status, &wiring.metrics, wiring.own, wiring.clock);
     engine.allow(&first);
     engine.rebuild = None;
     engine.restore().await;
-    let mut look = every(LOOK);
+    let mut tick = every(TICK.min(engine.caps.look));
     let mut save = every(SAVE);
-    let (mut hears_allow, mut hears_target) = (true, true);
+    let (mut hears_allow, mut hears_right, mut hears_target) = (true, true, true);
     loop {
         engine.work(&mut feed).await;
-        let retry = engine.retry.filter(|_| engine.has_work());
+        let due = engine.due();
+        let end = engine.next_end();
         tokio::select! {
             () = &mut shutdown => break,
             update = feed.next(), if engine.feed_open => engine.take(update),
-            disturbance = engine.bouncer.disturbance(), if hears_target && engine.touches_target() => match disturbance {
+            disturbance = engine.bouncer.disturbance(), if hears_target && engine.may_write() => match disturbance {
                 Ok(disturbance) => engine.look(disturbance.elements, Some(disturbance)).await,
                 Err(error) => {
-                    warn!(%error, "cannot hear what others change, looking every ten seconds");
+                    warn!(target = engine.settings.name, %error, "cannot hear what others change, looking every ten seconds");
                     hears_target = false;
                 }
             },
@@ -105,12 +169,18 @@ pub async fn run(
                 let now = allow.borrow_and_update().clone();
                 engine.allow(&now);
             }
-            _ = look.tick() => {
+            changed = right.changed(), if hears_right => {
+                hears_right = changed.is_ok();
+                let now = right.borrow_and_update().clone();
+                engine.may(now);
+            }
+            _ = tick.tick() => {
                 let now = allow.borrow().clone();
                 engine.tick(&now).await;
             }
             _ = save.tick() => engine.save().await,
-            () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => engine.end(),
         }
     }
     engine.stop().await
@@ -138,39 +208,70 @@ struct Wishes {
     known: bool,
     unsaved: bool,
     max_shrink: u8,
+    /// When entries end, for targets that do not end them by themselves. There may be older ends of the same key.
+    ends: Option<BinaryHeap<Reverse<(Timestamp, Key)>>>,
 }
 
 impl Wishes {
-    fn take(&mut self, update: &Update, now: Timestamp) {
+    fn take(&mut self, update: &Update, pace: &mut Pace, now: Timestamp) {
         match update {
             Update::Snapshot(decisions) => {
-                self.known = true;
+                let first = !std::mem::replace(&mut self.known, true);
                 let lost = self.desired.lost_by(decisions, now);
                 let share = self.desired.len() * usize::from(self.max_shrink) / 100;
-                if lost > share.max(SMALL_LOSS) && self.held == 0 {
+                let whole = self.desired.is_empty();
+                let mut changed = if lost > share.max(SMALL_LOSS) && self.held == 0 {
                     error!(lost, of = self.desired.len(), "a snapshot takes too much away, waiting for a second one");
                     self.held = lost;
                     let add = Delta { add: decisions.clone(), remove: Vec::new() };
-                    let changed = Arc::make_mut(&mut self.desired).apply(&add, now);
-                    self.note(changed);
+                    Arc::make_mut(&mut self.desired).apply(&add, now)
                 } else {
                     self.held = 0;
                     self.malformed.clear();
-                    let changed = Arc::make_mut(&mut self.desired).replace(decisions, now);
-                    self.note(changed);
+                    Arc::make_mut(&mut self.desired).replace(decisions, now)
+                };
+                let mut fresh = std::mem::take(&mut changed.fresh);
+                if whole && pace.is_too_much(self.desired.space()) {
+                    fresh = self.desired.iter().map(|(key, _)| key.clone()).filter(|key| addresses(key) > 1).collect();
                 }
+                self.note(changed);
+                self.pass(&fresh, pace, !first, now);
             }
             Update::Delta(delta) => {
                 let made = delta.add.iter().map(|decision| decision.created_at);
                 self.created.extend(made.take(LISTED.saturating_sub(self.created.len())));
-                let changed = Arc::make_mut(&mut self.desired).apply(delta, now);
+                let mut changed = Arc::make_mut(&mut self.desired).apply(delta, now);
+                let fresh = std::mem::take(&mut changed.fresh);
                 self.note(changed);
+                self.pass(&fresh, pace, true, now);
             }
+        }
+    }
+
+    /// Lets new entries pass the limits of what may come at once.
+    fn pass(&mut self, fresh: &[Key], pace: &mut Pace, counts: bool, now: Timestamp) {
+        let before = pace.waiting();
+        let space = self.desired.space();
+        for key in fresh.iter().filter(|key| self.desired.entry(key).is_some()) {
+            pace.admit(key, space, counts, now);
+        }
+        if pace.waiting() > before {
+            error!(
+                waiting = pace.waiting(),
+                "too much is to be blocked at once: it waits until a person acknowledges it (`cordon bouncer acknowledge`)"
+            );
         }
     }
 
     fn note(&mut self, changed: Changed) {
         self.unsaved |= !changed.keys.is_empty();
+        if let Some(ends) = &mut self.ends {
+            let held = changed.keys.iter().filter_map(|key| Some((self.desired.entry(key)?.until(), key.clone())));
+            ends.extend(held.map(Reverse));
+            if ends.len() > 2 * self.desired.len() + 1000 {
+                *ends = self.desired.iter().map(|(key, entry)| Reverse((entry.until(), key.clone()))).collect();
+            }
+        }
         self.dirty.extend(changed.keys);
         for (value, reason) in changed.refused {
             if self.malformed.len() < LISTED && !self.malformed.contains_key(&value) {
@@ -184,25 +285,40 @@ impl Wishes {
 /// What is, beside what should be.
 struct Engine<B> {
     bouncer: B,
-    config: Config,
+    caps: Caps,
+    settings: Settings,
     status: Status,
     shown: watch::Sender<Status>,
-    metrics: Metrics,
-    own_addresses: fn() -> io::Result<Vec<AllowEntry>>,
+    metrics: TargetMetrics,
+    own_addresses: OwnAddresses,
+    clock: Clock,
     wishes: Wishes,
     feed_open: bool,
-    rails: Rails,
+    /// Since when there are no news.
+    silent_since: Option<Instant>,
+    news: News,
+    gate: Gate,
     own: Vec<AllowEntry>,
     never: Never,
     applied: Placement,
     refused: Refusals,
+    /// What earlier runs have left in the target, and nobody wants any more.
+    left: Placement,
+    ledger: Option<Ledger>,
     /// The target must be made anew, and how far.
     rebuild: Option<Extent>,
     /// Whether the target has been made to hold exactly what the feed says.
     reconciled: bool,
-    failures: u32,
+    patience: Patience,
+    /// The target is left alone until then, because it failed.
     retry: Option<Instant>,
-    looks: u32,
+    /// The target is left alone until then, because it was written just now.
+    rest: Option<Instant>,
+    /// News are gathered until then.
+    gather: Option<Instant>,
+    looked: Instant,
+    looked_at_all: Instant,
+    success: Option<Instant>,
     clocks: (Timestamp, Instant),
     /// What was dropped before the counter last began anew, and what it said last.
     dropped: (Traffic, Traffic),
@@ -214,42 +330,59 @@ struct Engine<B> {
 impl<B: Bouncer> Engine<B> {
     fn new(
         bouncer: B,
-        config: Config,
-        status: Status,
+        settings: Settings,
+        mut status: Status,
         shown: watch::Sender<Status>,
-        metrics: Metrics,
-        own_addresses: fn() -> io::Result<Vec<AllowEntry>>,
+        metrics: &Metrics,
+        own_addresses: OwnAddresses,
+        clock: Clock,
     ) -> Self {
+        let gate = Gate::for_target(bouncer.caps(), &settings, Rails::default());
+        let caps = gate.caps.clone();
         let wishes = Wishes {
-            desired: Arc::new(Desired::new(config.ipv6_prefix, config.max_entries)),
+            desired: Arc::new(Desired::new(settings.ipv6_prefix, settings.max_entries)),
             dirty: HashSet::new(),
             created: Vec::new(),
             malformed: BTreeMap::new(),
             held: 0,
             known: false,
             unsaved: false,
-            max_shrink: config.max_shrink,
+            max_shrink: settings.max_shrink,
+            ends: (!caps.expires).then(BinaryHeap::new),
         };
+        status.may_take = 3 * (caps.window + caps.pause).as_secs_f64().ceil() as u64;
+        status.look = caps.look.as_secs().max(1);
+        let (now, start) = (clock.now(), Instant::now());
         Self {
+            metrics: metrics.of(&settings.name),
             bouncer,
-            config,
+            caps,
+            settings,
             status,
             shown,
-            metrics,
             own_addresses,
+            clock,
             wishes,
             feed_open: true,
-            rails: Rails::default(),
+            silent_since: None,
+            news: News::Unknown,
+            gate,
             own: Vec::new(),
             never: Never::default(),
             applied: Placement::new(),
             refused: Refusals::default(),
+            left: Placement::new(),
+            ledger: None,
             rebuild: None,
             reconciled: false,
-            failures: 0,
+            patience: Patience::default(),
             retry: None,
-            looks: 0,
-            clocks: (Timestamp::now(), Instant::now()),
+            rest: None,
+            gather: None,
+            looked: start,
+            looked_at_all: start,
+            success: None,
+            clocks: (now, start),
             dropped: (Traffic::default(), Traffic::default()),
             saving: None,
             relist: false,
@@ -258,36 +391,87 @@ impl<B: Bouncer> Engine<B> {
 
     /// Whether the target may be changed at all.
     fn touches_target(&self) -> bool {
-        self.config.mode != Mode::DryRun
+        self.settings.mode != Mode::DryRun
+    }
+
+    /// Whether it is we who change it.
+    fn may_write(&self) -> bool {
+        self.touches_target() && self.status.right == Right::Ours
     }
 
     fn has_work(&self) -> bool {
         self.rebuild.is_some() || !self.wishes.dirty.is_empty()
     }
 
+    /// When there is something to do that must wait for its time.
+    fn due(&self) -> Option<Instant> {
+        let works = self.has_work() && (self.may_write() || !self.touches_target());
+        let gather = self.gather.filter(|_| self.rebuild.is_none());
+        works.then(|| [self.retry, self.rest, gather].into_iter().flatten().max().unwrap_or_else(Instant::now))
+    }
+
+    /// Takes part in writing, or leaves it to others.
+    fn may(&mut self, right: Right) {
+        if self.status.right == right {
+            return;
+        }
+        match &right {
+            Right::Ours => info!(target = self.settings.name, "we write to this target now"),
+            Right::Others(name) => {
+                info!(target = self.settings.name, writer = name, "somebody else writes to this target");
+            }
+            Right::Unknown => warn!(target = self.settings.name, "nobody knows any more who writes to this target"),
+        }
+        self.status.right = right;
+        // who knows what others have done
+        self.reconciled = false;
+        self.rebuild = Some(self.extent());
+    }
+
     /// Enforces the last known good state, before anybody is asked for news.
     async fn restore(&mut self) {
-        let path = self.config.snapshot.clone().filter(|_| self.touches_target());
+        let path = self.settings.snapshot.clone().filter(|_| self.touches_target());
         let Some(path) = path else { return self.prepare().await };
-        match snapshot::read(&path, self.bouncer.name()) {
+        let now = self.clock.now();
+        match snapshot::read(&path, &self.settings.name) {
             Ok(Some(decisions)) => {
-                let now = Timestamp::now();
                 let delta = Delta { add: decisions, remove: Vec::new() };
                 let changed = Arc::make_mut(&mut self.wishes.desired).apply(&delta, now);
                 self.wishes.note(changed);
+                self.wishes.unsaved = false;
                 self.rebuild = Some(Extent::AtLeast);
-                info!(entries = self.wishes.desired.len(), file = %path.display(), "enforcing the last known good state");
+                self.tell(News::Flowing);
+                info!(
+                    target = self.settings.name,
+                    entries = self.wishes.desired.len(),
+                    file = %path.display(),
+                    "enforcing the last known good state"
+                );
             }
-            Ok(None) => self.prepare().await,
-            Err(error) => {
-                warn!(%error, "starting without the last known good state");
-                self.prepare().await;
+            Ok(None) => {}
+            Err(error) => warn!(%error, "starting without the last known good state"),
+        }
+        if !self.caps.expires {
+            self.open_ledger();
+        }
+        if self.rebuild.is_none() {
+            self.prepare().await;
+        }
+    }
+
+    fn open_ledger(&mut self) {
+        let Some(path) = self.settings.beside("journal") else { return };
+        match Ledger::open(&path) {
+            Ok((ledger, held)) => {
+                self.ledger = Some(ledger);
+                self.left = held.into_iter().filter(|(key, _)| self.wishes.desired.entry(key).is_none()).collect();
             }
+            Err(error) => warn!(file = %path.display(), %error, "cannot use the journal, working without it"),
         }
     }
 
     async fn prepare(&mut self) {
-        if !self.touches_target() {
+        if !self.may_write() {
             return;
         }
         match self.bouncer.prepare().await {
@@ -299,16 +483,31 @@ impl<B: Bouncer> Engine<B> {
         }
     }
 
+    fn tell(&mut self, news: News) {
+        if self.news != news {
+            self.news = news;
+            self.bouncer.hear(news);
+        }
+    }
+
     fn take(&mut self, update: Result<Update, FeedError>) {
         match update {
             Ok(update) => {
                 self.status.feed_error = None;
-                self.wishes.take(&update, Timestamp::now());
+                self.silent_since = None;
+                let now = self.clock.now();
+                self.wishes.take(&update, &mut self.gate.pace, now);
+                self.tell(News::Flowing);
+                if std::mem::take(&mut self.gate.open) {
+                    info!(target = self.settings.name, "there are news again, enforcing them");
+                    self.rebuild = Some(Extent::Exactly);
+                }
             }
             Err(error) => {
                 if self.status.feed_error.is_none() {
-                    warn!(%error, "no news from the feed, what is in force stays");
+                    warn!(target = self.settings.name, %error, "no news from the feed, what is in force stays");
                 }
+                self.silent_since.get_or_insert_with(Instant::now);
                 self.feed_open = error != FeedError::Closed;
                 self.status.feed_error = Some(error.to_string());
             }
@@ -321,13 +520,21 @@ impl<B: Bouncer> Engine<B> {
             if self.wishes.known && !self.reconciled {
                 self.rebuild = Some(Extent::Exactly);
             }
-            if !self.has_work() || self.retry.is_some_and(|retry| retry > Instant::now()) {
+            if self.wishes.dirty.is_empty() {
+                self.gather = None;
+            } else if self.gather.is_none() {
+                self.gather = Some(Instant::now() + self.caps.window);
+            }
+            if self.due().is_none_or(|due| due > Instant::now()) {
                 break;
             }
             let outcome = match self.rebuild {
                 Some(extent) => self.rebuild_target(extent).await,
                 None => self.apply(feed).await,
             };
+            if !self.caps.pause.is_zero() {
+                self.rest = Some(Instant::now() + self.caps.pause).max(self.rest);
+            }
             match outcome {
                 Ok(()) => self.succeed(),
                 Err(error) => {
@@ -344,55 +551,109 @@ impl<B: Bouncer> Engine<B> {
     }
 
     async fn rebuild_target(&mut self, extent: Extent) -> Result<(), BouncerError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let refused_before = self.refused.held.len();
-        let wanted = place_all(&self.wishes.desired, &self.rails, &mut self.refused, now);
+        let mut wanted = place_all(&self.wishes.desired, &mut self.gate, &mut self.refused, now);
         if self.refused.held.len() > refused_before {
-            warn!(entries = self.refused.held.len(), "entries are not enforced, the status says why");
+            warn!(
+                target = self.settings.name,
+                entries = self.refused.held.len(),
+                "entries are not enforced, the status says why"
+            );
         }
+        let mut outcome = Outcome::default();
         if self.touches_target() {
+            self.note_begin(&wanted).await;
             let started = Instant::now();
-            self.bouncer.rebuild(&wanted, &self.never, extent, now).await?;
-            self.metrics.apply.observe(started.elapsed().as_secs_f64());
-            info!(entries = wanted.len(), took = ?started.elapsed(), "the target was made anew");
+            let everything =
+                Wanted { placed: &wanted, never: &self.never, desired: Some(self.wishes.desired.as_ref()) };
+            outcome = self.bouncer.rebuild(everything, extent, now).await?;
+            self.metrics.took(started.elapsed().as_secs_f64());
+            info!(
+                target = self.settings.name,
+                entries = wanted.len(),
+                took = ?started.elapsed(),
+                more = outcome.more,
+                "the target was made anew"
+            );
         } else {
-            let keys: HashSet<&Key> = self.applied.keys().chain(wanted.keys()).collect();
-            let plan = diff(keys, &self.wishes.desired, &self.applied, &self.rails, &mut self.refused, now);
-            say(&plan);
+            let keys: HashSet<Key> = self.applied.keys().chain(wanted.keys()).cloned().collect();
+            let plan = diff(&keys, &self.wishes.desired, &self.applied, &mut self.gate, &mut self.refused, now);
+            say(&self.settings.name, &plan);
+        }
+        self.wishes.dirty.clear();
+        self.relist = true;
+        if extent == Extent::AtLeast {
+            for (key, placed) in self.left.drain() {
+                self.wishes.dirty.insert(key.clone());
+                wanted.entry(key).or_insert(placed);
+            }
         }
         self.applied = wanted;
-        self.relist = true;
-        self.wishes.dirty.clear();
+        self.set_aside(outcome.refused, outcome.pending);
+        if outcome.more {
+            // what is there now is known to the target alone
+            self.rebuild = Some(extent);
+            self.applied.clear();
+            return Ok(());
+        }
         self.rebuild = None;
         self.reconciled = extent == Extent::Exactly;
         if self.touches_target() {
+            if self.reconciled {
+                self.left.clear();
+                self.note_settled().await;
+            }
             let check = self.bouncer.check(self.sample(SAMPLE)).await?;
+            self.looked = Instant::now();
             self.note_check(check);
         }
         Ok(())
     }
 
+    /// Remembers what the target has refused, and what it could not do yet.
+    fn set_aside(&mut self, refused: Vec<(Key, String)>, pending: Vec<(Key, String)>) {
+        for (key, reason) in refused {
+            warn!(target = self.settings.name, entry = %key, reason, "the target refuses an entry");
+            self.applied.remove(&key);
+            self.gate.quarantine.insert(key.clone(), reason);
+            self.wishes.dirty.insert(key);
+        }
+        if !pending.is_empty() {
+            self.rest = Some(Instant::now() + AGAIN.max(self.caps.pause));
+        }
+        for (key, reason) in pending {
+            debug!(target = self.settings.name, entry = %key, reason, "not done yet");
+            self.applied.remove(&key);
+            self.wishes.dirty.insert(key);
+        }
+    }
+
     /// Carries out what has changed, and takes news while that is under way.
     async fn apply(&mut self, feed: &mut impl Feed) -> Result<(), BouncerError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
+        self.gather = None;
         let keys = std::mem::take(&mut self.wishes.dirty);
         let created = std::mem::take(&mut self.wishes.created);
         let known: HashSet<&Key> = keys.iter().filter(|key| self.refused.held.contains_key(key)).collect();
-        let plan = diff(&keys, &self.wishes.desired, &self.applied, &self.rails, &mut self.refused, now);
+        let mut plan = diff(&keys, &self.wishes.desired, &self.applied, &mut self.gate, &mut self.refused, now);
         let held = keys.iter().filter_map(|key| self.refused.held.get_key_value(key));
         let fresh: Vec<_> = held.filter(|(key, _)| !known.contains(key)).collect();
         for (key, reason) in fresh.iter().take(LOGGED) {
-            warn!(entry = %key, %reason, "an entry is not enforced");
+            warn!(target = self.settings.name, entry = %key, %reason, "an entry is not enforced");
         }
         self.relist |= !fresh.is_empty() || !known.is_empty();
         if plan.is_empty() {
             return Ok(());
         }
-        if self.config.mode == Mode::DryRun {
-            say(&plan);
+        if self.settings.mode == Mode::DryRun {
+            say(&self.settings.name, &plan);
             plan.commit(&mut self.applied);
             return Ok(());
         }
+        let later = plan.cut(self.caps.batch);
+        self.wishes.dirty.extend(later);
+        self.note_steps(&plan).await;
         let started = Instant::now();
         let mut trouble = None;
         let outcome = {
@@ -402,7 +663,11 @@ impl<B: Bouncer> Engine<B> {
                     biased;
                     outcome = &mut applying => break outcome,
                     update = feed.next(), if self.feed_open && trouble.is_none() => match update {
-                        Ok(update) => self.wishes.take(&update, Timestamp::now()),
+                        Ok(update) => {
+                            self.status.feed_error = None;
+                            self.silent_since = None;
+                            self.wishes.take(&update, &mut self.gate.pace, self.clock.now());
+                        }
                         Err(error) => trouble = Some(error),
                     },
                 }
@@ -411,38 +676,85 @@ impl<B: Bouncer> Engine<B> {
         if let Some(error) = trouble {
             self.take(Err(error));
         }
-        outcome?;
+        let Outcome { refused, pending, .. } = outcome?;
         let took = started.elapsed();
-        self.metrics.apply.observe(took.as_secs_f64());
-        let done = Timestamp::now();
+        self.metrics.took(took.as_secs_f64());
+        let done = self.clock.now();
         for made in created {
-            self.metrics.lag.observe(done.duration_since(made).as_secs_f64().max(0.0));
+            self.metrics.lagged(done.duration_since(made).as_secs_f64());
         }
         for change in &plan.changes {
-            debug!(%change, "applied");
+            debug!(target = self.settings.name, %change, "applied");
         }
-        info!(changes = plan.changes.len(), ?took, "applied");
+        info!(target = self.settings.name, changes = plan.changes.len(), ?took, "applied");
         plan.commit(&mut self.applied);
+        self.set_aside(refused, pending);
+        self.note_done().await;
         Ok(())
     }
 
+    /// Runs `work` on the ledger, away from the asynchronous threads. Protection goes on without it.
+    async fn with_ledger(&mut self, work: impl FnOnce(&mut Ledger) -> io::Result<()> + Send + 'static) {
+        let Some(mut ledger) = self.ledger.take() else { return };
+        let done = tokio::task::spawn_blocking(move || (work(&mut ledger), ledger)).await;
+        let Ok((outcome, ledger)) = done else { return };
+        self.ledger = Some(ledger);
+        if let Err(error) = outcome {
+            warn!(target = self.settings.name, %error, "cannot write the journal");
+            self.status.snapshot_error = Some(error.to_string());
+        }
+    }
+
+    async fn note_steps(&mut self, plan: &Plan) {
+        if self.ledger.is_some() {
+            let plan = plan.clone();
+            self.with_ledger(move |ledger| ledger.begin(&plan)).await;
+        }
+    }
+
+    async fn note_begin(&mut self, wanted: &Placement) {
+        if self.ledger.is_none() {
+            return;
+        }
+        let new = wanted.iter().filter(|(key, _)| !self.applied.contains_key(key));
+        let changes =
+            new.map(|(key, placed)| Change { key: key.clone(), before: None, after: Some(placed.clone()), why: None });
+        let plan = Plan { changes: changes.collect() };
+        if !plan.is_empty() {
+            self.with_ledger(move |ledger| ledger.begin(&plan)).await;
+        }
+    }
+
+    async fn note_done(&mut self) {
+        if self.ledger.is_some() {
+            let applied = self.applied.clone();
+            self.with_ledger(move |ledger| ledger.done(&applied)).await;
+        }
+    }
+
+    async fn note_settled(&mut self) {
+        if self.ledger.is_some() {
+            let applied = self.applied.clone();
+            self.with_ledger(move |ledger| ledger.settle(&applied)).await;
+        }
+    }
+
     fn succeed(&mut self) {
-        self.failures = 0;
+        self.patience.succeed();
         self.retry = None;
         self.status.error = None;
+        self.status.circuit_open = false;
+        self.success = Some(Instant::now());
     }
 
     fn fail(&mut self, error: &BouncerError) {
-        self.metrics.errors.inc();
-        // A transaction that failed is answered by a rebuild at once; a rebuild that failed is not.
-        let pause = match self.failures {
-            0 => Duration::ZERO,
-            failures => FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(LAST_RETRY),
-        };
-        error!(%error, retry_in = ?pause, "enforcement failed");
-        self.failures = self.failures.saturating_add(1);
+        self.metrics.failed(error.label());
+        // A transaction that failed here is answered by a rebuild at once; a rebuild that failed is not.
+        let pause = self.patience.fail(error, self.caps.remote, rand::rng().random());
+        error!(target = self.settings.name, %error, retry_in = ?pause, "enforcement failed");
         self.retry = Some(Instant::now() + pause);
         self.status.error = Some(error.to_string());
+        self.status.circuit_open = self.patience.is_open() || error.class() == Class::Unauthorised;
     }
 
     /// Takes another allow set, or another look at this host's addresses, and makes the target follow.
@@ -451,9 +763,11 @@ impl<B: Bouncer> Engine<B> {
             Ok(own) => self.own = own,
             Err(error) => warn!(%error, "cannot list this host's own addresses, keeping the last list"),
         }
-        let now = Timestamp::now();
-        self.rails = Rails::new(self.config.limits(), allow, &self.own, now);
-        let never = Never { v4: self.rails.never(Family::V4, now), v6: self.rails.never(Family::V6, now) };
+        let now = self.clock.now();
+        let own: Vec<AllowEntry> = self.own.iter().chain(&self.settings.never).cloned().collect();
+        self.gate.rails = Rails::new(self.settings.limits, allow, &own, now);
+        let rails = &self.gate.rails;
+        let never = Never { v4: rails.never(Family::V4, now), v6: rails.never(Family::V6, now) };
         if never != self.never {
             self.never = never;
             self.rebuild = Some(self.extent());
@@ -461,7 +775,7 @@ impl<B: Bouncer> Engine<B> {
     }
 
     async fn tick(&mut self, allow: &AllowSet) {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         self.expire(now);
         let (wall, steady) = self.clocks;
         let jump = now.duration_since(wall).as_millis() - steady.elapsed().as_millis() as i128;
@@ -471,14 +785,53 @@ impl<B: Bouncer> Engine<B> {
         }
         self.clocks = (now, Instant::now());
         self.allow(allow);
-        if !self.touches_target() || self.rebuild.is_some() {
+        self.acknowledge();
+        self.mourn();
+        let quiet =
+            self.has_work() || self.patience.is_open() || self.retry.is_some_and(|retry| retry > Instant::now());
+        if !self.may_write() || quiet || self.looked.elapsed() < self.caps.look {
             return;
         }
-        self.looks = self.looks.wrapping_add(1);
-        self.look(self.looks.is_multiple_of(FULL_LOOK), None).await;
+        let all = self.looked_at_all.elapsed() >= self.settings.full_sync;
+        if all {
+            self.looked_at_all = Instant::now();
+            // what was refused once may be taken now
+            let again = std::mem::take(&mut self.gate.quarantine);
+            self.wishes.dirty.extend(again.into_keys());
+        }
+        self.look(all, None).await;
         match self.bouncer.dropped().await {
             Ok(counted) => self.count(counted),
             Err(error) => debug!(%error, "cannot read the counters"),
+        }
+    }
+
+    /// Lets what waits go on, if a person has said so.
+    fn acknowledge(&mut self) {
+        if self.gate.pace.waiting() == 0 {
+            return;
+        }
+        let Some(path) = self.settings.beside("acknowledged").filter(|path| path.exists()) else { return };
+        if let Err(error) = std::fs::remove_file(&path) {
+            warn!(file = %path.display(), %error, "cannot take the acknowledgement");
+            return;
+        }
+        let going_on = self.gate.pace.acknowledge(self.wishes.desired.space());
+        info!(target = self.settings.name, entries = going_on.len(), "a person has acknowledged what waited");
+        self.wishes.dirty.extend(going_on);
+    }
+
+    /// Does what is to be done when there have been no news for too long.
+    fn mourn(&mut self) {
+        let silent = self.silent_since.is_some_and(|since| since.elapsed() >= self.settings.grace);
+        if !silent || self.news == News::Lost {
+            return;
+        }
+        self.tell(News::Lost);
+        if self.settings.on_loss == OnLoss::Open {
+            warn!(target = self.settings.name, "no news for too long: letting everything go until there are");
+            self.gate.open = true;
+            self.rebuild = Some(Extent::Exactly);
         }
     }
 
@@ -488,9 +841,32 @@ impl<B: Bouncer> Engine<B> {
             Arc::make_mut(&mut self.wishes.desired).expire(now);
         }
         self.wishes.unsaved |= self.wishes.desired.len() != before;
-        self.applied.retain(|_, placed| placed.until > now);
-        self.refused.expire(&self.wishes.desired);
+        if self.caps.expires {
+            self.applied.retain(|_, placed| placed.until > now);
+        }
+        let desired = &self.wishes.desired;
+        self.refused.expire(desired);
+        self.gate.pace.retain(|key| desired.entry(key).is_some());
+        self.gate.quarantine.retain(|key, _| desired.entry(key).is_some());
         self.relist = true;
+    }
+
+    /// When the next entry ends that the target does not end by itself.
+    fn next_end(&self) -> Option<Instant> {
+        let Reverse((until, _)) = self.wishes.ends.as_ref()?.peek()?;
+        let left = until.duration_since(self.clock.now());
+        Some(Instant::now() + Duration::try_from(left).unwrap_or_default())
+    }
+
+    /// Removes what has ended from a target that does not do that by itself.
+    fn end(&mut self) {
+        let now = self.clock.now();
+        let Some(ends) = &mut self.wishes.ends else { return };
+        while let Some(Reverse((_, key))) =
+            ends.peek_mut().filter(|next| next.0.0 <= now).map(std::collections::binary_heap::PeekMut::pop)
+        {
+            self.wishes.dirty.insert(key);
+        }
     }
 
     fn count(&mut self, counted: Traffic) {
@@ -506,13 +882,9 @@ impl<B: Bouncer> Engine<B> {
     /// Looks whether the target is as it should be, and makes it so. `cause` is what somebody else did.
     async fn look(&mut self, all: bool, cause: Option<Disturbance>) {
         let started = Instant::now();
-        // A sample finds great damage at once; only what it misses is worth a look at everything.
-        let mut check = self.bouncer.check(self.sample(SAMPLE)).await;
-        if all && check.as_ref().is_ok_and(Check::is_good) && self.applied.len() > SAMPLE {
-            check = self.bouncer.check(self.sample(usize::MAX)).await;
-        }
-        let check = match check {
-            Ok(check) => check,
+        self.looked = started;
+        let (check, difference) = match self.examine(all).await {
+            Ok(found) => found,
             Err(error) => {
                 self.fail(&error);
                 self.rebuild = Some(self.extent());
@@ -520,7 +892,8 @@ impl<B: Bouncer> Engine<B> {
             }
         };
         self.note_check(check);
-        if check.is_good() {
+        if check.is_good() && difference.is_empty() {
+            self.succeed();
             return;
         }
         if let Err(error) = self.rebuild_target(self.extent()).await {
@@ -529,24 +902,43 @@ impl<B: Bouncer> Engine<B> {
             return;
         }
         self.succeed();
-        self.metrics.heals.inc();
         self.status.heals += 1;
         let (process, pid) = cause.map(|cause| (cause.process, cause.pid)).unwrap_or_default();
+        self.metrics.repaired(if process.is_empty() { "unknown" } else { &process });
         warn!(
+            target = self.settings.name,
             process,
             pid,
             rules_intact = check.intact,
-            missing = check.missing,
+            missing = check.missing.max(difference.missing.len()),
+            surplus = difference.surplus.len(),
             asked = check.asked,
             took = ?started.elapsed(),
-            "somebody else changed the table, it is healed"
+            "somebody else changed the target, it is healed"
         );
-        self.status.last_heal = Some(Heal { at: Timestamp::now(), process, pid });
+        self.status.last_heal = Some(Heal { at: self.clock.now(), process, pid });
+    }
+
+    /// A look at a sample, or at everything.
+    async fn examine(&mut self, all: bool) -> Result<(Check, Difference), BouncerError> {
+        // A sample finds great damage at once; only what it misses is worth a look at everything.
+        let check = self.bouncer.check(self.sample(SAMPLE)).await?;
+        if !all || !check.is_good() {
+            return Ok((check, Difference::default()));
+        }
+        if !self.caps.remote {
+            let check =
+                if self.applied.len() > SAMPLE { self.bouncer.check(self.sample(usize::MAX)).await? } else { check };
+            return Ok((check, Difference::default()));
+        }
+        let everything =
+            Wanted { placed: &self.applied, never: &self.never, desired: Some(self.wishes.desired.as_ref()) };
+        Ok((check, self.bouncer.compare(everything, self.clock.now()).await?))
     }
 
     fn sample(&self, entries: usize) -> Vec<(Key, Placed)> {
-        let soon = Timestamp::now() + NEAR_END;
-        let steady = self.applied.iter().filter(|(_, placed)| placed.until > soon);
+        let soon = self.clock.now() + NEAR_END;
+        let steady = self.applied.iter().filter(|(_, placed)| !self.caps.expires || placed.until > soon);
         let chosen =
             if entries == usize::MAX { steady.collect() } else { steady.choose_multiple(&mut rand::rng(), entries) };
         chosen.into_iter().map(|(key, placed)| (key.clone(), placed.clone())).collect()
@@ -554,11 +946,11 @@ impl<B: Bouncer> Engine<B> {
 
     fn note_check(&mut self, check: Check) {
         if self.status.armed != check.armed {
-            warn!(armed = check.armed, "the panic switch was used");
+            warn!(target = self.settings.name, armed = check.armed, "the panic switch was used");
         }
         self.status.armed = check.armed;
         let missing = if check.intact { check.missing } else { check.asked.max(1) };
-        self.status.verified = Some(Verified { at: Timestamp::now(), asked: check.asked, missing });
+        self.status.verified = Some(Verified { at: self.clock.now(), asked: check.asked, missing });
     }
 
     fn publish(&mut self) {
@@ -569,6 +961,14 @@ impl<B: Bouncer> Engine<B> {
         status.elsewhere = self.refused.elsewhere.len();
         status.wanted = status.desired.saturating_sub(status.elsewhere + held.len());
         status.held_removals = self.wishes.held;
+        status.waiting = self.gate.pace.waiting();
+        status.let_go = self.gate.open;
+        let behind = self.rebuild.is_some() || !self.wishes.dirty.is_empty() || status.applied != status.wanted;
+        status.behind_since = match status.behind_since {
+            Some(since) if behind => Some(since),
+            None if behind => Some(self.clock.now()),
+            _ => None,
+        };
         let refused = held.len() + malformed.len();
         if self.relist || status.refused_total != refused {
             self.relist = false;
@@ -578,7 +978,9 @@ impl<B: Bouncer> Engine<B> {
                 malformed.iter().map(|(value, reason)| Refused { value: value.clone(), reason: reason.clone() });
             status.refused = malformed.chain(held).take(LISTED).collect();
         }
-        self.metrics.observe(status);
+        let healthy = matches!(status.health(self.clock.now()), Health::Green);
+        let age = self.success.map(|success| success.elapsed().as_secs());
+        self.metrics.observe(status, age, healthy);
         self.shown.send_if_modified(|shown| {
             let differs = shown != status;
             if differs {
@@ -595,11 +997,11 @@ impl<B: Bouncer> Engine<B> {
         }
         self.finish_saving().await;
         let wanted = self.wishes.unsaved && self.touches_target();
-        let Some(path) = self.config.snapshot.clone().filter(|_| wanted) else { return };
+        let Some(path) = self.settings.snapshot.clone().filter(|_| wanted) else { return };
         self.wishes.unsaved = false;
-        let (desired, name) = (Arc::clone(&self.wishes.desired), self.bouncer.name());
+        let (desired, name) = (Arc::clone(&self.wishes.desired), self.settings.name.clone());
         self.saving =
-            Some(tokio::task::spawn_blocking(move || snapshot::write(&path, &snapshot::encode(name, &desired))));
+            Some(tokio::task::spawn_blocking(move || snapshot::write(&path, &snapshot::encode(&name, &desired))));
     }
 
     async fn finish_saving(&mut self) {
@@ -620,51 +1022,70 @@ impl<B: Bouncer> Engine<B> {
         self.save().await;
         self.finish_saving().await;
         self.publish();
-        if self.config.on_stop == OnStop::Remove && self.touches_target() {
+        if self.settings.on_stop == OnStop::Remove && self.may_write() {
             self.bouncer.teardown().await?;
+            if let Some(mut ledger) = self.ledger.take() {
+                // a teardown that is done leaves nothing to remember
+                let _ = ledger.settle(&Placement::new());
+            }
         }
         Ok(())
     }
 }
 
 /// Says what would be done.
-fn say(plan: &Plan) {
+fn say(target: &str, plan: &Plan) {
     for change in &plan.changes {
-        info!(%change, "would be applied");
+        info!(target, %change, "would be applied");
     }
 }
 
-/// A target that is not there: for dry runs on hosts where nothing may be changed.
-#[derive(Debug, Default)]
-pub struct Nowhere;
+/// A target that is not there: for dry runs, in which nobody is asked anything.
+#[derive(Debug)]
+pub struct Nowhere {
+    caps: Caps,
+}
+
+impl Nowhere {
+    /// What stands in for a target that can do `caps`.
+    pub fn new(caps: Caps) -> Self {
+        Self { caps }
+    }
+}
+
+impl Default for Nowhere {
+    fn default() -> Self {
+        Self::new(Caps::LOCAL)
+    }
+}
 
 impl Bouncer for Nowhere {
     fn name(&self) -> &'static str {
         "nowhere"
     }
 
+    fn caps(&self) -> Caps {
+        self.caps.clone()
+    }
+
     async fn prepare(&mut self) -> Result<(), BouncerError> {
         Ok(())
     }
 
-    async fn rebuild(&mut self, _: &Placement, _: &Never, _: Extent, _: Timestamp) -> Result<(), BouncerError> {
-        Ok(())
+    async fn rebuild(&mut self, _: Wanted<'_>, _: Extent, _: Timestamp) -> Result<Outcome, BouncerError> {
+        Ok(Outcome::default())
     }
 
-    async fn apply(&mut self, _: &Plan, _: Timestamp) -> Result<(), BouncerError> {
-        Ok(())
+    async fn apply(&mut self, _: &Plan, _: Timestamp) -> Result<Outcome, BouncerError> {
+        Ok(Outcome::default())
     }
 
     async fn check(&mut self, _: Vec<(Key, Placed)>) -> Result<Check, BouncerError> {
         Ok(Check { intact: true, armed: false, asked: 0, missing: 0 })
     }
 
-    async fn disturbance(&mut self) -> Result<Disturbance, BouncerError> {
-        std::future::pending().await
-    }
-
-    async fn dropped(&mut self) -> Result<Traffic, BouncerError> {
-        Ok(Traffic::default())
+    async fn compare(&mut self, _: Wanted<'_>, _: Timestamp) -> Result<Difference, BouncerError> {
+        Ok(Difference::default())
     }
 
     async fn teardown(&mut self) -> Result<(), BouncerError> {

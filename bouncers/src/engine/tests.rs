@@ -9,11 +9,13 @@ use jiff::{SignedDuration, Timestamp};
 use model::{AllowEntry, AllowSet, Decision, Delta};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::{Config, Mode, OnStop};
+use crate::config::{Mode, OnStop, Settings};
 use crate::engine::desired::{Key, tests::ban};
 use crate::engine::plan::{Placed, Placement, Plan};
 use crate::engine::run::{Wiring, run};
-use crate::engine::{Bouncer, Check, Disturbance, Extent, Never, Status, Traffic, snapshot};
+use crate::engine::{
+    Bouncer, Caps, Check, Difference, Disturbance, Extent, Outcome, Status, Traffic, Wanted, snapshot,
+};
 use crate::error::BouncerError;
 use crate::metrics::Metrics;
 
@@ -42,7 +44,7 @@ impl Memory {
         values
     }
 
-    fn change(&self, call: String, change: impl FnOnce(&mut Placement)) -> Result<(), BouncerError> {
+    fn change(&self, call: String, change: impl FnOnce(&mut Placement)) -> Result<Outcome, BouncerError> {
         self.with(|state| {
             if state.failures > 0 {
                 state.failures -= 1;
@@ -51,7 +53,7 @@ impl Memory {
             }
             state.calls.push(call);
             change(&mut state.held);
-            Ok(())
+            Ok(Outcome::default())
         })
     }
 }
@@ -61,26 +63,24 @@ impl Bouncer for Memory {
         "memory"
     }
 
-    async fn prepare(&mut self) -> Result<(), BouncerError> {
-        self.change("prepare".into(), |_| {})
+    fn caps(&self) -> Caps {
+        Caps::LOCAL
     }
 
-    async fn rebuild(
-        &mut self,
-        wanted: &Placement,
-        _: &Never,
-        extent: Extent,
-        _: Timestamp,
-    ) -> Result<(), BouncerError> {
+    async fn prepare(&mut self) -> Result<(), BouncerError> {
+        self.change("prepare".into(), |_| {}).map(drop)
+    }
+
+    async fn rebuild(&mut self, wanted: Wanted<'_>, extent: Extent, _: Timestamp) -> Result<Outcome, BouncerError> {
         self.change(format!("rebuild {extent:?}"), |held| {
             if extent == Extent::Exactly {
                 held.clear();
             }
-            held.extend(wanted.clone());
+            held.extend(wanted.placed.clone());
         })
     }
 
-    async fn apply(&mut self, plan: &Plan, _: Timestamp) -> Result<(), BouncerError> {
+    async fn apply(&mut self, plan: &Plan, _: Timestamp) -> Result<Outcome, BouncerError> {
         // Long enough that everything already sent arrives while this is in flight.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let changes: Vec<String> =
@@ -91,6 +91,13 @@ impl Bouncer for Memory {
     async fn check(&mut self, keys: Vec<(Key, Placed)>) -> Result<Check, BouncerError> {
         let missing = self.with(|state| keys.iter().filter(|(key, _)| !state.held.contains_key(key)).count());
         Ok(Check { intact: true, armed: true, asked: keys.len(), missing })
+    }
+
+    async fn compare(&mut self, wanted: Wanted<'_>, _: Timestamp) -> Result<Difference, BouncerError> {
+        let missing = |state: &mut State| {
+            wanted.placed.keys().filter(|key| !state.held.contains_key(key)).map(ToString::to_string).collect()
+        };
+        Ok(Difference { missing: self.with(missing), ..Difference::default() })
     }
 
     async fn disturbance(&mut self) -> Result<Disturbance, BouncerError> {
@@ -131,12 +138,12 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(target: Memory, config: Config) -> Self {
+    fn new(target: Memory, config: Settings) -> Self {
         let (feed, updates) = mpsc::channel(16);
         let (allow, allowed) = watch::channel(Arc::default());
         let (shown, status) = watch::channel(Status::new(config.mode));
         let (stop, stopped) = oneshot::channel();
-        let wiring = Wiring { allow: allowed, status: shown, metrics: Metrics::default(), own: || Ok(Vec::new()) };
+        let wiring = Wiring::new(allowed, shown, Metrics::default(), || Ok(Vec::new()));
         let shutdown = async { drop(stopped.await) };
         let engine = tokio::spawn(run(Told(updates), target.clone(), config, wiring, shutdown));
         Self { target, feed, allow, status, stop, engine }
@@ -161,6 +168,10 @@ impl Stage {
     fn calls(&self) -> Vec<String> {
         self.target.with(|state| std::mem::take(&mut state.calls))
     }
+}
+
+fn settings() -> Settings {
+    Settings { name: "memory".into(), ..Settings::default() }
 }
 
 /// Bans that hold for an hour.
@@ -197,7 +208,7 @@ async fn the_saved_state_is_enforced_before_the_feed_says_anything() {
             held.insert(key, Placed { until: Timestamp::MAX, pieces: None });
         })
         .expect("nothing fails");
-    let config = Config { snapshot: Some(path.clone()), ..Config::default() };
+    let config = Settings { snapshot: Some(path.clone()), ..settings() };
     let mut stage = Stage::new(target, config.clone());
     stage.until("enforced without a feed", |status| status.applied == 2).await;
     assert_eq!(stage.target.values(), ["203.0.113.1", "203.0.113.2", "203.0.113.3"]);
@@ -218,7 +229,7 @@ async fn a_torn_file_is_as_good_as_none() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("state");
     std::fs::write(&path, b"CORDONBN and then nothing of use").expect("a temporary folder");
-    let mut stage = Stage::new(Memory::default(), Config { snapshot: Some(path), ..Config::default() });
+    let mut stage = Stage::new(Memory::default(), Settings { snapshot: Some(path), ..settings() });
     stage.tell(snapshot_of(&["203.0.113.1"])).await;
     stage.until("the feed's word counts", |status| status.applied == 1).await;
     assert_eq!(stage.calls(), ["prepare", "rebuild Exactly"]);
@@ -226,7 +237,7 @@ async fn a_torn_file_is_as_good_as_none() {
 
 #[tokio::test]
 async fn what_arrives_while_a_transaction_is_in_flight_goes_into_the_next() {
-    let mut stage = Stage::new(Memory::default(), Config::default());
+    let mut stage = Stage::new(Memory::default(), settings());
     stage.tell(snapshot_of(&[])).await;
     stage.until("verified", |status| status.verified.is_some()).await;
     stage.calls();
@@ -239,7 +250,7 @@ async fn what_arrives_while_a_transaction_is_in_flight_goes_into_the_next() {
 
 #[tokio::test]
 async fn a_failed_transaction_is_answered_by_a_rebuild_and_then_by_patience() {
-    let mut stage = Stage::new(Memory::default(), Config::default());
+    let mut stage = Stage::new(Memory::default(), settings());
     stage.tell(snapshot_of(&["203.0.113.1"])).await;
     stage.until("verified", |status| status.verified.is_some()).await;
     stage.calls();
@@ -253,7 +264,7 @@ async fn a_failed_transaction_is_answered_by_a_rebuild_and_then_by_patience() {
 
 #[tokio::test]
 async fn what_others_take_away_comes_back_and_is_counted() {
-    let mut stage = Stage::new(Memory::default(), Config::default());
+    let mut stage = Stage::new(Memory::default(), settings());
     stage.tell(snapshot_of(&["203.0.113.1", "203.0.113.2"])).await;
     stage.until("verified", |status| status.applied == 2).await;
     let disturbance = |elements| Disturbance { process: "nft".into(), pid: 7, elements };
@@ -280,7 +291,7 @@ async fn what_others_take_away_comes_back_and_is_counted() {
 async fn a_snapshot_that_takes_too_much_away_needs_a_second_one() {
     let many: Vec<String> = (0..1500).map(|number| format!("203.0.{}.{}", number / 250, number % 250)).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let mut stage = Stage::new(Memory::default(), Config::default());
+    let mut stage = Stage::new(Memory::default(), settings());
     stage.tell(snapshot_of(&many)).await;
     stage.until("all in force", |status| status.applied == 1500).await;
     stage.tell(snapshot_of(&["198.51.100.1"])).await;
@@ -293,7 +304,7 @@ async fn a_snapshot_that_takes_too_much_away_needs_a_second_one() {
 
 #[tokio::test]
 async fn refusals_show_and_follow_the_allow_set() {
-    let mut stage = Stage::new(Memory::default(), Config::default());
+    let mut stage = Stage::new(Memory::default(), settings());
     stage.tell(snapshot_of(&["203.0.113.1", "10.0.0.1", "nonsense"])).await;
     let status = stage.until("applied", |status| status.applied == 1).await;
     let reasons: Vec<String> =
@@ -321,8 +332,7 @@ async fn a_dry_run_asks_nothing_of_the_target() {
     let path = folder.path().join("state");
     saved(&path, &["203.0.113.7"]);
     let before = std::fs::read(&path).expect("it was just written");
-    let config =
-        Config { mode: Mode::DryRun, on_stop: OnStop::Remove, snapshot: Some(path.clone()), ..Config::default() };
+    let config = Settings { mode: Mode::DryRun, on_stop: OnStop::Remove, snapshot: Some(path.clone()), ..settings() };
     let mut stage = Stage::new(Memory::default(), config);
     stage.tell(snapshot_of(&["203.0.113.1"])).await;
     stage.tell(delta(&["203.0.113.2"], &[])).await;
@@ -335,7 +345,7 @@ async fn a_dry_run_asks_nothing_of_the_target() {
 #[tokio::test]
 async fn stopping_keeps_or_removes() {
     for (on_stop, gone) in [(OnStop::Keep, false), (OnStop::Remove, true)] {
-        let mut stage = Stage::new(Memory::default(), Config { on_stop, ..Config::default() });
+        let mut stage = Stage::new(Memory::default(), Settings { on_stop, ..settings() });
         stage.tell(snapshot_of(&["203.0.113.1"])).await;
         stage.until("in force", |status| status.applied == 1).await;
         assert_eq!(stage.stop().await.with(|state| state.gone), gone);
@@ -344,7 +354,7 @@ async fn stopping_keeps_or_removes() {
 
 #[tokio::test]
 async fn without_news_everything_stays_in_force() {
-    let mut stage = Stage::new(Memory::default(), Config::default());
+    let mut stage = Stage::new(Memory::default(), settings());
     stage.tell(snapshot_of(&["203.0.113.1"])).await;
     stage.until("in force", |status| status.applied == 1).await;
     let away = FeedError::Unreachable { url: "http://localhost".into(), reason: "refused".into() };

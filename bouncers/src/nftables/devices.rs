@@ -10,6 +10,7 @@ use std::time::Duration;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt;
+use serde::Serialize;
 
 use crate::nftables::netlink::{
     Connection, DUMP, Kind, Message, NLMSG_DONE, NLMSG_ERROR, NetlinkError, REQUEST, attributes, envelope, messages,
@@ -17,7 +18,8 @@ use crate::nftables::netlink::{
 };
 
 /// Where packets are looked at besides prerouting.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ingress {
     /// At the ports of bridges that lead out of this host, and at the interfaces of flowtables.
     #[default]

@@ -12,7 +12,7 @@ pub mod probe;
 pub mod ruleset;
 pub mod template;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +31,7 @@ use tracing::{info, warn};
 use crate::engine::desired::Key;
 use crate::engine::plan::{Change, Placed, Placement, Plan};
 use crate::engine::span::{Family, Span, number};
-use crate::engine::{Bouncer, Check, Disturbance, Extent, Never, Traffic};
+use crate::engine::{Bouncer, Caps, Check, Difference, Disturbance, Extent, Never, Outcome, Traffic, Wanted};
 use crate::error::BouncerError;
 use crate::nftables::devices::Ingress;
 use crate::nftables::layout::{Edit, End, Layout, ORIGIN, Origins};
@@ -45,7 +45,7 @@ use crate::nftables::template::{Hit, Template};
 pub use crate::nftables::probe::Probe;
 
 /// What the bouncer needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own that the operator sets")]
 pub struct Options {
     /// Name of the table.
@@ -752,6 +752,10 @@ impl Bouncer for Nftables {
         "nftables"
     }
 
+    fn caps(&self) -> Caps {
+        Caps::LOCAL
+    }
+
     async fn prepare(&mut self) -> Result<(), BouncerError> {
         self.listen()?;
         if self.options.set_only {
@@ -772,26 +776,21 @@ impl Bouncer for Nftables {
         self.transact(batch).await
     }
 
-    async fn rebuild(
-        &mut self,
-        wanted: &Placement,
-        never: &Never,
-        extent: Extent,
-        now: Timestamp,
-    ) -> Result<(), BouncerError> {
+    async fn rebuild(&mut self, wanted: Wanted<'_>, extent: Extent, now: Timestamp) -> Result<Outcome, BouncerError> {
+        let Wanted { placed, never, .. } = wanted;
         if self.options.set_only {
             self.check_foreign_sets().await?;
         }
-        if wanted.len() > QUIET_LOAD {
+        if placed.len() > QUIET_LOAD {
             self.listener = None;
         }
-        let origin_of = |_: &Key| None;
+        let origin_of = |key: &Key| wanted.why(key).map(|why| why.origin);
         let manners = [Manner::Adding, Manner::Exactly, Manner::Afresh];
         let manners = &manners[usize::from(extent == Extent::Exactly)..];
         let mut outcome = Ok(());
         for &manner in manners {
             self.counters_made = 0;
-            outcome = self.replace(wanted, origin_of, never, manner, now).await;
+            outcome = self.replace(placed, origin_of, never, manner, now).await;
             match &outcome {
                 // What is there does not go together with what is wanted; a plainer way may.
                 Err(BouncerError::Netlink(NetlinkError::Refused { errno, .. })) if *errno != Errno::PERM => {
@@ -805,17 +804,17 @@ impl Bouncer for Nftables {
             }
         }
         self.listen()?;
-        outcome
+        outcome.map(|()| Outcome::default())
     }
 
-    async fn apply(&mut self, plan: &Plan, now: Timestamp) -> Result<(), BouncerError> {
+    async fn apply(&mut self, plan: &Plan, now: Timestamp) -> Result<Outcome, BouncerError> {
         let origins = &mut self.origins;
-        let counter = |change: &Change| origins.of(change.why.as_ref().map(|(origin, _)| origin.as_str()));
+        let counter = |change: &Change| origins.of(change.why.as_ref().map(|why| why.origin.as_str()));
         let (edits, fresh) = self.layout.edit(plan, now, counter);
         let mut batch = Batch::new(&self.options.table);
         let Some(loaded) = self.loaded.as_ref().filter(|_| !fresh.is_empty()) else {
             self.edits(&mut batch, &edits, now);
-            return self.transact(batch).await;
+            return self.transact(batch).await.map(|()| Outcome::default());
         };
         // There are too many ranges: a length of prefixes gets a set of its own, and a rule.
         let (devices, part) = (loaded.devices.clone(), loaded.part.clone());
@@ -825,7 +824,8 @@ impl Bouncer for Nftables {
         Self::write_structure(&mut batch, &ruleset, present.as_ref(), &devices);
         self.edits(&mut batch, &edits, now);
         self.transact(batch).await?;
-        self.note(ruleset, devices, part).await
+        self.note(ruleset, devices, part).await?;
+        Ok(Outcome::default())
     }
 
     async fn check(&mut self, keys: Vec<(Key, Placed)>) -> Result<Check, BouncerError> {
@@ -861,6 +861,32 @@ impl Bouncer for Nftables {
             check.intact = false;
         }
         Ok(check)
+    }
+
+    /// What is missing is looked up entry by entry; what is there beyond that is not seen, because reading a big set
+    /// back takes the kernel longer than making it anew.
+    async fn compare(&mut self, wanted: Wanted<'_>, _: Timestamp) -> Result<Difference, BouncerError> {
+        let Some(present) = self.present().await? else {
+            let table = format!("the table `inet {}` is not there", self.options.table);
+            let missing = wanted.placed.keys().map(ToString::to_string).collect();
+            return Ok(Difference { missing, structure: vec![table], ..Difference::default() });
+        };
+        let mut layout = self.layout.clone();
+        layout.adopt(&present.used);
+        let mut by_set: BTreeMap<SetRef, Vec<(&Key, u128)>> = BTreeMap::new();
+        for (key, placed) in wanted.placed {
+            if let Some((set, address)) = layout.probe_of(key, placed) {
+                by_set.entry(set).or_default().push((key, address));
+            }
+        }
+        let mut missing = Vec::new();
+        for (set, keys) in by_set {
+            let found = self.look_up(keys.iter().map(|(_, address)| (set, *address)).collect()).await?;
+            missing.extend(keys.iter().zip(found).filter(|(_, found)| !found).map(|((key, _), _)| key.to_string()));
+        }
+        missing.sort();
+        let structure = present.disarmed.then(|| "a person has disarmed the table".to_owned());
+        Ok(Difference { missing, surplus: Vec::new(), structure: structure.into_iter().collect() })
     }
 
     async fn disturbance(&mut self) -> Result<Disturbance, BouncerError> {

@@ -14,7 +14,7 @@ use bouncers::engine::desired::{Key, Subject};
 use bouncers::engine::plan::{Change, Placed, Placement, Plan};
 use bouncers::engine::run::{Wiring, run as enforce};
 use bouncers::engine::span::{Family, Span};
-use bouncers::engine::{Bouncer, Extent, Health, Never, Status};
+use bouncers::engine::{Bouncer, Extent, Health, Never, Status, Wanted};
 use bouncers::nftables::{Enforced, Nftables, Options};
 use bouncers::{BouncerError, Metrics};
 use jiff::{SignedDuration, Timestamp};
@@ -57,7 +57,10 @@ fn open() -> Nftables {
 /// A bouncer that holds `nets` for ten minutes.
 async fn holding(nets: &[&str], never: &Never) -> Nftables {
     let mut nftables = open();
-    nftables.rebuild(&placement(nets), never, Extent::Exactly, Timestamp::now()).await.expect("the kernel takes it");
+    nftables
+        .rebuild(Wanted::of(&placement(nets), never), Extent::Exactly, Timestamp::now())
+        .await
+        .expect("the kernel takes it");
     nftables
 }
 
@@ -218,7 +221,7 @@ fn observing_counts_and_drops_nothing_and_disarming_stops_dropping() {
         runtime().block_on(async {
             let mut nftables = Nftables::open(Options { observe: true, ..Options::default() }).expect("possible");
             nftables
-                .rebuild(&placement(&["10.66.0.2"]), &Never::default(), Extent::Exactly, Timestamp::now())
+                .rebuild(Wanted::of(&placement(&["10.66.0.2"]), &Never::default()), Extent::Exactly, Timestamp::now())
                 .await
                 .expect("taken");
             assert!(attacker.reaches("10.66.0.2"));
@@ -281,7 +284,10 @@ fn damage_by_others_is_noticed_and_nothing_else_is() {
                 });
                 let noticed = noticed.await.ok().map(|disturbance| disturbance.process);
                 assert_eq!(noticed.as_deref(), harms.then_some("nft"), "{command}");
-                nftables.rebuild(&held, &never, Extent::Exactly, Timestamp::now()).await.expect("the kernel takes it");
+                nftables
+                    .rebuild(Wanted::of(&held, &never), Extent::Exactly, Timestamp::now())
+                    .await
+                    .expect("the kernel takes it");
                 let check = nftables.check(keys()).await.expect("the kernel answers");
                 assert!(check.intact && check.missing == 0, "rebuilt after {command}");
             }
@@ -350,7 +356,7 @@ fn a_hundred_thousand_hosts_load_at_once_and_take_one_more() {
             let mut nftables = open();
             let start = Instant::now();
             nftables
-                .rebuild(&hosts, &Never::default(), Extent::Exactly, Timestamp::now())
+                .rebuild(Wanted::of(&hosts, &Never::default()), Extent::Exactly, Timestamp::now())
                 .await
                 .expect("the kernel takes it");
             let load = start.elapsed();
@@ -391,7 +397,7 @@ impl Running {
         let (stop, stopped) = oneshot::channel();
         let (_, allow) = watch::channel(Arc::default());
         let own = bouncers::engine::host::own_addresses;
-        let wiring = Wiring { allow, status: shown, metrics: Metrics::default(), own };
+        let wiring = Wiring::new(allow, shown, Metrics::default(), own);
         let nftables = Nftables::open(config.nftables()).expect("this host can do it");
         let engine = tokio::spawn(enforce(Told(told), nftables, config, wiring, async { drop(stopped.await) }));
         Self { feed, status, stop, engine }

@@ -1,0 +1,114 @@
+//! All targets of one process: what the configuration names, opened and driven, each by its own task.
+//!
+//! Targets share nothing but the process: one that hangs, fails or is slow leaves the others as they are. A new kind of
+//! target is a variant of [`Kind`] and one arm in each match here.
+
+use std::future::Future;
+use std::path::Path;
+
+use api::Feed;
+use jiff::Timestamp;
+
+use crate::config::{Config, Kind, Mode, Settings, TargetConfig};
+use crate::engine::plan::{Gate, Refusals, place_all};
+use crate::engine::rails::Rails;
+use crate::engine::run::{Nowhere, Wiring, run};
+use crate::engine::span::Family;
+use crate::engine::{Bouncer, Caps, Difference, Never, Wanted};
+use crate::error::BouncerError;
+use crate::nftables::Nftables;
+
+/// A target that is ready to be driven. It need not answer yet.
+pub enum Target {
+    /// Nobody: a dry run.
+    Nowhere(Nowhere),
+    /// A table in this host's kernel.
+    Nftables(Box<Nftables>),
+}
+
+impl Config {
+    /// Every target, this host's kernel first unless it is switched off. The state of each is kept in the folder
+    /// `state`, where the file does not name another place.
+    pub fn all(&self, state: &Path) -> Vec<TargetConfig> {
+        let mut own = self.settings();
+        own.snapshot.get_or_insert_with(|| state.join("bouncer.snapshot"));
+        let kernel = TargetConfig { settings: own, writer: None, kind: Kind::Nftables(self.nftables()) };
+        let kernel = (self.mode != Mode::Off || self.targets.is_empty()).then_some(kernel);
+        let others = self.targets.iter().cloned().map(|mut target| {
+            let file = state.join("bouncers").join(format!("{}.snapshot", target.settings.name));
+            target.settings.snapshot.get_or_insert(file);
+            target
+        });
+        kernel.into_iter().chain(others).collect()
+    }
+}
+
+impl TargetConfig {
+    /// What the target can do.
+    pub fn caps(&self) -> Caps {
+        match &self.kind {
+            Kind::Nftables(_) => Caps::LOCAL,
+        }
+    }
+
+    /// Opens the target: what is missing on this host is an error, a target elsewhere that does not answer is not. A
+    /// dry run needs nothing.
+    pub fn open(&self) -> Result<Target, BouncerError> {
+        match self.settings.mode {
+            Mode::DryRun | Mode::Off => Ok(Target::Nowhere(Nowhere::new(self.caps()))),
+            Mode::Enforce | Mode::Observe => self.connect(),
+        }
+    }
+
+    /// The same, also where nothing may be changed.
+    pub fn connect(&self) -> Result<Target, BouncerError> {
+        match &self.kind {
+            Kind::Nftables(options) => Ok(Target::Nftables(Box::new(Nftables::open(options.clone())?))),
+        }
+    }
+}
+
+impl Target {
+    /// Enforces what `feed` says there until `shutdown` is done.
+    pub async fn run(
+        self,
+        feed: impl Feed,
+        settings: Settings,
+        wiring: Wiring,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), BouncerError> {
+        match self {
+            Target::Nowhere(target) => run(feed, target, settings, wiring, shutdown).await,
+            Target::Nftables(target) => run(feed, *target, settings, wiring, shutdown).await,
+        }
+    }
+
+    /// How the target differs from what `decisions` say. Writes nothing.
+    pub async fn compare(
+        &mut self,
+        decisions: &[model::Decision],
+        settings: &Settings,
+        rails: Rails,
+        now: Timestamp,
+    ) -> Result<Difference, BouncerError> {
+        match self {
+            Target::Nowhere(target) => compare(target, decisions, settings, rails, now).await,
+            Target::Nftables(target) => compare(target.as_mut(), decisions, settings, rails, now).await,
+        }
+    }
+}
+
+async fn compare(
+    target: &mut impl Bouncer,
+    decisions: &[model::Decision],
+    settings: &Settings,
+    rails: Rails,
+    now: Timestamp,
+) -> Result<Difference, BouncerError> {
+    let mut desired = crate::engine::desired::Desired::new(settings.ipv6_prefix, settings.max_entries);
+    desired.replace(decisions, now);
+    let never = Never { v4: rails.never(Family::V4, now), v6: rails.never(Family::V6, now) };
+    let mut gate = Gate::for_target(target.caps(), settings, rails);
+    let placed = place_all(&desired, &mut gate, &mut Refusals::default(), now);
+    target.compare(Wanted { placed: &placed, never: &never, desired: Some(&desired) }, now).await
+}
