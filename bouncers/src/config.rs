@@ -12,6 +12,7 @@ use model::AllowEntry;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_saphyr::Spanned;
 
+use crate::engine::desired::Desired;
 use crate::engine::plan::Origins;
 use crate::engine::rails::Limits;
 use crate::nftables::Options;
@@ -127,6 +128,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Nothing that should be in force yet.
+    pub fn nothing_desired(&self) -> Desired {
+        Desired::new(self.ipv6_prefix, self.max_entries).refusing_wider(self.limits.min_prefix4)
+    }
+
     /// A file beside the last known good state.
     pub fn beside(&self, extension: &str) -> Option<PathBuf> {
         self.snapshot.as_ref().map(|path| path.with_extension(extension))

@@ -105,7 +105,7 @@ async fn compare(
     rails: Rails,
     now: Timestamp,
 ) -> Result<Difference, BouncerError> {
-    let mut desired = crate::engine::desired::Desired::new(settings.ipv6_prefix, settings.max_entries);
+    let mut desired = settings.nothing_desired();
     desired.replace(decisions, now);
     let never = Never { v4: rails.never(Family::V4, now), v6: rails.never(Family::V6, now) };
     let mut gate = Gate::for_target(target.caps(), settings, rails);

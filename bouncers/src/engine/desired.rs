@@ -176,13 +176,20 @@ pub struct Desired {
     max_entries: usize,
     /// How many IPv4 addresses all keys have together; those in two keys count twice.
     space: u64,
+    /// IPv4 prefixes shorter than this do not count in it: the rails refuse them anyway.
+    widest: u8,
 }
 
 impl Desired {
     /// Nothing in force. Lone IPv6 addresses widen to `ipv6_prefix` bits; more than `max_entries` keys are
     /// refused.
     pub fn new(ipv6_prefix: u8, max_entries: usize) -> Self {
-        Self { entries: HashMap::new(), ipv6_prefix, max_entries, space: 0 }
+        Self { entries: HashMap::new(), ipv6_prefix, max_entries, space: 0, widest: 0 }
+    }
+
+    /// The same, where IPv4 prefixes shorter than `widest` bits are refused in any case.
+    pub fn refusing_wider(self, widest: u8) -> Self {
+        Self { widest, ..self }
     }
 
     /// How many keys there are.
@@ -219,7 +226,7 @@ impl Desired {
             entry.claims.retain(|claim| !claim.is_of(decision));
             if entry.claims.is_empty() {
                 self.entries.remove(&key);
-                self.space -= addresses(&key);
+                self.space -= addresses(&key, self.widest);
             }
             changed.keys.insert(key);
         }
@@ -259,11 +266,11 @@ impl Desired {
 
     /// Forgets what is over at `now`.
     pub fn expire(&mut self, now: Timestamp) {
-        let space = &mut self.space;
+        let (space, widest) = (&mut self.space, self.widest);
         self.entries.retain(|key, entry| {
             entry.claims.retain(|claim| claim.until > now);
             if entry.claims.is_empty() {
-                *space -= addresses(key);
+                *space -= addresses(key, widest);
             }
             !entry.claims.is_empty()
         });
@@ -289,7 +296,7 @@ impl Desired {
                 return;
             }
             None => {
-                self.space += addresses(&key);
+                self.space += addresses(&key, self.widest);
                 changed.fresh.push(key.clone());
                 self.entries.insert(key.clone(), Entry { claims: vec![Claim::of(decision)] });
             }

@@ -20,6 +20,8 @@ const MINUTE: SignedDuration = SignedDuration::from_secs(60);
 pub struct Pace {
     per_minute: usize,
     percent: u8,
+    /// IPv4 prefixes shorter than this are refused in any case.
+    widest: u8,
     /// Addresses that a person has agreed to, where they are more than the limit.
     agreed: u64,
     /// When entries were let through, and how many, within the last minute.
@@ -31,14 +33,15 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self::new(20_000, 5)
+        Self::new(20_000, 5, 12)
     }
 }
 
 impl Pace {
-    /// At most `per_minute` new entries in a minute, and `percent` of all routed IPv4 addresses together.
-    pub fn new(per_minute: usize, percent: u8) -> Self {
-        Self { per_minute, percent, agreed: 0, recent: VecDeque::new(), in_minute: 0, held: HashMap::new() }
+    /// At most `per_minute` new entries in a minute, and `percent` of all routed IPv4 addresses together. IPv4 prefixes
+    /// shorter than `widest` bits do not count, because they are refused in any case.
+    pub fn new(per_minute: usize, percent: u8, widest: u8) -> Self {
+        Self { per_minute, percent, widest, agreed: 0, recent: VecDeque::new(), in_minute: 0, held: HashMap::new() }
     }
 
     /// Looks at a new entry. `space` is how many IPv4 addresses all entries have together, this one included;
@@ -50,8 +53,9 @@ impl Pace {
         while self.recent.front().is_some_and(|(at, _)| now.duration_since(*at) >= MINUTE) {
             self.in_minute -= self.recent.pop_front().map_or(0, |(_, many)| many);
         }
-        let waiting: u64 = if self.held.is_empty() { 0 } else { self.held.keys().map(addresses).sum() };
-        if addresses(key) > 1 && self.is_too_much(space.saturating_sub(waiting)) {
+        let waiting: u64 =
+            if self.held.is_empty() { 0 } else { self.held.keys().map(|key| addresses(key, self.widest)).sum() };
+        if addresses(key, self.widest) > 1 && self.is_too_much(space.saturating_sub(waiting)) {
             self.held.insert(key.clone(), Refusal::TooMuch(self.percent));
         } else if counts && self.in_minute >= self.per_minute {
             self.held.insert(key.clone(), Refusal::TooFast(self.per_minute));
@@ -97,10 +101,10 @@ impl Pace {
     }
 }
 
-/// How many IPv4 addresses `key` is about.
-pub fn addresses(key: &Key) -> u64 {
+/// How many IPv4 addresses `key` is about; none if its prefix is shorter than `widest` bits.
+pub fn addresses(key: &Key, widest: u8) -> u64 {
     match key.net() {
-        Some(IpNet::V4(net)) => 1 << (32 - net.prefix_len()),
+        Some(IpNet::V4(net)) if net.prefix_len() >= widest => 1 << (32 - net.prefix_len()),
         _ => 0,
     }
 }
@@ -116,7 +120,7 @@ mod tests {
 
     #[test]
     fn too_many_in_a_minute_wait_for_a_person() {
-        let mut pace = Pace::new(2, 5);
+        let mut pace = Pace::new(2, 5, 12);
         let held = |pace: &Pace| {
             ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(|value| pace.holds(&key(value)).is_some())
         };
@@ -132,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_comes_as_a_whole_list_does_not_count_by_the_minute() {
-        let mut pace = Pace::new(0, 5);
+        let mut pace = Pace::new(0, 5, 12);
         pace.admit(&key("192.0.2.1"), 1, false, second(0));
         assert_eq!(pace.waiting(), 0);
     }
@@ -144,7 +148,8 @@ mod tests {
         pace.admit(&key("198.16.0.0/12"), all + one, true, second(0));
         assert_eq!(pace.holds(&key("198.16.0.0/12")), Some(Refusal::TooMuch(5)));
         pace.admit(&key("192.0.2.9"), all + one + 1, true, second(0));
-        assert_eq!(pace.holds(&key("192.0.2.9")), None, "single addresses go on");
+        pace.admit(&key("0.0.0.0/0"), all + one + 1, true, second(0));
+        assert_eq!(pace.waiting(), 1, "single addresses go on, and what is refused anyway does not wait");
         assert_eq!(pace.acknowledge(all + one).len(), 1);
         pace.admit(&key("198.16.0.0/12"), all + one, true, second(0));
         assert_eq!(pace.waiting(), 0, "agreed is agreed");

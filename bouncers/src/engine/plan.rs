@@ -230,7 +230,7 @@ impl Gate {
         caps.window = settings.batch_window.unwrap_or(caps.window);
         Self {
             origins: settings.origins.clone(),
-            pace: Pace::new(settings.max_new_per_minute, settings.max_share),
+            pace: Pace::new(settings.max_new_per_minute, settings.max_share, settings.limits.min_prefix4),
             ..Self::new(caps, rails)
         }
     }

@@ -232,7 +232,8 @@ impl Wishes {
                 };
                 let mut fresh = std::mem::take(&mut changed.fresh);
                 if whole && pace.is_too_much(self.desired.space()) {
-                    fresh = self.desired.iter().map(|(key, _)| key.clone()).filter(|key| addresses(key) > 1).collect();
+                    let wide = self.desired.iter().map(|(key, _)| key).filter(|key| addresses(key, 0) > 1);
+                    fresh = wide.cloned().collect();
                 }
                 self.note(changed);
                 self.pass(&fresh, pace, !first, now);
@@ -340,7 +341,7 @@ impl<B: Bouncer> Engine<B> {
         let gate = Gate::for_target(bouncer.caps(), &settings, Rails::default());
         let caps = gate.caps.clone();
         let wishes = Wishes {
-            desired: Arc::new(Desired::new(settings.ipv6_prefix, settings.max_entries)),
+            desired: Arc::new(settings.nothing_desired()),
             dirty: HashSet::new(),
             created: Vec::new(),
             malformed: BTreeMap::new(),
