@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod geo;
 pub mod metrics;
 pub mod nftables;
+pub mod ziti;
 
 pub use config::Config;
 pub use error::BouncerError;

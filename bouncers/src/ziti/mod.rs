@@ -1,0 +1,6 @@
+//! The OpenZiti bouncer.
+
+pub mod plan;
+
+#[cfg(test)]
+mod tests;
