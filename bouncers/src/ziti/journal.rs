@@ -1,0 +1,239 @@
+//! What is ours, on disk: one line per change, durable before the controller is asked for anything.
+//!
+//! The journal is the only proof that a disable is ours, so a line counts only if its checksum is right, and the
+//! newest line of an identity wins. A torn line at the end is what a sudden end leaves; the call that it announced
+//! was never made.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::plan::Held;
+
+/// A file longer than this is written anew with what still counts.
+const COMPACT: u64 = 1 << 20;
+/// Longest file that is read.
+const MAX_FILE: u64 = 64 << 20;
+
+/// What is known of one identity of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// What is ours.
+    pub held: Held,
+    /// By which values of decisions it was found: an identity that is renamed stays banned.
+    pub values: Vec<String>,
+}
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file cannot be read or written.
+    #[error("cannot use the journal `{}`: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("the journal `{}` is in use by another process\nhint: one process writes to a controller; stop the other one", path.display())]
+    InUse {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// One line of the file.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    id: String,
+    record: Option<Record>,
+}
+
+/// The ownership journal of one Ziti network.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    records: BTreeMap<String, Record>,
+    /// Held while we live.
+    _lock: File,
+}
+
+impl Journal {
+    /// Opens the journal at `path`, or begins one. Lines that make no sense are left out and counted in the second
+    /// value; a torn last line is not among them.
+    pub fn open(path: &Path) -> Result<(Self, usize), JournalError> {
+        let fail = |source| JournalError::File { path: path.to_owned(), source };
+        let lock = own(&path.with_extension("lock")).map_err(fail)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(JournalError::InUse { path: path.to_owned() });
+        }
+        let text = match std::fs::metadata(path) {
+            Ok(found) if found.len() > MAX_FILE => return Err(fail(io::Error::other("it is longer than 64 MiB"))),
+            Ok(_) => std::fs::read(path).map_err(fail)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(fail(error)),
+        };
+        let (records, damaged) = replay(&text);
+        let (file, length) = rewrite(path, &records).map_err(fail)?;
+        Ok((Self { path: path.to_owned(), file, length, records, _lock: lock }, damaged))
+    }
+
+    /// Everything that is ours, by identity.
+    pub fn records(&self) -> &BTreeMap<String, Record> {
+        &self.records
+    }
+
+    /// What is ours of `id`.
+    pub fn held(&self, id: &str) -> Option<Held> {
+        self.records.get(id).map(|record| record.held)
+    }
+
+    /// Writes what is ours of `id`; durable when it returns.
+    pub fn note(&mut self, id: &str, record: Option<Record>) -> Result<(), JournalError> {
+        if self.records.get(id) == record.as_ref() {
+            return Ok(());
+        }
+        let fail = |source| JournalError::File { path: self.path.clone(), source };
+        if self.length > COMPACT {
+            (self.file, self.length) = rewrite(&self.path, &self.records).map_err(fail)?;
+        }
+        let line = encode(&Line { id: id.to_owned(), record: record.clone() });
+        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
+        if let Err(source) = written {
+            // What is on disk now is unknown, so the next line goes into a file made anew.
+            self.length = u64::MAX;
+            return Err(fail(source));
+        }
+        self.length = self.length.saturating_add(line.len() as u64);
+        match record {
+            Some(record) => drop(self.records.insert(id.to_owned(), record)),
+            None => drop(self.records.remove(id)),
+        }
+        Ok(())
+    }
+}
+
+fn own(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// Replaces the file by what counts, in one step.
+fn rewrite(path: &Path, records: &BTreeMap<String, Record>) -> io::Result<(File, u64)> {
+    let fresh = path.with_extension("new");
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&fresh)?;
+    let mut bytes = Vec::new();
+    for (id, record) in records {
+        bytes.extend(encode(&Line { id: id.clone(), record: Some(record.clone()) }));
+    }
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok((own(path)?, bytes.len() as u64))
+}
+
+fn encode(line: &Line) -> Vec<u8> {
+    let json = serde_json::to_string(line).expect("a record is plain data");
+    format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())).into_bytes()
+}
+
+fn decode(line: &[u8]) -> Option<Line> {
+    let (sum, json) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+    let sum = u32::from_str_radix(sum, 16).ok()?;
+    if crc32c::crc32c(json.as_bytes()) != sum {
+        return None;
+    }
+    serde_json::from_str(json).ok()
+}
+
+fn replay(text: &[u8]) -> (BTreeMap<String, Record>, usize) {
+    let mut records = BTreeMap::new();
+    let mut damaged = 0;
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        let whole = line.strip_suffix(b"\n");
+        match whole.and_then(decode) {
+            Some(Line { id, record: Some(record) }) => drop(records.insert(id, record)),
+            Some(Line { id, record: None }) => drop(records.remove(&id)),
+            None if whole.is_some() => damaged += 1,
+            None => {}
+        }
+    }
+    (records, damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn record(minutes: i64) -> Option<Record> {
+        let held = Held::Asked { at: Timestamp::UNIX_EPOCH, minutes, before: None };
+        Some(Record { held, values: vec!["name:alice".into()] })
+    }
+
+    #[test]
+    fn the_newest_line_wins_after_a_restart() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("ziti.journal");
+        let (mut journal, _) = Journal::open(&path).expect("a new journal");
+        journal.note("a", record(3)).expect("written");
+        journal.note("b", record(4)).expect("written");
+        journal.note("a", record(5)).expect("written");
+        journal.note("b", None).expect("written");
+        assert!(matches!(Journal::open(&path), Err(JournalError::InUse { .. })), "two writers at a time");
+        drop(journal);
+        let (journal, damaged) = Journal::open(&path).expect("the same journal");
+        assert_eq!(damaged, 0);
+        assert_eq!(journal.records().iter().collect::<Vec<_>>(), [(&"a".to_owned(), &record(5).expect("a record"))]);
+    }
+
+    #[test]
+    fn a_file_torn_at_any_byte_yields_what_was_whole() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("ziti.journal");
+        let lines: Vec<Vec<u8>> =
+            (3..6).map(|minutes| encode(&Line { id: "a".into(), record: record(minutes) })).collect();
+        let text = lines.concat();
+        for end in 0..=text.len() {
+            let whole = text[..end].iter().filter(|&&byte| byte == b'\n').count();
+            std::fs::write(&path, &text[..end]).expect("written");
+            let (journal, damaged) = Journal::open(&path).expect("a torn journal");
+            let expected = (whole > 0).then(|| record(2 + whole as i64).expect("a record").held);
+            assert_eq!((journal.held("a"), damaged), (expected, 0), "torn at {end}");
+        }
+    }
+
+    #[test]
+    fn a_changed_line_does_not_count() {
+        let mut text = encode(&Line { id: "a".into(), record: record(3) });
+        let last = encode(&Line { id: "b".into(), record: record(4) });
+        text[20] ^= 1;
+        text.extend(last);
+        let (records, damaged) = replay(&text);
+        assert_eq!((records.keys().map(String::as_str).collect::<Vec<_>>(), damaged), (vec!["b"], 1));
+    }
+
+    #[test]
+    fn it_does_not_grow_for_ever() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("ziti.journal");
+        let (mut journal, _) = Journal::open(&path).expect("a new journal");
+        let long = |minutes| record(minutes).map(|record| Record { values: vec!["x".repeat(200_000)], ..record });
+        for minutes in 3..20 {
+            journal.note("a", long(minutes)).expect("written");
+        }
+        assert!(std::fs::metadata(&path).expect("it is there").len() < COMPACT + (200 << 10));
+        assert_eq!(journal.held("a"), long(19).map(|record| record.held));
+    }
+}
