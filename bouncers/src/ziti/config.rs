@@ -23,6 +23,7 @@ pub enum Protocol {
 }
 
 /// A Ziti network, checked.
+#[allow(clippy::struct_excessive_bools, reason = "each is a key of its own in the file")]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Options {
     /// The controllers, without a slash at the end.
@@ -238,7 +239,7 @@ impl RawOptions {
         match (self.username, self.password_file) {
             (Some(username), Some(file)) => options.password = Some((username.value, file)),
             (Some(username), None) => {
-                fault(username.referenced.line(), "`username` needs a `password_file`".to_owned())
+                fault(username.referenced.line(), "`username` needs a `password_file`".to_owned());
             }
             (None, Some(_)) => fault(line, "`password_file` needs a `username`".to_owned()),
             (None, None) => {}

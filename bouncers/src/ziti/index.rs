@@ -51,8 +51,8 @@ pub struct Index {
 struct Event {
     #[serde(default)]
     namespace: String,
-    #[serde(default)]
-    event_type: String,
+    #[serde(default, rename = "event_type")]
+    what: String,
     #[serde(default, rename = "type")]
     kind: String,
     #[serde(default)]
@@ -102,7 +102,7 @@ impl Index {
                 let from = event.path.map(|path| path.initiator_remote_addr).unwrap_or_default();
                 (from, Opened::Circuit(event.circuit_id))
             }
-            "apiSession" | "edge.apiSessions" if event.kind == "jwt" || event.event_type == "deleted" => {
+            "apiSession" | "edge.apiSessions" if event.kind == "jwt" || event.what == "deleted" => {
                 (event.ip_address, Opened::Session { id: event.id, identity: event.identity_id })
             }
             _ => return,
@@ -110,7 +110,7 @@ impl Index {
         if super::name::id(opened.id()).is_err() {
             return;
         }
-        match event.event_type.as_str() {
+        match event.what.as_str() {
             "deleted" | "failed" => drop(self.entries.remove(opened.id())),
             _ => {
                 if let Some(address) = address(&from) {

@@ -1,9 +1,13 @@
 //! The whole crash matrix as a table, and as a property against a controller in memory.
 
+#![allow(clippy::unnecessary_wraps, reason = "the rows of the table are read side by side")]
+
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
-use super::plan::{Held, Lock, Seen, Standing, Step, Wish, minutes_until, next};
+use super::plan::Seen::{Clear, Gone, Lapsed, Locked};
+use super::plan::Step::{Cut, Disable, Lift, Note, Renew, Rest};
+use super::plan::{Held, Lock, Seen, Standing, Wish, minutes_until, next};
 
 fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a small number of seconds")
@@ -48,8 +52,6 @@ fn every_state_has_its_next_step() {
     let brief = lock(900, 1100);
     let forever = Lock { at: second(900), until: None };
     let (ban, free) = (Some(1600), None);
-    use Seen::{Clear, Gone, Lapsed, Locked};
-    use Step::{Cut, Disable, Lift, Note, Renew, Rest};
     // (what, now, wanted until, journal, seen, next step)
     let cases = [
         // nothing of ours
@@ -210,8 +212,8 @@ fn no_ban_ever_asks_for_no_end() {
     }
     let long = lock(0, (5 * 366 * 24 * 60 + 2) * 60);
     let wish = Wish { until: Some(second(200_000_000_000)), reassert: false };
-    let step = next(second(86_400), wish, ours(long), Seen::Locked(long), false);
-    assert_eq!(step, Step::Rest(Standing::InForce), "the longest disable is not prolonged all the time");
+    let step = next(second(86_400), wish, ours(long), Locked(long), false);
+    assert_eq!(step, Rest(Standing::InForce), "the longest disable is not prolonged all the time");
 }
 
 /// Who disabled the identity last.
@@ -241,9 +243,9 @@ impl World {
 
     fn seen(&self) -> Seen {
         match self.lock {
-            Some((lock, _)) if self.locked() => Seen::Locked(lock),
-            Some((lock, _)) if !self.forgets => Seen::Lapsed(lock),
-            _ => Seen::Clear,
+            Some((lock, _)) if self.locked() => Locked(lock),
+            Some((lock, _)) if !self.forgets => Lapsed(lock),
+            _ => Clear,
         }
     }
 
@@ -293,26 +295,26 @@ fn work(world: &mut World, held: &mut Option<Held>, until: Option<Timestamp>, ef
     let wish = Wish { until, reassert: false };
     for _ in 0..effects {
         match next(world.now, wish, *held, world.seen(), world.live) {
-            Step::Rest(standing) => return Some(standing),
-            Step::Note(note) => *held = note,
-            Step::Disable(minutes) => {
+            Rest(standing) => return Some(standing),
+            Note(note) => *held = note,
+            Disable(minutes) => {
                 assert!(minutes > 2, "a disable of {minutes} minutes");
                 let before = world.revocations;
                 let prolongs = matches!(held, Some(Held::Asked { before: Some(_), .. }));
                 world.disable(minutes, Who::Us);
                 assert!(world.revocations > before || prolongs, "a ban without a new revocation");
             }
-            Step::Renew => {
+            Renew => {
                 assert!(!world.locked(), "a disable in force was renewed away");
                 world.enable();
             }
-            Step::Lift => {
+            Lift => {
                 let person = world.lock.is_some_and(|(_, who)| who == Who::Person);
                 assert!(!(person && world.locked()), "a person's disable was undone");
                 world.enable();
                 *held = None;
             }
-            Step::Cut => {
+            Cut => {
                 world.live = false;
                 if let Some(Held::Ours { cut, .. }) = held {
                     *cut = true;
@@ -352,7 +354,7 @@ proptest! {
         let wanted = until.filter(|&until| until > world.now);
         let standing = work(&mut world, &mut held, wanted, 40).expect("it comes to rest");
         let again = next(world.now, Wish { until: wanted, reassert: false }, held, world.seen(), world.live);
-        prop_assert_eq!(again, Step::Rest(standing), "a plan after it is applied is empty");
+        prop_assert_eq!(again, Rest(standing), "a plan after it is applied is empty");
         match wanted {
             Some(_) if standing == Standing::Yielded => {
                 let gave_way = matches!(held, Some(Held::Yielded { .. }));

@@ -62,6 +62,7 @@ pub struct EntityRef {
 }
 
 /// An identity.
+#[allow(clippy::struct_excessive_bools, reason = "the controller has them so")]
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {

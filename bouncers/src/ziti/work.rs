@@ -302,22 +302,21 @@ impl Work {
         let mut refusal = None;
         let mut done: Vec<Step> = Vec::new();
         for _ in 0..STEPS {
-            let (look, open) = match seen {
-                Some(known) => known,
-                None => {
-                    let identity = self.look(id).await?;
-                    let wanted = target.is_some().then_some(identity.as_ref()).flatten();
-                    if refusal.is_none() {
-                        refusal = wanted.and_then(|identity| self.refusal(id, identity));
-                    }
-                    let open = match wanted {
-                        Some(identity) if identity.disabled => self.is_open(identity).await?,
-                        _ => false,
-                    };
-                    let look = (identity.as_ref().map_or(Seen::Gone, Identity::seen), open);
-                    seen = Some(look);
-                    look
+            let (look, open) = if let Some(known) = seen {
+                known
+            } else {
+                let identity = self.look(id).await?;
+                let wanted = target.is_some().then_some(identity.as_ref()).flatten();
+                if refusal.is_none() {
+                    refusal = wanted.and_then(|identity| self.refusal(id, identity));
                 }
+                let open = match wanted {
+                    Some(identity) if identity.disabled => self.is_open(identity).await?,
+                    _ => false,
+                };
+                let look = (identity.as_ref().map_or(Seen::Gone, Identity::seen), open);
+                seen = Some(look);
+                look
             };
             let (now, wish) = self.wish_for(target.filter(|_| refusal.is_none()));
             let step = next(now, wish, self.journal.held(id), look, open || busy);

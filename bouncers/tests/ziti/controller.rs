@@ -379,7 +379,8 @@ async fn answer(network: Arc<Mutex<Network>>, at: usize, request: Request) -> Re
 /// A status, and a body or where to go.
 type Answer = (u16, Result<Value, String>);
 
-fn data(data: Value) -> Answer {
+fn data(data: impl Into<Value>) -> Answer {
+    let data = data.into();
     (200, Ok(json!({ "data": data, "meta": {} })))
 }
 
@@ -455,12 +456,12 @@ impl Network {
             }
             ("GET", ["edge", .., "api-sessions"]) => {
                 let all = self.sessions.iter().filter(|(_, session)| !session.token);
-                let all = all.map(|(id, session)| self.show_session(id, session)).collect();
+                let all = all.map(|(id, session)| show_session(id, session)).collect();
                 page(query, filtered(query, all, &[("identity", "identityId"), ("ipAddress", "ipAddress")]))
             }
             ("GET", ["edge", .., "api-sessions", id]) => {
                 match self.sessions.get(*id).filter(|session| !session.token) {
-                    Some(session) => data(self.show_session(id, session)),
+                    Some(session) => data(show_session(id, session)),
                     None => no(404, "NOT_FOUND"),
                 }
             }
@@ -489,21 +490,19 @@ impl Network {
             }
             ("GET", ["fabric", "v1", "circuits"]) => {
                 let all = self.circuits.iter().filter(|(_, circuit)| circuit.controller == at);
-                let all: Vec<Value> = all.map(|(id, circuit)| self.show_circuit(id, circuit)).collect();
+                let all: Vec<Value> = all.map(|(id, circuit)| show_circuit(id, circuit)).collect();
                 // The older family knows neither pages nor filters here.
-                if self.family == Family::Old { data(Value::from(all)) } else { page(query, all) }
+                if self.family == Family::Old { data(all) } else { page(query, all) }
             }
             ("DELETE", ["fabric", "v1", "circuits", id]) => {
-                match self.circuits.get(*id).is_some_and(|circuit| circuit.controller == at) {
-                    true => {
-                        self.circuits.remove(*id);
-                        data(json!({}))
-                    }
-                    false => no(404, "NOT_FOUND"),
+                if self.circuits.get(*id).is_some_and(|circuit| circuit.controller == at) {
+                    self.circuits.remove(*id);
+                    return data(json!({}));
                 }
+                no(404, "NOT_FOUND")
             }
             ("GET", ["fabric", "v1", "terminators"]) => {
-                let all = self.terminators.iter().map(|(id, host)| self.show_terminator(id, host)).collect();
+                let all = self.terminators.iter().map(|(id, host)| show_terminator(id, host)).collect();
                 page(query, filtered(query, all, &[("hostId", "hostId")]))
             }
             ("DELETE", ["fabric", "v1", "terminators", id]) => match self.terminators.remove(*id) {
@@ -529,8 +528,7 @@ impl Network {
         let token = self.fresh("token");
         self.admin_tokens.insert(token.clone());
         let me = self.me.clone();
-        let mut session =
-            self.show_session("own", &Session { identity: me, address: "127.0.0.1".into(), token: false });
+        let mut session = show_session("own", &Session { identity: me, address: "127.0.0.1".into(), token: false });
         let now = self.now();
         session["token"] = token.into();
         session["expiresAt"] = (now + SignedDuration::from_mins(30)).to_string().into();
@@ -610,39 +608,6 @@ impl Network {
         )
     }
 
-    fn show_session(&self, id: &str, session: &Session) -> Value {
-        let identity = json!({ "id": session.identity, "_links": {} });
-        merge(
-            entity(id),
-            json!({
-                "token": "secret-token", "identity": identity, "identityId": session.identity, "configTypes": [],
-                "ipAddress": session.address, "authQueries": [], "isMfaRequired": false, "isMfaComplete": true,
-                "authenticatorId": "updb", "isCertExtendable": false,
-            }),
-        )
-    }
-
-    fn show_circuit(&self, id: &str, circuit: &Circuit) -> Value {
-        merge(
-            entity(id),
-            json!({
-                "clientId": circuit.session, "tags": { "clientId": circuit.identity, "serviceId": "s" },
-                "service": { "_links": {} }, "terminator": { "_links": {} }, "path": { "nodes": [], "links": [] },
-            }),
-        )
-    }
-
-    fn show_terminator(&self, id: &str, host: &str) -> Value {
-        merge(
-            entity(id),
-            json!({
-                "serviceId": "s", "service": { "_links": {} }, "routerId": "routerId", "router": { "_links": {} },
-                "binding": "edge", "address": "a", "instanceId": "", "cost": 0, "precedence": "default",
-                "dynamicCost": 0, "hostId": host,
-            }),
-        )
-    }
-
     fn show_controller(&self, at: usize) -> Value {
         let address = json!([{ "url": self.bases[at], "version": "v1" }]);
         merge(
@@ -653,6 +618,39 @@ impl Network {
             }),
         )
     }
+}
+
+fn show_session(id: &str, session: &Session) -> Value {
+    let identity = json!({ "id": session.identity, "_links": {} });
+    merge(
+        entity(id),
+        json!({
+            "token": "secret-token", "identity": identity, "identityId": session.identity, "configTypes": [],
+            "ipAddress": session.address, "authQueries": [], "isMfaRequired": false, "isMfaComplete": true,
+            "authenticatorId": "updb", "isCertExtendable": false,
+        }),
+    )
+}
+
+fn show_terminator(id: &str, host: &str) -> Value {
+    merge(
+        entity(id),
+        json!({
+            "serviceId": "s", "service": { "_links": {} }, "routerId": "routerId", "router": { "_links": {} },
+            "binding": "edge", "address": "a", "instanceId": "", "cost": 0, "precedence": "default",
+            "dynamicCost": 0, "hostId": host,
+        }),
+    )
+}
+
+fn show_circuit(id: &str, circuit: &Circuit) -> Value {
+    merge(
+        entity(id),
+        json!({
+            "clientId": circuit.session, "tags": { "clientId": circuit.identity, "serviceId": "s" },
+            "service": { "_links": {} }, "terminator": { "_links": {} }, "path": { "nodes": [], "links": [] },
+        }),
+    )
 }
 
 fn entity(id: &str) -> Value {

@@ -22,6 +22,7 @@ pub(crate) struct Cordon {
     pub(crate) options: Options,
     pub(crate) work: Work,
     pub(crate) oidc: bool,
+    pub(crate) patience: Duration,
     wishes: BTreeMap<Key, Timestamp>,
     writes: u32,
 }
@@ -44,16 +45,16 @@ impl Cordon {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("password"), "secret\n").expect("written");
         let options = Options::default();
-        let work = work(site, &folder, &options, writes, false);
-        Self { folder, options, work, oidc: false, wishes: BTreeMap::new(), writes }
+        let work = work(site, &folder, &options, writes, (false, PATIENCE));
+        Self { folder, options, work, oidc: false, patience: PATIENCE, wishes: BTreeMap::new(), writes }
     }
 
     /// Ends and begins anew: only the journal is left.
     pub(crate) fn restart(&mut self, site: &Site) {
         // The journal lets go when its owner is dropped, so that goes first.
         let spare = tempfile::tempdir().expect("a temporary folder");
-        self.work = work(site, &spare, &self.options, self.writes, self.oidc);
-        self.work = work(site, &self.folder, &self.options, self.writes, self.oidc);
+        self.work = work(site, &spare, &self.options, self.writes, (self.oidc, self.patience));
+        self.work = work(site, &self.folder, &self.options, self.writes, (self.oidc, self.patience));
         self.wishes.clear();
     }
 
@@ -120,11 +121,11 @@ impl Cordon {
     }
 }
 
-/// How long a controller may take to answer here.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(300);
+/// How long a controller may take to answer here, where nothing is to go wrong.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-fn work(site: &Site, folder: &TempDir, options: &Options, writes: u32, oidc: bool) -> Work {
-    let trust = Trust { patience: PATIENCE, ..Trust::default() };
+fn work(site: &Site, folder: &TempDir, options: &Options, writes: u32, (oidc, patience): (bool, Duration)) -> Work {
+    let trust = Trust { patience, ..Trust::default() };
     // `folder` may be a spare one, without a password: nobody is asked then.
     let proof = Proof::Password { username: "cordon".into(), file: folder.path().join("password") };
     let login: Box<dyn Login> = if oidc { Box::new(OidcLogin(proof)) } else { Box::new(SessionLogin(proof)) };
