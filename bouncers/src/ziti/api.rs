@@ -174,7 +174,6 @@ pub struct Api {
     pause: Option<(Instant, Duration)>,
     /// What the controller's clock is ahead of ours.
     ahead: SignedDuration,
-    write_count: u64,
 }
 
 impl fmt::Debug for Api {
@@ -231,17 +230,7 @@ impl Api {
         let controllers: Vec<Controller> = bases.iter().map(controller).collect();
         let named = controllers.len();
         let writes = Pace::new(WRITES);
-        Self {
-            http,
-            login,
-            controllers,
-            named,
-            current: 0,
-            writes,
-            pause: None,
-            ahead: SignedDuration::ZERO,
-            write_count: 0,
-        }
+        Self { http, login, controllers, named, current: 0, writes, pause: None, ahead: SignedDuration::ZERO }
     }
 
     /// The same with at most `a_second` writes in a second.
@@ -252,11 +241,6 @@ impl Api {
     /// What the controller's clock is ahead of this host's.
     pub fn ahead(&self) -> SignedDuration {
         self.ahead
-    }
-
-    /// Requests that were meant to change something.
-    pub fn write_count(&self) -> u64 {
-        self.write_count
     }
 
     /// The version, asked without a login.
@@ -515,7 +499,6 @@ impl Api {
             }
             if changes {
                 self.writes.wait().await;
-                self.write_count += 1;
             }
             let controller = &self.controllers[at];
             let mut request = self.http.request(method.clone(), format!("{}{path}", controller.base));

@@ -167,7 +167,9 @@ fn any_faults_and_then_quiet_and_it_is_as_wished() {
                     }
                     Act::Restart => {
                         cordon.restart(&site);
-                        wishes.iter().for_each(|(value, until)| cordon.ban(value, *until));
+                        for (value, until) in &wishes {
+                            cordon.ban(value, *until);
+                        }
                     }
                     Act::Wait(minutes) => site.lock().ahead += SignedDuration::from_mins(minutes),
                 }
@@ -179,7 +181,9 @@ fn any_faults_and_then_quiet_and_it_is_as_wished() {
             cordon.patience = Duration::from_secs(5);
             // What was refused by a fault may have put off logins; a new process has no such memory.
             cordon.restart(&site);
-            wishes.iter().for_each(|(value, until)| cordon.ban(value, *until));
+            for (value, until) in &wishes {
+                cordon.ban(value, *until);
+            }
             site.lock().ahead += SignedDuration::from_secs(25);
             let mut settled = cordon.settle().await;
             if settled.iter().any(|(_, settled)| matches!(settled, Settled::Partial(_))) {
