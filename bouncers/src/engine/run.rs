@@ -435,10 +435,12 @@ impl<B: Bouncer> Engine<B> {
         let Some(path) = path else { return self.prepare().await };
         let now = self.clock.now();
         match snapshot::read(&path, &self.settings.name) {
-            Ok(Some(decisions)) => {
-                let delta = Delta { add: decisions, remove: Vec::new() };
-                let changed = Arc::make_mut(&mut self.wishes.desired).apply(&delta, now);
-                self.wishes.note(changed);
+            Ok(Some(snapshot)) => {
+                for decisions in snapshot.chunks() {
+                    let delta = Delta { add: decisions, remove: Vec::new() };
+                    let changed = Arc::make_mut(&mut self.wishes.desired).apply(&delta, now);
+                    self.wishes.note(changed);
+                }
                 self.wishes.unsaved = false;
                 self.rebuild = Some(Extent::AtLeast);
                 self.tell(News::Flowing);

@@ -3,6 +3,7 @@
 //! Everything is told the kernel by ourselves, rules and elements alike, so whatever belongs together happens in one
 //! transaction. Nothing outside the one table is ever touched.
 
+pub mod conntrack;
 pub mod devices;
 pub mod layout;
 pub mod listen;
@@ -770,10 +771,7 @@ impl Bouncer for Nftables {
         }
         let devices = self.devices().await?;
         let part = self.news_of_parts.borrow_and_update().clone();
-        self.load(part.clone(), devices.clone()).await?;
-        let mut batch = Batch::new(&self.options.table);
-        self.write_never(&mut batch, &self.never);
-        self.transact(batch).await
+        self.load(part, devices).await
     }
 
     async fn rebuild(&mut self, wanted: Wanted<'_>, extent: Extent, now: Timestamp) -> Result<Outcome, BouncerError> {

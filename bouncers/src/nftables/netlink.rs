@@ -423,7 +423,7 @@ impl<'a> Message<'a> {
     }
 
     /// The refusal or acknowledgement in it.
-    fn verdict(&self, what: &'static str) -> Result<(), NetlinkError> {
+    pub fn verdict(&self, what: &'static str) -> Result<(), NetlinkError> {
         let error = ErrorBuffer::new_checked(self.payload).map_err(|_| NetlinkError::Garbled(what))?;
         let Some(code) = error.code() else { return Ok(()) };
         // A kernel that knows `NETLINK_CAP_ACK` repeats only the header of the request.
