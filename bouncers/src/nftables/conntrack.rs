@@ -125,14 +125,13 @@ const FAMILY_V4: u8 = 2;
 const FAMILY_V6: u8 = 10;
 
 fn request(kind: u16, flags: u16, family: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
-    const NESTED: u16 = 0x8000;
     let mut bytes = Vec::new();
     envelope(&mut bytes, kind, flags, 1);
     bytes.extend([family, 0, 0, 0]);
     for &(kind, value) in attributes {
         match kind {
             ORIGINAL => {
-                let nested = begin(&mut bytes, kind & !NESTED);
+                let nested = begin(&mut bytes, kind);
                 bytes.extend(value);
                 end(&mut bytes, nested);
             }

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "the attacker's process answers on its standard output")]
 
 mod namespace;
+mod paths;
 
 use std::collections::HashMap;
 use std::process::Command;

@@ -4,9 +4,11 @@
 //! second namespace, and does what it is told on its standard input. Nothing has a global name, and everything
 //! goes with its process.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const INSIDE: &str = "CORDON_TEST_NAMESPACE";
@@ -65,27 +67,29 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The other end of the cable.
-pub(crate) struct Attacker {
+/// Why a program does not do what it is told, if it does not.
+pub(crate) fn refuses(program: &str, arguments: &str) -> Option<String> {
+    let output = Command::new(program).args(arguments.split(' ')).output().expect("the program is there");
+    (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).trim().to_owned())
+}
+
+/// A process in a network namespace of its own, at the far end of a cable. It does what it is told.
+pub(crate) struct Far {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
-    socket4: UdpSocket,
-    socket6: UdpSocket,
-    sent: u32,
 }
 
-impl Drop for Attacker {
+impl Drop for Far {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Attacker {
-    /// Lays the cable. We are `10.66.0.1` and `fd66::1`, the attacker has `10.66.0.2` and `fd66::2` and whatever is
-    /// asked for.
-    pub(crate) fn new() -> Self {
+impl Far {
+    /// Lays a cable: its end here is called `near`, the far one `far`; both are up.
+    pub(crate) fn new(near: &str, far: &str) -> Self {
         let mut child = myself("attacker")
             .env(ATTACKER, "1")
             .stdin(Stdio::piped())
@@ -98,22 +102,71 @@ impl Attacker {
         for file in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter", "ipv6/conf/default/accept_dad"] {
             std::fs::write(format!("/proc/sys/net/{file}"), "0").expect("the namespace is ours");
         }
+        let mut this = Self { child, orders, answers };
+        this.order("hello");
+        run("ip", &["link", "add", near, "type", "veth", "peer", "name", far, "netns", &pid]);
+        run("ip", &["link", "set", near, "up"]);
+        this.ip("link set lo up");
+        this.ip(&format!("link set {far} up"));
+        this
+    }
+
+    pub(crate) fn order(&mut self, order: &str) -> String {
+        writeln!(self.orders, "{order}").expect("the far process listens");
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = self.answers.read_line(&mut line).expect("the far process answers");
+            assert_ne!(read, 0, "the far process is gone at `{order}`");
+            if let Some((_, answer)) = line.split_once(MARK) {
+                return answer.trim().to_owned();
+            }
+        }
+    }
+
+    /// An order that must succeed.
+    pub(crate) fn must(&mut self, order: &str) {
+        assert_eq!(self.order(order), "ok", "{order}");
+    }
+
+    pub(crate) fn ip(&mut self, arguments: &str) {
+        self.must(&format!("ip {arguments}"));
+    }
+
+    /// Whether a datagram from `source`, which is one of the addresses there, reaches `other` at `to`.
+    pub(crate) fn reaches(&mut self, source: &str, other: &mut Far, to: &str) -> bool {
+        static SENT: AtomicU32 = AtomicU32::new(0);
+        let number = SENT.fetch_add(1, Ordering::Relaxed);
+        let order = format!("udp {source} {to} {number}");
+        assert_eq!(self.order(&order), "ok", "{order}");
+        other.order(&format!("hear {to} {number}")) == "ok"
+    }
+}
+
+/// The other end of the cable, and sockets at this one.
+pub(crate) struct Attacker {
+    far: Far,
+    socket4: UdpSocket,
+    socket6: UdpSocket,
+    sent: u32,
+}
+
+impl Attacker {
+    /// Lays the cable. We are `10.66.0.1` and `fd66::1`, the attacker has `10.66.0.2` and `fd66::2` and whatever is
+    /// asked for.
+    pub(crate) fn new() -> Self {
+        let mut far = Far::new("v0", "v1");
         let bind = |address: &str| {
             let socket = UdpSocket::bind(address).expect("a free port in a new namespace");
             socket.set_read_timeout(Some(GRACE)).expect("a duration above zero");
             socket
         };
         let (socket4, socket6) = (bind("0.0.0.0:9999"), bind("[::]:9998"));
-        let mut attacker = Self { child, orders, answers, socket4, socket6, sent: 0 };
-        attacker.order("hello");
-        run("ip", &["link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", &pid]);
         run("ip", &["address", "add", "10.66.0.1/16", "dev", "v0"]);
         run("ip", &["address", "add", "fd66::1/16", "dev", "v0", "nodad"]);
-        run("ip", &["link", "set", "v0", "up"]);
-        attacker.ip("link set lo up");
-        attacker.ip("link set v1 up");
-        attacker.ip("address add 10.66.0.2/16 dev v1");
-        attacker.ip("address add fd66::2/16 dev v1 nodad");
+        far.ip("address add 10.66.0.2/16 dev v1");
+        far.ip("address add fd66::2/16 dev v1 nodad");
+        let mut attacker = Self { far, socket4, socket6, sent: 0 };
         // Both ends ask around for a moment before IPv6 works.
         for source in ["10.66.0.2", "fd66::2"] {
             assert!((0..40).any(|_| attacker.reaches(source)), "{source} never reaches us");
@@ -122,31 +175,30 @@ impl Attacker {
     }
 
     fn order(&mut self, order: &str) -> String {
-        writeln!(self.orders, "{order}").expect("the attacker listens");
-        let mut line = String::new();
-        loop {
-            line.clear();
-            let read = self.answers.read_line(&mut line).expect("the attacker answers");
-            assert_ne!(read, 0, "the attacker is gone at `{order}`");
-            if let Some((_, answer)) = line.split_once(MARK) {
-                return answer.trim().to_owned();
-            }
-        }
-    }
-
-    fn ip(&mut self, arguments: &str) {
-        assert_eq!(self.order(&format!("ip {arguments}")), "ok", "ip {arguments}");
+        self.far.order(order)
     }
 
     /// Gives the attacker further addresses.
     pub(crate) fn owns(&mut self, addresses: &[&str]) {
         for address in addresses {
             if address.contains(':') {
-                self.ip(&format!("address add {address}/128 dev v1 nodad"));
+                self.far.ip(&format!("address add {address}/128 dev v1 nodad"));
             } else {
-                self.ip(&format!("address add {address}/32 dev v1"));
+                self.far.ip(&format!("address add {address}/32 dev v1"));
             }
         }
+    }
+
+    /// Whether a datagram that we send reaches the attacker at `to`, which is one of his addresses.
+    pub(crate) fn hears_us(&mut self, to: &str) -> bool {
+        self.sent += 1;
+        let place = if to.contains(':') { format!("[{to}]:7777") } else { format!("{to}:7777") };
+        let socket = if to.contains(':') { &self.socket6 } else { &self.socket4 };
+        self.far.must(&format!("listen {place}"));
+        // a packet that our own rules drop on its way out is an error here already
+        let _ = socket.send_to(self.sent.to_string().as_bytes(), &place);
+        let sent = self.sent;
+        self.order(&format!("hear {place} {sent}")) == "ok"
     }
 
     /// Whether a datagram from `source` reaches us.
@@ -194,6 +246,8 @@ pub(crate) fn obey() {
         return;
     }
     let mut stream: Option<TcpStream> = None;
+    let mut listener: Option<TcpListener> = None;
+    let mut sockets: HashMap<String, UdpSocket> = HashMap::new();
     for line in std::io::stdin().lines() {
         let line = line.expect("orders are text");
         let words: Vec<&str> = line.split(' ').collect();
@@ -206,6 +260,33 @@ pub(crate) fn obey() {
                 // A refusal that came back from an earlier packet is not about this one.
                 socket.send_to(what.as_bytes(), to).is_ok()
             }
+            ["listen", at] => {
+                let socket = UdpSocket::bind(at).or_else(|error| sockets.remove(at).ok_or(error));
+                let socket = socket.expect("the address is ours, and the port free");
+                socket.set_read_timeout(Some(GRACE)).expect("a duration above zero");
+                sockets.insert(at.to_owned(), socket);
+                true
+            }
+            ["hear", at, what] => {
+                let socket = &sockets[at];
+                let mut buffer = [0; 64];
+                loop {
+                    match socket.recv(&mut buffer) {
+                        Ok(length) if buffer[..length] == *what.as_bytes() => break true,
+                        Ok(_) => {}
+                        Err(_) => break false,
+                    }
+                }
+            }
+            ["serve", at] => {
+                listener = TcpListener::bind(at).ok();
+                listener.is_some()
+            }
+            ["accept"] => {
+                stream = listener.as_ref().and_then(|listener| listener.accept().ok()).map(|(stream, _)| stream);
+                stream.as_ref().is_some_and(|stream| stream.set_read_timeout(Some(GRACE)).is_ok())
+            }
+            ["read"] => stream.as_mut().is_some_and(|stream| stream.read(&mut [0]).is_ok_and(|read| read == 1)),
             ["connect", to] => {
                 stream = TcpStream::connect(to).ok();
                 stream.is_some()
