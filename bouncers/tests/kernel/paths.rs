@@ -1,6 +1,6 @@
 //! Every way that a packet can take: to us, through us as a router, through us as a bridge, and out.
 
-use bouncers::engine::{Bouncer, Extent, Never};
+use bouncers::engine::{Bouncer, Extent, Never, Wanted};
 use bouncers::nftables::devices::Ingress;
 use bouncers::nftables::{Nftables, Options};
 use jiff::Timestamp;
@@ -33,7 +33,7 @@ fn reaching(attacker: &mut Far, guest: &mut Far) -> Vec<&'static str> {
 async fn open(options: Options, nets: &[&str]) -> Nftables {
     let mut nftables = Nftables::open(options).expect("this host can do it");
     let (wanted, never) = (placement(nets), Never::default());
-    nftables.rebuild(&wanted, &never, Extent::Exactly, Timestamp::now()).await.expect("the kernel takes it");
+    nftables.rebuild(Wanted::of(&wanted, &never), Extent::Exactly, Timestamp::now()).await.expect("the kernel takes it");
     nftables
 }
 
@@ -83,7 +83,7 @@ fn bridge(tagged: bool) -> (Far, Far) {
             // where it is there, and on, bridged packets take the way of routed ones
             let _ = std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{family}"), "0");
         }
-        let mut device = |far: &mut Far, name: &str, addresses: &[&str]| {
+        let device = |far: &mut Far, name: &str, addresses: &[&str]| {
             if !tagged {
                 return name.to_owned();
             }
