@@ -33,7 +33,10 @@ fn reaching(attacker: &mut Far, guest: &mut Far) -> Vec<&'static str> {
 async fn open(options: Options, nets: &[&str]) -> Nftables {
     let mut nftables = Nftables::open(options).expect("this host can do it");
     let (wanted, never) = (placement(nets), Never::default());
-    nftables.rebuild(Wanted::of(&wanted, &never), Extent::Exactly, Timestamp::now()).await.expect("the kernel takes it");
+    nftables
+        .rebuild(Wanted::of(&wanted, &never), Extent::Exactly, Timestamp::now())
+        .await
+        .expect("the kernel takes it");
     nftables
 }
 
