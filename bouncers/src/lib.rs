@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod geo;
 pub mod metrics;
 pub mod nftables;
+pub mod remote;
 pub mod ziti;
 
 pub use config::Config;
