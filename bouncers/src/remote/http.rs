@@ -3,7 +3,7 @@
 //! What may pass (no connection, 408, 425, 429, 5xx) and refused credentials (401, 403) are errors; every other answer
 //! is for whoever asked. Nothing is followed, nothing is retried here: the engine is patient for all.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -185,7 +185,8 @@ pub fn encode(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(byte.into());
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            // writing to a String cannot fail
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded

@@ -1,4 +1,4 @@
-//! Requests held against the description of an API: OpenAPI 3 or Swagger 2, as much of them as the descriptions use.
+//! Requests held against the description of an API: `OpenAPI` 3 or Swagger 2, as much of them as the descriptions use.
 //!
 //! Stricter than the descriptions are: what they do not mention must not be sent.
 

@@ -237,12 +237,9 @@ async fn converse<A: Api>(mut stream: TcpStream, shared: Arc<Shared<A>>) {
 }
 
 fn wire(reply: &Reply) -> Vec<u8> {
-    let mut text = format!("HTTP/1.1 {} X\r\ncontent-length: {}\r\n", reply.status, reply.body.len());
-    for (name, value) in &reply.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
-    text.push_str("\r\n");
-    let mut bytes = text.into_bytes();
+    let headers: String = reply.headers.iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
+    let head = format!("HTTP/1.1 {} X\r\ncontent-length: {}\r\n{headers}\r\n", reply.status, reply.body.len());
+    let mut bytes = head.into_bytes();
     bytes.extend(&reply.body);
     bytes
 }
