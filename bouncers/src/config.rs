@@ -16,6 +16,7 @@ use crate::engine::desired::Desired;
 use crate::engine::plan::Origins;
 use crate::engine::rails::Limits;
 use crate::nftables::Options;
+use crate::ziti;
 
 /// What the bouncer is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -145,6 +146,8 @@ impl Settings {
 pub enum Kind {
     /// A table in this host's kernel.
     Nftables(Options),
+    /// The controllers of a Ziti network.
+    Ziti(Box<ziti::config::Options>),
 }
 
 impl Kind {
@@ -152,6 +155,7 @@ impl Kind {
     pub fn word(&self) -> &'static str {
         match self {
             Kind::Nftables(_) => "nftables",
+            Kind::Ziti(_) => "ziti",
         }
     }
 }
@@ -353,6 +357,7 @@ struct RawTarget {
     except_origins: Option<Vec<String>>,
     writer: Option<String>,
     nftables: Option<RawNftables>,
+    ziti: Option<Spanned<ziti::config::RawOptions>>,
 }
 
 /// Another table of this host's kernel.
@@ -439,6 +444,8 @@ impl RawTarget {
             Origins { only: self.origins.unwrap_or_default(), except: self.except_origins.unwrap_or_default() };
         let mut kinds = Vec::new();
         kinds.extend(self.nftables.map(|raw| Kind::Nftables(raw.check(config, settings.mode, faults))));
+        let ziti = self.ziti.map(|raw| raw.value.check(raw.referenced.line(), faults));
+        kinds.extend(ziti.map(|options| Kind::Ziti(Box::new(options))));
         let Ok([kind]) = <[Kind; 1]>::try_from(kinds) else {
             let message =
                 format!("a target needs exactly one section that says what it is: {}", listed(&Self::SECTIONS));
@@ -458,7 +465,7 @@ impl RawTarget {
     }
 
     /// The sections that say what a target is.
-    const SECTIONS: [&'static str; 1] = ["nftables"];
+    const SECTIONS: [&'static str; 2] = ["nftables", "ziti"];
 }
 
 impl RawNftables {
@@ -621,8 +628,9 @@ mod tests {
     fn a_target_must_say_what_it_is_and_have_a_name_of_its_own() {
         let text = "targets:\n  - name: a\n  - nftables: {}\n  - {name: 'b c', nftables: {}}\n  - {name: d, nftables: {}, grace: soon}\n  \
                     - {name: d, nftables: {}}";
-        insta::assert_snapshot!(parse(text).expect_err("five mistakes"), @r"
-        line 2: a target needs exactly one section that says what it is: `nftables`
+        let told = parse(text).expect_err("five mistakes").replace(&listed(&RawTarget::SECTIONS), "...");
+        insta::assert_snapshot!(told, @r"
+        line 2: a target needs exactly one section that says what it is: ...
         line 3: there is another target `nftables`, expected a `name` of its own
         line 4: `b c` is no name, expected up to 64 letters, digits, `_` and `-`
         line 5: `grace` is `soon`, expected a duration like `90s` or `15m`

@@ -17,6 +17,7 @@ use crate::engine::span::Family;
 use crate::engine::{Bouncer, Caps, Difference, Never, Wanted};
 use crate::error::BouncerError;
 use crate::nftables::Nftables;
+use crate::ziti::Ziti;
 
 /// A target that is ready to be driven. It need not answer yet.
 pub enum Target {
@@ -24,6 +25,8 @@ pub enum Target {
     Nowhere(Nowhere),
     /// A table in this host's kernel.
     Nftables(Box<Nftables>),
+    /// The controllers of a Ziti network.
+    Ziti(Box<Ziti>),
 }
 
 impl Config {
@@ -48,6 +51,7 @@ impl TargetConfig {
     pub fn caps(&self) -> Caps {
         match &self.kind {
             Kind::Nftables(_) => Caps::LOCAL,
+            Kind::Ziti(_) => Ziti::CAPS,
         }
     }
 
@@ -64,6 +68,7 @@ impl TargetConfig {
     pub fn connect(&self) -> Result<Target, BouncerError> {
         match &self.kind {
             Kind::Nftables(options) => Ok(Target::Nftables(Box::new(Nftables::open(options.clone())?))),
+            Kind::Ziti(options) => Ok(Target::Ziti(Box::new(Ziti::open(&self.settings, options)?))),
         }
     }
 }
@@ -80,6 +85,7 @@ impl Target {
         match self {
             Target::Nowhere(target) => run(feed, target, settings, wiring, shutdown).await,
             Target::Nftables(target) => run(feed, *target, settings, wiring, shutdown).await,
+            Target::Ziti(target) => run(feed, *target, settings, wiring, shutdown).await,
         }
     }
 
@@ -94,6 +100,7 @@ impl Target {
         match self {
             Target::Nowhere(target) => compare(target, decisions, settings, rails, now).await,
             Target::Nftables(target) => compare(target.as_mut(), decisions, settings, rails, now).await,
+            Target::Ziti(target) => compare(target.as_mut(), decisions, settings, rails, now).await,
         }
     }
 }

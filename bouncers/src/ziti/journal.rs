@@ -59,22 +59,25 @@ struct Line {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
+    records: BTreeMap<String, Record>,
+    /// Lines that make no sense.
+    damaged: usize,
+    writer: Option<Writer>,
+}
+
+/// What only the one process has that may write.
+#[derive(Debug)]
+struct Writer {
     file: File,
     length: u64,
-    records: BTreeMap<String, Record>,
     /// Held while we live.
     _lock: File,
 }
 
 impl Journal {
-    /// Opens the journal at `path`, or begins one. Lines that make no sense are left out and counted in the second
-    /// value; a torn last line is not among them.
-    pub fn open(path: &Path) -> Result<(Self, usize), JournalError> {
+    /// Reads the journal at `path`, which need not be there. Whoever has it may go on writing.
+    pub fn read(path: &Path) -> Result<Self, JournalError> {
         let fail = |source| JournalError::File { path: path.to_owned(), source };
-        let lock = own(&path.with_extension("lock")).map_err(fail)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(JournalError::InUse { path: path.to_owned() });
-        }
         let text = match std::fs::metadata(path) {
             Ok(found) if found.len() > MAX_FILE => return Err(fail(io::Error::other("it is longer than 64 MiB"))),
             Ok(_) => std::fs::read(path).map_err(fail)?,
@@ -82,8 +85,29 @@ impl Journal {
             Err(error) => return Err(fail(error)),
         };
         let (records, damaged) = replay(&text);
-        let (file, length) = rewrite(path, &records).map_err(fail)?;
-        Ok((Self { path: path.to_owned(), file, length, records, _lock: lock }, damaged))
+        Ok(Self { path: path.to_owned(), records, damaged, writer: None })
+    }
+
+    /// Makes it ours to write, and reads what others wrote meanwhile. Begins the file anew with what counts.
+    pub fn own(&mut self) -> Result<(), JournalError> {
+        if self.writer.is_some() {
+            return Ok(());
+        }
+        let fail = |source| JournalError::File { path: self.path.clone(), source };
+        let lock = append(&beside(&self.path, ".lock")).map_err(fail)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(JournalError::InUse { path: self.path.clone() });
+        }
+        let mut found = Self::read(&self.path)?;
+        let (file, length) = rewrite(&self.path, &found.records).map_err(fail)?;
+        found.writer = Some(Writer { file, length, _lock: lock });
+        *self = found;
+        Ok(())
+    }
+
+    /// How many lines made no sense when it was read; a torn last line is not among them.
+    pub fn damaged(&self) -> usize {
+        self.damaged
     }
 
     /// Everything that is ours, by identity.
@@ -98,21 +122,14 @@ impl Journal {
 
     /// Writes what is ours of `id`; durable when it returns.
     pub fn note(&mut self, id: &str, record: Option<Record>) -> Result<(), JournalError> {
+        self.own()?;
         if self.records.get(id) == record.as_ref() {
             return Ok(());
         }
-        let fail = |source| JournalError::File { path: self.path.clone(), source };
-        if self.length > COMPACT {
-            (self.file, self.length) = rewrite(&self.path, &self.records).map_err(fail)?;
-        }
         let line = encode(&Line { id: id.to_owned(), record: record.clone() });
-        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
-        if let Err(source) = written {
-            // What is on disk now is unknown, so the next line goes into a file made anew.
-            self.length = u64::MAX;
-            return Err(fail(source));
-        }
-        self.length = self.length.saturating_add(line.len() as u64);
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let written = writer.write(&self.path, &self.records, &line);
+        written.map_err(|source| JournalError::File { path: self.path.clone(), source })?;
         match record {
             Some(record) => drop(self.records.insert(id.to_owned(), record)),
             None => drop(self.records.remove(id)),
@@ -121,13 +138,35 @@ impl Journal {
     }
 }
 
-fn own(path: &Path) -> io::Result<File> {
+impl Writer {
+    fn write(&mut self, path: &Path, records: &BTreeMap<String, Record>, line: &[u8]) -> io::Result<()> {
+        if self.length > COMPACT {
+            (self.file, self.length) = rewrite(path, records)?;
+        }
+        if let Err(error) = self.file.write_all(line).and_then(|()| self.file.sync_data()) {
+            // What is on disk now is unknown, so the next line goes into a file made anew.
+            self.length = u64::MAX;
+            return Err(error);
+        }
+        self.length = self.length.saturating_add(line.len() as u64);
+        Ok(())
+    }
+}
+
+/// `path` with `suffix` behind its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
 /// Replaces the file by what counts, in one step.
 fn rewrite(path: &Path, records: &BTreeMap<String, Record>) -> io::Result<(File, u64)> {
-    let fresh = path.with_extension("new");
+    let fresh = beside(path, ".new");
     let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&fresh)?;
     let mut bytes = Vec::new();
     for (id, record) in records {
@@ -139,7 +178,7 @@ fn rewrite(path: &Path, records: &BTreeMap<String, Record>) -> io::Result<(File,
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         File::open(folder)?.sync_all()?;
     }
-    Ok((own(path)?, bytes.len() as u64))
+    Ok((append(path)?, bytes.len() as u64))
 }
 
 fn encode(line: &Line) -> Vec<u8> {
@@ -182,19 +221,26 @@ mod tests {
         Record { held, values: vec!["name:alice".into()] }
     }
 
+    fn open(path: &Path) -> Result<Journal, JournalError> {
+        let mut journal = Journal::read(path)?;
+        journal.own()?;
+        Ok(journal)
+    }
+
     #[test]
     fn the_newest_line_wins_after_a_restart() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("ziti.journal");
-        let (mut journal, _) = Journal::open(&path).expect("a new journal");
+        let mut journal = open(&path).expect("a new journal");
         journal.note("a", Some(record(3))).expect("written");
         journal.note("b", Some(record(4))).expect("written");
         journal.note("a", Some(record(5))).expect("written");
         journal.note("b", None).expect("written");
-        assert!(matches!(Journal::open(&path), Err(JournalError::InUse { .. })), "two writers at a time");
+        assert!(matches!(open(&path), Err(JournalError::InUse { .. })), "two writers at a time");
+        assert_eq!(Journal::read(&path).expect("anybody may look").records().len(), 1);
         drop(journal);
-        let (journal, damaged) = Journal::open(&path).expect("the same journal");
-        assert_eq!(damaged, 0);
+        let journal = open(&path).expect("the same journal");
+        assert_eq!(journal.damaged(), 0);
         assert_eq!(journal.records().iter().collect::<Vec<_>>(), [(&"a".to_owned(), &record(5))]);
     }
 
@@ -208,9 +254,9 @@ mod tests {
         for end in 0..=text.len() {
             let whole = text[..end].split(|&byte| byte == b'\n').count() - 1;
             std::fs::write(&path, &text[..end]).expect("written");
-            let (journal, damaged) = Journal::open(&path).expect("a torn journal");
+            let journal = Journal::read(&path).expect("a torn journal");
             let expected = (whole > 0).then(|| record(2 + whole as i64).held);
-            assert_eq!((journal.held("a"), damaged), (expected, 0), "torn at {end}");
+            assert_eq!((journal.held("a"), journal.damaged()), (expected, 0), "torn at {end}");
         }
     }
 
@@ -228,7 +274,7 @@ mod tests {
     fn it_does_not_grow_for_ever() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("ziti.journal");
-        let (mut journal, _) = Journal::open(&path).expect("a new journal");
+        let mut journal = open(&path).expect("a new journal");
         let long = |minutes| Some(Record { values: vec!["x".repeat(200_000)], ..record(minutes) });
         for minutes in 3..20 {
             journal.note("a", long(minutes)).expect("written");

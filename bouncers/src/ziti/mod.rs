@@ -5,6 +5,7 @@
 //! One pair of fields says that for everybody, so each disable of ours is in a journal, and nothing else is undone.
 
 pub mod api;
+pub mod bouncer;
 pub mod config;
 pub mod events;
 pub mod index;
@@ -14,6 +15,8 @@ pub mod name;
 pub mod plan;
 pub mod wire;
 pub mod work;
+
+pub use bouncer::Ziti;
 
 #[cfg(test)]
 mod tests;

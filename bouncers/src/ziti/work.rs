@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use compact_str::CompactString;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -75,7 +74,13 @@ struct Network {
 #[derive(Clone, Debug)]
 struct Target {
     until: Timestamp,
-    values: Vec<String>,
+    keys: Vec<Key>,
+}
+
+impl Target {
+    fn values(&self) -> Vec<String> {
+        self.keys.iter().map(Key::value).collect()
+    }
 }
 
 /// One Ziti network, driven to what is wished.
@@ -90,8 +95,8 @@ pub struct Work {
     index: Index,
     followers: Vec<Follower>,
     /// Until when each identity is to be banned, as decisions name it.
-    identities: BTreeMap<CompactString, Timestamp>,
-    sessions: BTreeMap<CompactString, Timestamp>,
+    identities: BTreeMap<Key, Timestamp>,
+    sessions: BTreeMap<Key, Timestamp>,
     /// Sessions of the newer kind that are revoked: no list shows them.
     revoked: BTreeSet<String>,
     /// When a disable of somebody else ends that covers a ban of ours.
@@ -128,6 +133,12 @@ impl Work {
         &self.journal
     }
 
+    /// Whether something is ours that nobody wishes.
+    pub fn has_surplus(&self) -> bool {
+        let wished: BTreeSet<String> = self.identities.keys().map(Key::value).collect();
+        self.journal.records().values().any(|record| !record.values.iter().any(|value| wished.contains(value)))
+    }
+
     /// Learns who we are and whom we talk to, unless that is known.
     pub async fn connect(&mut self) -> Result<(), ZitiError> {
         if self.network.as_ref().is_some_and(|network| network.at.elapsed() < SETTLED) {
@@ -157,10 +168,14 @@ impl Work {
     /// Makes what `keys` say wished or not, until then; other keys are not for here.
     pub fn wish<'a>(&mut self, keys: impl IntoIterator<Item = (&'a Key, Option<Timestamp>)>) {
         for (key, until) in keys {
-            let Some((map, value)) = self.map_of(key) else { continue };
+            let map = match kind(key) {
+                Some(Kind::Identity) => &mut self.identities,
+                Some(Kind::Session) => &mut self.sessions,
+                None => continue,
+            };
             match until {
-                Some(until) => drop(map.insert(value, until)),
-                None => drop(map.remove(&value)),
+                Some(until) => drop(map.insert(key.clone(), until)),
+                None => drop(map.remove(key)),
             }
         }
     }
@@ -171,31 +186,21 @@ impl Work {
         self.sessions.clear();
     }
 
-    fn map_of(&mut self, key: &Key) -> Option<(&mut BTreeMap<CompactString, Timestamp>, CompactString)> {
-        let Subject::Named(scope, value) = &key.subject else { return None };
-        match kind(scope.as_str())? {
-            Kind::Identity => Some((&mut self.identities, value.clone())),
-            Kind::Session => Some((&mut self.sessions, value.clone())),
-        }
-    }
-
     /// Brings the identities that `only` names, or all, and everything that is ours to what is wished. Answers how
     /// each value stands.
-    pub async fn settle(
-        &mut self,
-        only: Option<&BTreeSet<CompactString>>,
-    ) -> Result<BTreeMap<CompactString, Settled>, ZitiError> {
+    pub async fn settle(&mut self, only: Option<&BTreeSet<Key>>) -> Result<BTreeMap<Key, Settled>, ZitiError> {
+        self.journal.own()?;
         self.connect().await?;
         let mut settled = BTreeMap::new();
         let targets = self.targets(only, &mut settled).await?;
         let mut ids = self.concerned(only, &targets);
         // The longest ban first, lifts last: whoever waits in the queue should be the least harmful.
         ids.sort_by_key(|id| std::cmp::Reverse(targets.get(id).map(|target| target.until)));
-        let busy = self.diallers().await;
+        let mut diallers = None;
         self.covered = None;
         for id in ids {
             let target = targets.get(&id);
-            let outcome = match self.settle_one(&id, target, busy.contains(&id)).await {
+            let outcome = match self.settle_one(&id, target, &mut diallers).await {
                 Ok(outcome) => outcome,
                 Err(ZitiError::Api(error)) if error.is_of_item() => Settled::Refused(error.to_string()),
                 Err(error) => return Err(error),
@@ -203,59 +208,61 @@ impl Work {
             if let Settled::Done(Standing::Foreign(Some(until))) = outcome {
                 self.covered = Some(self.covered.map_or(until, |covered| covered.min(until)));
             }
-            for value in target.map(|target| target.values.as_slice()).unwrap_or_default() {
-                settled.insert(value.as_str().into(), outcome.clone());
+            for key in target.map(|target| target.keys.as_slice()).unwrap_or_default() {
+                settled.insert(key.clone(), outcome.clone());
             }
         }
         Ok(settled)
     }
 
     /// The identities that `only` is about, or all that are wished or ours.
-    fn concerned(&self, only: Option<&BTreeSet<CompactString>>, targets: &BTreeMap<String, Target>) -> Vec<String> {
-        let named =
-            |values: &[String]| only.is_none_or(|only| values.iter().any(|value| only.contains(value.as_str())));
-        let ours = self.journal.records().iter().filter(|(_, record)| named(&record.values)).map(|(id, _)| id);
-        let wished = targets.iter().filter(|(_, target)| named(&target.values)).map(|(id, _)| id);
+    fn concerned(&self, only: Option<&BTreeSet<Key>>, targets: &BTreeMap<String, Target>) -> Vec<String> {
+        let wanted: Option<BTreeSet<String>> = only.map(|only| only.iter().map(Key::value).collect());
+        let named = |record: &Record| {
+            wanted.as_ref().is_none_or(|wanted| record.values.iter().any(|value| wanted.contains(value)))
+        };
+        let ours = self.journal.records().iter().filter(|(_, record)| named(record)).map(|(id, _)| id);
+        let asked = |target: &Target| only.is_none_or(|only| target.keys.iter().any(|key| only.contains(key)));
+        let wished = targets.iter().filter(|(_, target)| asked(target)).map(|(id, _)| id);
         ours.chain(wished).collect::<BTreeSet<_>>().into_iter().cloned().collect()
     }
 
     /// Which identities the wishes mean. What means none is settled at once.
     async fn targets(
         &mut self,
-        only: Option<&BTreeSet<CompactString>>,
-        settled: &mut BTreeMap<CompactString, Settled>,
+        only: Option<&BTreeSet<Key>>,
+        settled: &mut BTreeMap<Key, Settled>,
     ) -> Result<BTreeMap<String, Target>, ZitiError> {
         let mut targets: BTreeMap<String, Target> = BTreeMap::new();
-        for (value, until) in self.identities.clone() {
-            let known =
-                self.journal.records().iter().find(|(_, record)| record.values.iter().any(|known| *known == value));
+        for (key, until) in self.identities.clone() {
+            let value = key.value();
+            let known = self.journal.records().iter().find(|(_, record)| record.values.contains(&value));
             let id = match known {
                 Some((id, _)) => id.clone(),
-                None if only.is_some_and(|only| !only.contains(&value)) => continue,
-                None => match Name::parse(&value).map_err(ApiError::from).map_err(ZitiError::from) {
-                    Err(error) => {
-                        settled.insert(value, Settled::Refused(error.to_string()));
+                None if only.is_some_and(|only| !only.contains(&key)) => continue,
+                None => match self.find(&value).await {
+                    Ok(Some(id)) => id,
+                    Ok(None) => {
+                        settled.insert(key, Settled::Done(Standing::Gone));
                         continue;
                     }
-                    Ok(name) => match self.resolve(&name).await {
-                        Ok(Some(id)) => id,
-                        Ok(None) => {
-                            settled.insert(value, Settled::Done(Standing::Gone));
-                            continue;
-                        }
-                        Err(ZitiError::Api(error)) if error.is_of_item() => {
-                            settled.insert(value, Settled::Refused(error.to_string()));
-                            continue;
-                        }
-                        Err(error) => return Err(error),
-                    },
+                    Err(ZitiError::Api(error)) if error.is_of_item() => {
+                        settled.insert(key, Settled::Refused(error.to_string()));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
                 },
             };
-            let target = targets.entry(id).or_insert(Target { until, values: Vec::new() });
+            let target = targets.entry(id).or_insert(Target { until, keys: Vec::new() });
             target.until = target.until.max(until);
-            target.values.push(value.to_string());
+            target.keys.push(key);
         }
         Ok(targets)
+    }
+
+    async fn find(&mut self, value: &str) -> Result<Option<String>, ZitiError> {
+        let name = Name::parse(value).map_err(ApiError::from)?;
+        self.resolve(&name).await
     }
 
     /// The id that `name` stands for; `None` if nobody has it.
@@ -280,24 +287,30 @@ impl Work {
         Ok(found)
     }
 
-    /// Who has circuits now. Without an answer nobody is thought to: the next look asks again.
-    async fn diallers(&mut self) -> HashSet<String> {
-        if self.journal.records().is_empty() {
-            return HashSet::new();
+    /// Whether `id` has circuits, asked once for all that `known` remembers. Without an answer nobody is thought to
+    /// have any: the next look asks again.
+    async fn dials(&mut self, id: &str, known: &mut Option<HashSet<String>>) -> bool {
+        if known.is_none() {
+            let diallers = match self.api.circuits().await {
+                Ok((circuits, _)) => {
+                    circuits.iter().filter_map(|(_, circuit)| circuit.dialler().map(str::to_owned)).collect()
+                }
+                Err(error) => {
+                    debug!(%error, "cannot list circuits");
+                    HashSet::new()
+                }
+            };
+            *known = Some(diallers);
         }
-        match self.api.circuits().await {
-            Ok((circuits, _)) => {
-                circuits.iter().filter_map(|(_, circuit)| circuit.dialler().map(str::to_owned)).collect()
-            }
-            Err(error) => {
-                debug!(%error, "cannot list circuits");
-                HashSet::new()
-            }
-        }
+        known.as_ref().is_some_and(|known| known.contains(id))
     }
 
-    async fn settle_one(&mut self, id: &str, target: Option<&Target>, busy: bool) -> Result<Settled, ZitiError> {
-        let mut busy = busy;
+    async fn settle_one(
+        &mut self,
+        id: &str,
+        target: Option<&Target>,
+        diallers: &mut Option<HashSet<String>>,
+    ) -> Result<Settled, ZitiError> {
         let mut seen = None;
         let mut refusal = None;
         let mut done: Vec<Step> = Vec::new();
@@ -319,7 +332,12 @@ impl Work {
                 look
             };
             let (now, wish) = self.wish_for(target.filter(|_| refusal.is_none()));
-            let step = next(now, wish, self.journal.held(id), look, open || busy);
+            let held = self.journal.held(id);
+            let mut step = next(now, wish, held, look, open);
+            // Circuits are asked for last: a controller that hangs must not put off the disable.
+            if banned(step) && !done.contains(&Step::Cut) && self.dials(id, diallers).await {
+                step = next(now, wish, held, look, true);
+            }
             match step {
                 Step::Rest(standing) => {
                     return Ok(match (refusal, target) {
@@ -356,7 +374,6 @@ impl Work {
                     if let Some(Held::Ours { lock, .. }) = self.journal.held(id) {
                         self.note(id, Some(Held::Ours { lock, cut: true }), target)?;
                     }
-                    busy = false;
                     seen = None;
                 }
             }
@@ -403,7 +420,7 @@ impl Work {
             warn!(identity = id, disabled_at = %lock.at, "somebody else changed an identity that we disabled; it is theirs now");
         }
         let known = self.journal.records().get(id).map(|record| record.values.clone());
-        let values = target.map(|target| target.values.clone()).or(known).unwrap_or_default();
+        let values = target.map(Target::values).or(known).unwrap_or_default();
         self.journal.note(id, held.map(|held| Record { held, values }))?;
         Ok(())
     }
@@ -475,19 +492,16 @@ impl Work {
     }
 
     /// Ends the sessions that are wished to be ended, those that `only` names or all.
-    pub async fn end_sessions(
-        &mut self,
-        only: Option<&BTreeSet<CompactString>>,
-    ) -> Result<BTreeMap<CompactString, Settled>, ZitiError> {
+    pub async fn end_sessions(&mut self, only: Option<&BTreeSet<Key>>) -> Result<BTreeMap<Key, Settled>, ZitiError> {
         let mut settled = BTreeMap::new();
-        let wanted: Vec<CompactString> = self.sessions.keys().cloned().collect();
-        for value in wanted.into_iter().filter(|value| only.is_none_or(|only| only.contains(value))) {
-            let outcome = match self.end_session(&value).await {
+        let wanted: Vec<Key> = self.sessions.keys().cloned().collect();
+        for key in wanted.into_iter().filter(|key| only.is_none_or(|only| only.contains(key))) {
+            let outcome = match self.end_session(&key.value()).await {
                 Ok(outcome) => outcome,
                 Err(ZitiError::Api(error)) if error.is_of_item() => Settled::Refused(error.to_string()),
                 Err(error) => return Err(error),
             };
-            settled.insert(value, outcome);
+            settled.insert(key, outcome);
         }
         Ok(settled)
     }
@@ -612,12 +626,12 @@ impl Work {
 
     /// What would be done for the identities and sessions that `only` names, or for all and everything that is ours.
     /// Writes nothing.
-    pub async fn outlook(&mut self, only: Option<&BTreeSet<CompactString>>) -> Result<Vec<Pending>, ZitiError> {
+    pub async fn outlook(&mut self, only: Option<&BTreeSet<Key>>) -> Result<Vec<Pending>, ZitiError> {
         self.connect().await?;
         let mut settled = BTreeMap::new();
         let targets = self.targets(only, &mut settled).await?;
         let ids = self.concerned(only, &targets);
-        let busy = self.diallers().await;
+        let mut diallers = None;
         let mut pending = Vec::new();
         for id in ids {
             let target = targets.get(&id);
@@ -630,9 +644,13 @@ impl Work {
             };
             let (now, wish) = self.wish_for(target.filter(|_| !refused));
             let seen = identity.as_ref().map_or(Seen::Gone, Identity::seen);
-            let step = next(now, wish, self.journal.held(&id), seen, open || busy.contains(&id));
+            let held = self.journal.held(&id);
+            let mut step = next(now, wish, held, seen, open);
+            if banned(step) && self.dials(&id, &mut diallers).await {
+                step = next(now, wish, held, seen, true);
+            }
             if !matches!(step, Step::Rest(_)) {
-                let value = target.and_then(|target| target.values.first().cloned());
+                let value = target.and_then(|target| target.keys.first().map(Key::value));
                 pending.push(Pending {
                     value: value.unwrap_or_else(|| id.clone()),
                     wanted: wish.until.is_some(),
@@ -640,11 +658,11 @@ impl Work {
                 });
             }
         }
-        let wanted: Vec<CompactString> = self.sessions.keys().cloned().collect();
-        for value in wanted.into_iter().filter(|value| only.is_none_or(|only| only.contains(value))) {
-            let Ok(id) = name::id(&value) else { continue };
+        let wanted: Vec<Key> = self.sessions.keys().cloned().collect();
+        for key in wanted.into_iter().filter(|key| only.is_none_or(|only| only.contains(key))) {
+            let Ok(id) = name::id(&key.value()) else { continue };
             match self.api.session(&id).await {
-                Ok(_) => pending.push(Pending { value: value.to_string(), wanted: true, step: Step::Cut }),
+                Ok(_) => pending.push(Pending { value: key.value(), wanted: true, step: Step::Cut }),
                 Err(ApiError::NotFound) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -695,13 +713,18 @@ pub enum Kind {
     Session,
 }
 
-/// What the scope `word` means here.
-pub fn kind(word: &str) -> Option<Kind> {
-    match word {
-        word if word.eq_ignore_ascii_case("identity") => Some(Kind::Identity),
-        word if word.eq_ignore_ascii_case("session") => Some(Kind::Session),
+/// What `key` means here.
+pub fn kind(key: &Key) -> Option<Kind> {
+    match &key.subject {
+        Subject::Named(scope, _) if scope.as_str().eq_ignore_ascii_case("identity") => Some(Kind::Identity),
+        Subject::Named(scope, _) if scope.as_str().eq_ignore_ascii_case("session") => Some(Kind::Session),
         _ => None,
     }
+}
+
+/// Whether nothing is left to be done about a ban but what circuits may show.
+fn banned(step: Step) -> bool {
+    matches!(step, Step::Rest(Standing::InForce | Standing::Foreign(_)))
 }
 
 /// Whether `placed` bans `address`.

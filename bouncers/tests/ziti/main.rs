@@ -2,6 +2,7 @@
 
 mod controller;
 mod crash;
+mod engine;
 mod schema;
 mod secure;
 mod support;

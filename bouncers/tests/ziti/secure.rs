@@ -107,7 +107,7 @@ async fn an_enrolled_identity_logs_in_by_its_certificate_and_only_its_network_is
         std::fs::write(&path, file.to_string()).expect("written");
         let options = Options { identity: Some(path), ..Options::default() };
         let api: Api = options.open().expect("a usable identity");
-        let (journal, _) = Journal::open(&folder.path().join(format!("journal{number}"))).expect("a journal");
+        let journal = Journal::read(&folder.path().join(format!("journal{number}"))).expect("a journal");
         let found = Work::new(options, api, journal).connect().await.err().map(|error| error.to_string());
         match error {
             None => assert_eq!(found, None),

@@ -59,7 +59,7 @@ impl Cordon {
     }
 
     pub(crate) fn ban(&mut self, value: &str, until: Timestamp) {
-        self.wish(key("Identity", value), Some(until));
+        self.wish(key("identity", value), Some(until));
     }
 
     pub(crate) fn lift(&mut self, value: &str) {
@@ -88,7 +88,7 @@ impl Cordon {
 
     pub(crate) async fn try_settle(&mut self) -> Result<Vec<(String, Settled)>, ZitiError> {
         let settled = self.work.settle(None).await?;
-        Ok(settled.into_iter().map(|(value, settled)| (value.to_string(), settled)).collect())
+        Ok(settled.into_iter().map(|(value, settled)| (value.value(), settled)).collect())
     }
 
     pub(crate) async fn settle(&mut self) -> Vec<(String, Settled)> {
@@ -97,7 +97,7 @@ impl Cordon {
 
     pub(crate) async fn settle_sessions(&mut self) -> Vec<(String, Settled)> {
         let settled = self.work.end_sessions(None).await.expect("the network answers");
-        settled.into_iter().map(|(value, settled)| (value.to_string(), settled)).collect()
+        settled.into_iter().map(|(value, settled)| (value.value(), settled)).collect()
     }
 
     pub(crate) async fn outlook(&mut self) -> Vec<Pending> {
@@ -130,7 +130,8 @@ fn work(site: &Site, folder: &TempDir, options: &Options, writes: u32, (oidc, pa
     let proof = Proof::Password { username: "cordon".into(), file: folder.path().join("password") };
     let login: Box<dyn Login> = if oidc { Box::new(OidcLogin(proof)) } else { Box::new(SessionLogin(proof)) };
     let api = Api::new(trust.client().expect("a client"), login, &site.bases).paced(writes);
-    let (journal, damaged) = Journal::open(&folder.path().join("ziti.journal")).expect("a journal");
-    assert_eq!(damaged, 0);
+    let mut journal = Journal::read(&folder.path().join("ziti.journal")).expect("a journal");
+    journal.own().expect("nobody else has it");
+    assert_eq!(journal.damaged(), 0);
     Work::new(options.clone(), api, journal)
 }
