@@ -85,7 +85,7 @@ impl Target {
         match self {
             Target::Nowhere(target) => run(feed, target, settings, wiring, shutdown).await,
             Target::Nftables(target) => run(feed, *target, settings, wiring, shutdown).await,
-            Target::Ziti(target) => run(feed, *target, settings, wiring, shutdown).await,
+            Target::Ziti(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
         }
     }
 
@@ -100,7 +100,7 @@ impl Target {
         match self {
             Target::Nowhere(target) => compare(target, decisions, settings, rails, now).await,
             Target::Nftables(target) => compare(target.as_mut(), decisions, settings, rails, now).await,
-            Target::Ziti(target) => compare(target.as_mut(), decisions, settings, rails, now).await,
+            Target::Ziti(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
         }
     }
 }

@@ -135,7 +135,7 @@ async fn a_decision_cuts_within_two_seconds_and_its_end_lets_in() {
             assert!(back < Duration::from_secs(5), "let in after {back:?}");
         }
         cuts.sort();
-        println!("{family:?}: cut after {:?} at the median, {:?} at the worst of {}", cuts[5], cuts[9], cuts.len());
+        eprintln!("{family:?}: cut after {:?} at the median, {:?} at the worst of {}", cuts[5], cuts[9], cuts.len());
         assert!(cuts[9] < Duration::from_secs(2), "{cuts:?}");
         engine.stop().await;
     }
