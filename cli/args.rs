@@ -825,10 +825,13 @@ pub(crate) enum Machines {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Bouncer {
+    #[command(subcommand)]
+    pub(crate) command: Option<BouncerCommand>,
     /// The API to follow
-    #[arg(long, env = "CORDON_URL", value_name = "URL")]
-    pub(crate) url: String,
+    #[arg(long, env = "CORDON_URL", value_name = "URL", required = true)]
+    pub(crate) url: Option<String>,
     /// File that holds the key which `cordon bouncers add` printed there
     #[arg(long, env = "CORDON_KEY_FILE", value_name = "FILE", required_unless_present = "cert")]
     pub(crate) key_file: Option<PathBuf>,
@@ -844,6 +847,12 @@ pub(crate) struct Bouncer {
     /// Drop packets instead of only saying what would be done
     #[arg(long)]
     pub(crate) enforce: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BouncerCommand {
+    /// Put the last known good state into this host's kernel and end: for a host that boots, before it has a network
+    Restore,
 }
 
 #[derive(Debug, ClapArgs)]

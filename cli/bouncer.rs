@@ -12,20 +12,48 @@ use bouncers::engine::host;
 use bouncers::engine::run::Wiring;
 use bouncers::engine::status::Status;
 use bouncers::metrics::Metrics;
-use bouncers::nftables::Nftables;
+use bouncers::nftables::{Nftables, Options};
+use jiff::Timestamp;
 use model::AllowSet;
 use sd_notify::NotifyState;
 use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing::info;
 
 use crate::accounts::confirm;
-use crate::args::{Bouncer, Global};
+use crate::args::{Bouncer, BouncerCommand, Global};
 use crate::config::Config;
 use crate::run;
 
+/// Does what `cordon bouncer` is told.
+pub(crate) fn run(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
+    match &args.command {
+        None => follow(global, args),
+        Some(BouncerCommand::Restore) => restore(global),
+    }
+}
+
+/// Enforces what was in force last, without asking anybody.
+fn restore(global: &Global) -> anyhow::Result<()> {
+    let config = Config::load(global)?;
+    let allow = AllowSet::new(run::configured_entries(&config));
+    let own = host::own_addresses().context("cannot list this host's own addresses")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    for target in config.enforcement.all(&config.state) {
+        let name = &target.settings.name;
+        match runtime.block_on(target.restore(&allow, &own, Timestamp::now())) {
+            Ok(Some(entries)) => info!(target = name, entries, "the last known good state is in force"),
+            Ok(None) => info!(target = name, "there is nothing to restore"),
+            Err(error) => bail!("cannot restore the state of `{name}`: {error}"),
+        }
+    }
+    Ok(())
+}
+
 /// Follows the API until a signal says stop.
-pub(crate) fn follow(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
+fn follow(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
+    let url = args.url.as_deref().context("no `--url` of an API to follow")?;
     let mut config = Config::load(global)?;
     if args.enforce {
         config.enforcement.mode = Mode::Enforce;
@@ -40,7 +68,7 @@ pub(crate) fn follow(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
     };
     let transport = Transport { authority: args.ca.clone(), certificate: args.cert.clone().zip(args.cert_key.clone()) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(serve(config, Endpoint::new(&args.url).with(transport), key))
+    runtime.block_on(serve(config, Endpoint::new(url).with(transport), key))
 }
 
 async fn serve(config: Config, endpoint: Endpoint, key: Option<SecretString>) -> anyhow::Result<()> {
@@ -77,8 +105,10 @@ async fn serve(config: Config, endpoint: Endpoint, key: Option<SecretString>) ->
 
 /// Lets everybody through, or undoes that.
 pub(crate) fn switch(global: &Global, armed: bool) -> anyhow::Result<()> {
-    let config = Config::load(global)?.enforcement;
-    let table = Nftables::open(config.nftables())?;
+    let config = Config::load(global)?;
+    let state = Some(config.state.clone());
+    let config = config.enforcement;
+    let table = Nftables::open(Options { state, ..config.nftables() })?;
     let there = if armed { table.arm()? } else { table.disarm()? };
     if !there {
         bail!("there is no table `inet {}` in this kernel: nothing is enforced here", config.table);

@@ -84,7 +84,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Status => status::run(global),
         Command::Metrics { command, no_unit } => metrics::run(global, command.as_ref(), no_unit),
         Command::Reload => reload::run(global),
-        Command::Bouncer(args) => bouncer::follow(global, &args),
+        Command::Bouncer(args) => bouncer::run(global, &args),
         Command::Disarm => bouncer::switch(global, false),
         Command::Arm => bouncer::switch(global, true),
         Command::Geo(command) => geo::run(global, &command),

@@ -16,6 +16,7 @@ use crate::engine::desired::Desired;
 use crate::engine::plan::Origins;
 use crate::engine::rails::Limits;
 use crate::nftables::Options;
+use crate::nftables::devices::Ingress;
 use crate::ziti;
 
 /// What the bouncer is told to do.
@@ -173,6 +174,22 @@ pub struct TargetConfig {
     pub kind: Kind,
 }
 
+/// What is only about the table in this host's kernel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own that the operator sets")]
+pub struct Kernel {
+    /// Whether packets to blocked addresses are blocked as well.
+    pub block_outbound: bool,
+    /// Where packets are looked at besides prerouting.
+    pub ingress: Ingress,
+    /// Whether the table belongs to this process, where the kernel can.
+    pub own_table: bool,
+    /// Whether somebody else has made the table and its rules, and only elements are ours.
+    pub set_only: bool,
+    /// Whether connections of blocked addresses are forgotten, for rules elsewhere that let known ones through.
+    pub cut_connections: bool,
+}
+
 /// Enforcement, checked: in this host's kernel, and at other targets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
@@ -215,6 +232,9 @@ pub struct Config {
     pub protect_active_admins: bool,
     /// Where the last known good state is kept; `None` keeps none.
     pub snapshot: Option<PathBuf>,
+    /// What is only about the table in this host's kernel.
+    #[serde(flatten)]
+    pub kernel: Kernel,
     /// The other targets.
     pub targets: Vec<TargetConfig>,
 }
@@ -243,6 +263,7 @@ impl Default for Config {
             site_peers: Vec::new(),
             protect_active_admins: true,
             snapshot: None,
+            kernel: Kernel::default(),
             targets: Vec::new(),
         }
     }
@@ -270,6 +291,11 @@ impl Config {
             table: self.table.clone(),
             ipv6_prefix: self.ipv6_prefix,
             observe: self.mode == Mode::Observe,
+            outbound: self.kernel.block_outbound,
+            ingress: self.kernel.ingress.clone(),
+            own_table: self.kernel.own_table,
+            set_only: self.kernel.set_only,
+            cut_connections: self.kernel.cut_connections,
             ..Options::default()
         }
     }
@@ -335,6 +361,12 @@ pub struct RawConfig {
     site_peers: Option<Vec<Spanned<String>>>,
     protect_active_admins: Option<bool>,
     snapshot: Option<PathBuf>,
+    block_outbound: Option<bool>,
+    ingress: Option<Spanned<String>>,
+    ingress_devices: Option<Vec<String>>,
+    own_table: Option<bool>,
+    set_only: Option<bool>,
+    cut_connections: Option<bool>,
     targets: Option<Vec<Spanned<RawTarget>>>,
 }
 
@@ -393,7 +425,7 @@ impl RawConfig {
         limit(self.ipv6_prefix, "ipv6_prefix", 32..=128, &mut config.ipv6_prefix, &mut faults);
         limit(self.min_prefix4, "min_prefix4", 1..=32, &mut config.min_prefix4, &mut faults);
         limit(self.min_prefix6, "min_prefix6", 1..=128, &mut config.min_prefix6, &mut faults);
-        limit(self.max_entries, "max_entries", 1..=1_000_000, &mut config.max_entries, &mut faults);
+        limit(self.max_entries, "max_entries", 1..=2_000_000, &mut config.max_entries, &mut faults);
         limit(self.max_shrink, "max_shrink", 0..=100, &mut config.max_shrink, &mut faults);
         let pace = &mut config.max_new_per_minute;
         limit(self.max_new_per_minute, "max_new_per_minute", 1..=10_000_000, pace, &mut faults);
@@ -404,6 +436,22 @@ impl RawConfig {
         prefixes(self.site_peers, &mut config.site_peers, &mut faults);
         config.protect_active_admins = self.protect_active_admins.unwrap_or(config.protect_active_admins);
         config.snapshot = self.snapshot.or(config.snapshot);
+        let kernel = &mut config.kernel;
+        let at_devices = self.ingress_devices.filter(|names| !names.is_empty()).map(Ingress::Devices);
+        if let Some(word) = self.ingress {
+            let mut automatic = true;
+            choose(Some(word), "ingress", &[("auto", true), ("off", false)], &mut automatic, &mut faults);
+            kernel.ingress = if automatic { Ingress::Auto } else { Ingress::Off };
+        }
+        kernel.ingress = at_devices.unwrap_or(std::mem::take(&mut kernel.ingress));
+        for (found, into) in [
+            (self.block_outbound, &mut kernel.block_outbound),
+            (self.own_table, &mut kernel.own_table),
+            (self.set_only, &mut kernel.set_only),
+            (self.cut_connections, &mut kernel.cut_connections),
+        ] {
+            *into = found.unwrap_or(*into);
+        }
         for raw in self.targets.unwrap_or_default() {
             if let Some(target) = raw.value.check(raw.referenced.line(), &config, &mut faults) {
                 config.targets.push(target);
@@ -587,7 +635,8 @@ mod tests {
         let text = "mode: observe\ntable: guard\non_stop: remove\nprivate_ranges: allow\nipv6_prefix: 56\n\
                     min_prefix4: 16\nmin_prefix6: 32\nmax_entries: 500\nmax_shrink: 20\nsnapshot: /srv/guard\n\
                     on_loss: open\ngrace: 2m\nmax_new_per_minute: 9\nmax_share: 1\nfull_sync: 1h\n\
-                    trusted_proxies: [192.0.2.0/24]\nsite_peers: [203.0.113.7]\nprotect_active_admins: false";
+                    trusted_proxies: [192.0.2.0/24]\nsite_peers: [203.0.113.7]\nprotect_active_admins: false\n\
+                    block_outbound: true\ningress_devices: [eno1]\nown_table: true\nset_only: true\ncut_connections: true";
         let expected = Config {
             mode: Mode::Observe,
             table: "guard".into(),
@@ -607,9 +656,29 @@ mod tests {
             trusted_proxies: vec!["192.0.2.0/24".parse().expect("a valid test prefix")],
             site_peers: vec!["203.0.113.7/32".parse().expect("a valid test prefix")],
             protect_active_admins: false,
+            kernel: Kernel {
+                block_outbound: true,
+                ingress: Ingress::Devices(vec!["eno1".into()]),
+                own_table: true,
+                set_only: true,
+                cut_connections: true,
+            },
             targets: Vec::new(),
         };
         assert_eq!(parse(text), Ok(expected));
+    }
+
+    #[test]
+    fn where_packets_are_looked_at() {
+        let cases = [
+            ("", Ingress::Auto),
+            ("ingress: auto", Ingress::Auto),
+            ("ingress: off", Ingress::Off),
+            ("ingress_devices: [a, b]", Ingress::Devices(vec!["a".into(), "b".into()])),
+        ];
+        for (text, ingress) in cases {
+            assert_eq!(parse(text).map(|config| config.kernel.ingress), Ok(ingress), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::snapshot::SnapshotError;
 use crate::nftables::netlink::NetlinkError;
 
 /// An error of a bouncer. The message says what to do about it where a person can do something.
@@ -41,6 +42,9 @@ pub enum BouncerError {
         /// The reason.
         source: io::Error,
     },
+    /// The last known good state cannot be used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The kernel refused something.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
@@ -115,7 +119,7 @@ impl BouncerError {
         match self {
             Self::Unreachable { retry_after, .. } => Class::Passing(*retry_after),
             Self::Unauthorised { .. } => Class::Unauthorised,
-            Self::Netlink(_) | Self::File { .. } | Self::Stopping => Class::Passing(None),
+            Self::Netlink(_) | Self::File { .. } | Self::Snapshot(_) | Self::Stopping => Class::Passing(None),
             Self::NoPermission
             | Self::NoKernel(_)
             | Self::NotOurs(_)

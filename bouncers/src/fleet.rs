@@ -8,15 +8,17 @@ use std::path::Path;
 
 use api::Feed;
 use jiff::Timestamp;
+use model::{AllowEntry, AllowSet, Delta};
 
 use crate::config::{Config, Kind, Mode, Settings, TargetConfig};
 use crate::engine::plan::{Gate, Refusals, place_all};
 use crate::engine::rails::Rails;
 use crate::engine::run::{Nowhere, Wiring, run};
-use crate::engine::span::Family;
-use crate::engine::{Bouncer, Caps, Difference, Never, Wanted};
+use crate::engine::snapshot::{self, Snapshot};
+use crate::engine::span::{Family, join};
+use crate::engine::{Bouncer, Caps, Difference, Extent, Never, Wanted};
 use crate::error::BouncerError;
-use crate::nftables::Nftables;
+use crate::nftables::{Nftables, Options};
 use crate::ziti::Ziti;
 
 /// A target that is ready to be driven. It need not answer yet.
@@ -35,11 +37,15 @@ impl Config {
     pub fn all(&self, state: &Path) -> Vec<TargetConfig> {
         let mut own = self.settings();
         own.snapshot.get_or_insert_with(|| state.join("bouncer.snapshot"));
-        let kernel = TargetConfig { settings: own, writer: None, kind: Kind::Nftables(self.nftables()) };
+        let in_folder = |options: Options| Options { state: Some(state.to_owned()), ..options };
+        let kernel = TargetConfig { settings: own, writer: None, kind: Kind::Nftables(in_folder(self.nftables())) };
         let kernel = (self.mode != Mode::Off || self.targets.is_empty()).then_some(kernel);
         let others = self.targets.iter().cloned().map(|mut target| {
             let file = state.join("bouncers").join(format!("{}.snapshot", target.settings.name));
             target.settings.snapshot.get_or_insert(file);
+            if let Kind::Nftables(options) = &mut target.kind {
+                options.state = Some(state.to_owned());
+            }
             target
         });
         kernel.into_iter().chain(others).collect()
@@ -62,6 +68,37 @@ impl TargetConfig {
             Mode::DryRun | Mode::Off => Ok(Target::Nowhere(Nowhere::new(self.caps()))),
             Mode::Enforce | Mode::Observe => self.connect(),
         }
+    }
+
+    /// Enforces the last known good state, asks nobody, and is done: for a host that boots. How many entries that are;
+    /// `None` where there is nothing to restore. Whoever was never to be blocked when the state was saved passes.
+    pub async fn restore(
+        &self,
+        allow: &AllowSet,
+        own: &[AllowEntry],
+        now: Timestamp,
+    ) -> Result<Option<usize>, BouncerError> {
+        let (Mode::Enforce | Mode::Observe, Kind::Nftables(options)) = (self.settings.mode, &self.kind) else {
+            return Ok(None);
+        };
+        let Some(path) = &self.settings.snapshot else { return Ok(None) };
+        let snapshot = snapshot::read(path, &self.settings.name)?;
+        let mut desired = self.settings.nothing_desired();
+        for add in snapshot.iter().flat_map(Snapshot::chunks) {
+            desired.apply(&Delta { add, remove: Vec::new() }, now);
+        }
+        let own: Vec<AllowEntry> = self.settings.never.iter().chain(own).cloned().collect();
+        let rails = Rails::new(self.settings.limits, allow, &own, now);
+        let mut never = snapshot.map(|snapshot| snapshot.never().clone()).unwrap_or_default();
+        for (spans, family) in [(&mut never.v4, Family::V4), (&mut never.v6, Family::V6)] {
+            spans.extend(rails.never(family, now));
+            *spans = join(std::mem::take(spans));
+        }
+        let mut gate = Gate::for_target(self.caps(), &self.settings, rails);
+        let placed = place_all(&desired, &mut gate, &mut Refusals::default(), now);
+        let mut table = Nftables::open(options.clone())?;
+        table.enforce(Wanted { placed: &placed, never: &never, desired: Some(&desired) }, Extent::AtLeast, now).await?;
+        Ok(Some(placed.len()))
     }
 
     /// The same, also where nothing may be changed.

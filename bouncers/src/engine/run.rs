@@ -773,6 +773,7 @@ impl<B: Bouncer> Engine<B> {
         let never = Never { v4: rails.never(Family::V4, now), v6: rails.never(Family::V6, now) };
         if never != self.never {
             self.never = never;
+            self.wishes.unsaved = true;
             self.rebuild = Some(self.extent());
         }
     }
@@ -1003,8 +1004,9 @@ impl<B: Bouncer> Engine<B> {
         let Some(path) = self.settings.snapshot.clone().filter(|_| wanted) else { return };
         self.wishes.unsaved = false;
         let (desired, name) = (Arc::clone(&self.wishes.desired), self.settings.name.clone());
-        self.saving =
-            Some(tokio::task::spawn_blocking(move || snapshot::write(&path, &snapshot::encode(&name, &desired))));
+        let never = self.never.clone();
+        let save = move || snapshot::write(&path, &snapshot::encode(&name, &desired, &never));
+        self.saving = Some(tokio::task::spawn_blocking(save));
     }
 
     async fn finish_saving(&mut self) {

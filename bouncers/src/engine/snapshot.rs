@@ -16,7 +16,9 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use model::{Decision, Scope};
 
+use crate::engine::Never;
 use crate::engine::desired::{Claim, Desired, Subject};
+use crate::engine::span::{Family, Span};
 
 const MAGIC: &[u8; 8] = b"CORDONBN";
 const VERSION: u32 = 2;
@@ -56,8 +58,8 @@ pub enum SnapshotError {
     },
 }
 
-/// The file for what `desired` holds, in the order of the keys.
-pub fn encode(bouncer: &str, desired: &Desired) -> Vec<u8> {
+/// The file for what `desired` holds, in the order of the keys, and for who must pass.
+pub fn encode(bouncer: &str, desired: &Desired, never: &Never) -> Vec<u8> {
     let body = Vec::with_capacity(desired.len() * 32);
     let mut writer = Writer {
         body: zstd::stream::write::Encoder::new(body, LEVEL).expect("a buffer in memory takes any length"),
@@ -65,6 +67,8 @@ pub fn encode(bouncer: &str, desired: &Desired) -> Vec<u8> {
         record: Vec::new(),
     };
     writer.text(bouncer);
+    writer.spans(&never.v4);
+    writer.spans(&never.v6);
     let mut entries: Vec<_> = desired.iter().collect();
     entries.sort_unstable_by_key(|(key, _)| *key);
     for (key, entry) in entries {
@@ -132,6 +136,14 @@ impl Writer {
         self.record.push(bits);
     }
 
+    fn spans(&mut self, spans: &[Span]) {
+        self.number(spans.len() as u64);
+        for span in spans {
+            self.record.extend(span.first.to_be_bytes());
+            self.record.extend(span.last.to_be_bytes());
+        }
+    }
+
     /// Seven bits a byte, the lowest first.
     fn number(&mut self, mut number: u64) {
         while number >= 0x80 {
@@ -166,6 +178,7 @@ impl Writer {
 pub struct Snapshot {
     file: Vec<u8>,
     decisions: usize,
+    never: Never,
 }
 
 impl Snapshot {
@@ -187,12 +200,13 @@ impl Snapshot {
         if reader.text()? != bouncer {
             return Err("it belongs to another bouncer");
         }
+        let never = reader.never()?;
         let mut decisions = 0;
         while reader.decision()?.is_some() {
             decisions += 1;
         }
         drop(reader);
-        Ok(Self { file, decisions })
+        Ok(Self { file, decisions, never })
     }
 
     /// How many decisions are in it.
@@ -205,10 +219,15 @@ impl Snapshot {
         self.decisions == 0
     }
 
+    /// Who was never to be blocked when it was written.
+    pub fn never(&self) -> &Never {
+        &self.never
+    }
+
     /// The decisions, some thousands at a time.
     pub fn chunks(&self) -> impl Iterator<Item = Vec<Decision>> + use<'_> {
         let mut reader = Reader::new(self.file.get(HEADER..).unwrap_or_default()).ok();
-        let begun = reader.as_mut().is_some_and(|reader| reader.text().is_ok());
+        let begun = reader.as_mut().is_some_and(|reader| reader.text().is_ok() && reader.never().is_ok());
         std::iter::from_fn(move || {
             let reader = reader.as_mut().filter(|_| begun)?;
             // it was read to its end before: there are no errors in it
@@ -228,6 +247,23 @@ impl<'a> Reader<'a> {
     fn new(body: &'a [u8]) -> Result<Self, &'static str> {
         let body = zstd::stream::read::Decoder::new(body).map_err(|_| "it cannot be unpacked")?;
         Ok(Self { body: BufReader::with_capacity(64 << 10, body.take(LIMIT)), words: Vec::new() })
+    }
+
+    fn never(&mut self) -> Result<Never, &'static str> {
+        Ok(Never { v4: self.spans(Family::V4)?, v6: self.spans(Family::V6)? })
+    }
+
+    fn spans(&mut self, family: Family) -> Result<Vec<Span>, &'static str> {
+        let mut spans = Vec::new();
+        for _ in 0..self.number()? {
+            let first = u128::from_be_bytes(self.bytes()?);
+            let last = u128::from_be_bytes(self.bytes()?);
+            if first > last || last > family.top() {
+                return Err("a range is malformed");
+            }
+            spans.push(Span { first, last });
+        }
+        Ok(spans)
     }
 
     /// `None` at the end.
@@ -360,6 +396,10 @@ mod tests {
         desired(vec![ban(1, "192.0.2.1", 10), ban(2, "192.0.2.1", 20), ban(4, "2001:db8::5", 40), country])
     }
 
+    fn office() -> Never {
+        Never { v4: vec![Span { first: 7, last: 9 }], v6: vec![Span { first: 1 << 100, last: u128::MAX }] }
+    }
+
     fn decode(bouncer: &str, file: &[u8]) -> Result<Snapshot, &'static str> {
         Snapshot::decode(bouncer, file.to_vec())
     }
@@ -376,7 +416,7 @@ mod tests {
         let path = folder.path().join("deeper").join("nftables.snapshot");
         assert!(read(&path, "nftables").is_ok_and(|nothing| nothing.is_none()));
         for held in [sample(), desired(vec![ban(9, "192.0.2.9", 10)]), desired(vec![])] {
-            write(&path, &encode("nftables", &held)).expect("the folder is ours");
+            write(&path, &encode("nftables", &held, &Never::default())).expect("the folder is ours");
             let read = read(&path, "nftables").expect("it was just written").expect("it is there");
             assert_eq!(read.len(), read.chunks().map(|chunk| chunk.len()).sum::<usize>());
             assert_eq!(read.is_empty(), held.is_empty());
@@ -387,8 +427,9 @@ mod tests {
 
     #[test]
     fn a_torn_damaged_or_foreign_file_is_refused() {
-        let file = encode("nftables", &sample());
+        let file = encode("nftables", &sample(), &office());
         assert_eq!(decode("nftables", &file).map(|snapshot| snapshot.len()), Ok(4));
+        assert_eq!(decode("nftables", &file).map(|snapshot| snapshot.never().clone()), Ok(office()));
         assert_eq!(decode("pfsense", &file).err(), Some("it belongs to another bouncer"));
         for end in 0..file.len() {
             assert!(decode("nftables", &file[..end]).is_err(), "cut after {end} bytes");
@@ -402,7 +443,10 @@ mod tests {
     fn a_write_that_is_cut_short_leaves_the_old_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("nftables.snapshot");
-        let (old, new) = (encode("nftables", &sample()), encode("nftables", &desired(vec![ban(9, "192.0.2.9", 10)])));
+        let (old, new) = (
+            encode("nftables", &sample(), &office()),
+            encode("nftables", &desired(vec![ban(9, "192.0.2.9", 10)]), &office()),
+        );
         write(&path, &old).expect("the folder is ours");
         for end in 0..new.len() {
             // as a process that is killed leaves it
@@ -437,7 +481,7 @@ mod tests {
                 }
             });
             let held = desired(decisions.collect());
-            let snapshot = decode("nftables", &encode("nftables", &held)).expect("it was just written");
+            let snapshot = decode("nftables", &encode("nftables", &held, &Never::default())).expect("it was just written");
             let again = desired(snapshot.chunks().flatten().collect());
             prop_assert_eq!(sorted(&held), sorted(&again));
         }
@@ -445,7 +489,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode("nftables", &bytes);
-            if let Ok(snapshot) = decode("", &seal(&[&[0][..], &bytes].concat())) {
+            if let Ok(snapshot) = decode("", &seal(&[&[0, 0, 0][..], &bytes].concat())) {
                 prop_assert_eq!(snapshot.chunks().map(|chunk| chunk.len()).sum::<usize>(), snapshot.len());
             }
         }

@@ -14,7 +14,7 @@ use crate::engine::desired::{Key, tests::ban};
 use crate::engine::plan::{Placed, Placement, Plan};
 use crate::engine::run::{Wiring, run};
 use crate::engine::{
-    Bouncer, Caps, Check, Difference, Disturbance, Extent, Outcome, Status, Traffic, Wanted, snapshot,
+    Bouncer, Caps, Check, Difference, Disturbance, Extent, Never, Outcome, Status, Traffic, Wanted, snapshot,
 };
 use crate::error::BouncerError;
 use crate::metrics::Metrics;
@@ -192,7 +192,7 @@ fn delta(add: &[&str], remove: &[&str]) -> Update {
 fn saved(path: &Path, values: &[&str]) {
     let mut desired = crate::engine::desired::Desired::new(64, 10_000);
     desired.replace(&bans(values), Timestamp::now());
-    snapshot::write(path, &snapshot::encode("memory", &desired)).expect("a temporary folder");
+    snapshot::write(path, &snapshot::encode("memory", &desired, &Never::default())).expect("a temporary folder");
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ use crate::engine::plan::{Change, Placed, Placement, Plan};
 use crate::engine::span::{Family, Span, number};
 use crate::engine::{Bouncer, Caps, Check, Difference, Disturbance, Extent, Never, Outcome, Traffic, Wanted};
 use crate::error::BouncerError;
+use crate::nftables::conntrack::Cutter;
 use crate::nftables::devices::Ingress;
 use crate::nftables::layout::{Edit, End, Layout, ORIGIN, Origins};
 use crate::nftables::listen::Listener;
@@ -64,8 +65,20 @@ pub struct Options {
     /// Somebody else has made the table, its rules, and the sets `ban4`, `ban6`, `net4` and `net6`; only elements
     /// are ours.
     pub set_only: bool,
+    /// Let the kernel forget connections of blocked addresses, for rules elsewhere that let known ones through.
+    /// Where a network card forwards by itself, that is done in any case.
+    pub cut_connections: bool,
+    /// Where marks are kept that another process leaves for this one.
+    #[serde(skip)]
+    pub state: Option<PathBuf>,
+}
+
+impl Options {
     /// While this file is there, an owned table drops nothing: its owner alone can disarm it.
-    pub disarm_file: Option<PathBuf>,
+    fn disarm_file(&self) -> Option<PathBuf> {
+        let state = self.state.as_ref().filter(|_| self.own_table)?;
+        Some(state.join(format!("{}.disarmed", self.table)))
+    }
 }
 
 impl Default for Options {
@@ -78,7 +91,8 @@ impl Default for Options {
             ingress: Ingress::Auto,
             own_table: false,
             set_only: false,
-            disarm_file: None,
+            cut_connections: false,
+            state: None,
         }
     }
 }
@@ -150,6 +164,11 @@ pub struct Nftables {
     surplus: bool,
     /// How many of the origins' counters have been made.
     counters_made: usize,
+    /// Whether a flowtable takes connections past our chains.
+    unseen: bool,
+    /// The interfaces that are wanted and not there.
+    absent: Vec<String>,
+    cutter: Option<Cutter>,
 }
 
 /// What was loaded, and how it looked right after that.
@@ -193,6 +212,9 @@ impl Nftables {
             loaded: None,
             surplus: false,
             counters_made: 0,
+            unseen: false,
+            absent: Vec::new(),
+            cutter: None,
         })
     }
 
@@ -250,11 +272,11 @@ impl Nftables {
         if self.options.set_only {
             return Err(BouncerError::NotOurs(self.options.table.clone()));
         }
-        if let Some(file) = self.options.disarm_file.as_ref().filter(|_| self.options.own_table) {
-            let done = if disarm { std::fs::write(file, "") } else { std::fs::remove_file(file) };
+        if let Some(file) = self.options.disarm_file() {
+            let done = if disarm { std::fs::write(&file, "") } else { std::fs::remove_file(&file) };
             match done {
                 Err(error) if disarm || error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(BouncerError::File { path: file.clone(), source: error });
+                    return Err(BouncerError::File { path: file, source: error });
                 }
                 _ => {}
             }
@@ -350,26 +372,40 @@ impl Nftables {
     }
 
     fn is_disarmed(&self, present: Option<&Present>) -> bool {
-        let file = self.options.disarm_file.as_ref().filter(|_| self.options.own_table);
-        file.map_or(present.is_some_and(|present| present.disarmed), |file| file.exists())
+        self.options.disarm_file().map_or(present.is_some_and(|present| present.disarmed), |file| file.exists())
     }
 
-    /// The interfaces that should have a chain.
-    async fn devices(&self) -> Result<Vec<String>, BouncerError> {
-        if !self.probe.ingress || self.options.set_only {
+    /// The interfaces that should have a chain. Says what is in the way of looking at packets there, once.
+    async fn devices(&mut self) -> Result<Vec<String>, BouncerError> {
+        if self.options.set_only {
             return Ok(Vec::new());
         }
         let ingress = self.options.ingress.clone();
         let (devices, flowtables) = self.with(move |connection| devices::wanted(connection, &ingress)).await?;
-        if flowtables.in_hardware {
-            warn!("a flowtable works in hardware: connections that it has taken are not seen by any chain");
+        let unseen = flowtables.in_hardware || (!self.probe.ingress && !flowtables.devices.is_empty());
+        if unseen && !self.unseen {
+            warn!("a flowtable takes connections past every chain: those of blocked addresses are forgotten instead");
         }
-        if let Ingress::Devices(names) = &self.options.ingress {
-            for name in names.iter().filter(|name| !devices.contains(name)) {
-                warn!(name, "there is no such interface, blocks take effect there when there is one");
+        self.unseen = unseen;
+        let absent: Vec<String> = match &self.options.ingress {
+            Ingress::Devices(names) => names.iter().filter(|name| !devices.contains(name)).cloned().collect(),
+            Ingress::Auto | Ingress::Off => Vec::new(),
+        };
+        if absent != self.absent {
+            warn!(names = absent.join(" "), "no such interfaces: blocks take effect there when there are");
+            self.absent = absent;
+        }
+        Ok(if self.probe.ingress { devices } else { Vec::new() })
+    }
+
+    /// Ends the connections of whoever is blocked from now on, where no chain would.
+    fn cut<'a>(&mut self, keys: impl Iterator<Item = &'a Key>) {
+        if self.options.cut_connections || self.unseen {
+            let cutter = self.cutter.get_or_insert_with(Cutter::start);
+            for net in keys.filter_map(Key::net) {
+                cutter.cut(Family::of(net), [Span::of(net)]);
             }
         }
-        Ok(devices)
     }
 
     fn ruleset(&self, layout: &Layout, disarmed: bool, devices: &[String], part: Option<&Part>) -> Ruleset {
@@ -467,19 +503,17 @@ impl Nftables {
 
     /// Follows what has changed around us and is nobody's fault: another part, other interfaces, a disarm file.
     async fn follow(&mut self) -> Result<(), BouncerError> {
-        let Some(loaded) = &self.loaded else { return Ok(()) };
-        if self.options.set_only {
+        if self.options.set_only || self.loaded.is_none() {
             return Ok(());
         }
         let devices = self.devices().await?;
+        let Some(loaded) = &self.loaded else { return Ok(()) };
         let wanted = self.news_of_parts.borrow_and_update().clone();
         let same_part = match (&wanted, &loaded.part) {
             (Some(wanted), Some(part)) => Arc::ptr_eq(wanted, part),
             (wanted, part) => wanted.is_none() && part.is_none(),
         };
-        let switched = self.options.own_table
-            && self.options.disarm_file.is_some()
-            && self.is_disarmed(None) != loaded.present.disarmed;
+        let switched = self.options.disarm_file().is_some() && self.is_disarmed(None) != loaded.present.disarmed;
         if !same_part || switched || devices != loaded.devices {
             if devices != loaded.devices {
                 info!(devices = devices.join(" "), "packets are looked at where they arrive");
@@ -662,6 +696,29 @@ impl Nftables {
         batch.add(set, elements, Some(&self.origins), now);
     }
 
+    /// What a rebuild does, without listening to what others change.
+    pub async fn enforce(&mut self, wanted: Wanted<'_>, extent: Extent, now: Timestamp) -> Result<(), BouncerError> {
+        if self.options.set_only {
+            self.check_foreign_sets().await?;
+        }
+        let origin_of = |key: &Key| Some(wanted.desired?.entry(key)?.longest().origin.clone());
+        let manners = [Manner::Adding, Manner::Exactly, Manner::Afresh];
+        let manners = &manners[usize::from(extent == Extent::Exactly)..];
+        let mut outcome = Ok(());
+        for &manner in manners {
+            self.counters_made = 0;
+            outcome = self.replace(wanted.placed, origin_of, wanted.never, manner, now).await;
+            match &outcome {
+                // What is there does not go together with what is wanted; a plainer way may.
+                Err(BouncerError::Netlink(error @ NetlinkError::Refused { errno, .. })) if *errno != Errno::PERM => {
+                    info!(%error, ?manner, "trying it more plainly");
+                }
+                _ => break,
+            }
+        }
+        outcome
+    }
+
     /// Whether the addresses that must not be blocked are not: those of which rails keep blocks away, and those next
     /// to blocked ranges.
     async fn strangers(&self, count: usize, now: Timestamp) -> Result<bool, BouncerError> {
@@ -740,6 +797,11 @@ fn names(ruleset: &Ruleset) -> BTreeSet<String> {
     sets.chain(chains.filter(|name| name != template::DISARMED)).collect()
 }
 
+/// What `plan` blocks that was not blocked.
+fn begun(plan: &Plan) -> impl Iterator<Item = &Key> {
+    plan.changes.iter().filter(|change| change.before.is_none()).map(|change| &change.key)
+}
+
 /// Removes the table. Making it first lets that succeed when it is not there.
 fn removal(table: &str) -> Batch {
     let mut batch = Batch::new(table);
@@ -775,34 +837,14 @@ impl Bouncer for Nftables {
     }
 
     async fn rebuild(&mut self, wanted: Wanted<'_>, extent: Extent, now: Timestamp) -> Result<Outcome, BouncerError> {
-        let Wanted { placed, never, .. } = wanted;
-        if self.options.set_only {
-            self.check_foreign_sets().await?;
-        }
-        if placed.len() > QUIET_LOAD {
+        if wanted.placed.len() > QUIET_LOAD {
             self.listener = None;
         }
-        let origin_of = |key: &Key| wanted.why(key).map(|why| why.origin);
-        let manners = [Manner::Adding, Manner::Exactly, Manner::Afresh];
-        let manners = &manners[usize::from(extent == Extent::Exactly)..];
-        let mut outcome = Ok(());
-        for &manner in manners {
-            self.counters_made = 0;
-            outcome = self.replace(placed, origin_of, never, manner, now).await;
-            match &outcome {
-                // What is there does not go together with what is wanted; a plainer way may.
-                Err(BouncerError::Netlink(NetlinkError::Refused { errno, .. })) if *errno != Errno::PERM => {
-                    info!(
-                        error = outcome.as_ref().err().map(tracing::field::display),
-                        ?manner,
-                        "trying it more plainly"
-                    );
-                }
-                _ => break,
-            }
-        }
+        let outcome = self.enforce(wanted, extent, now).await;
         self.listen()?;
-        outcome.map(|()| Outcome::default())
+        outcome?;
+        self.cut(wanted.placed.keys());
+        Ok(Outcome::default())
     }
 
     async fn apply(&mut self, plan: &Plan, now: Timestamp) -> Result<Outcome, BouncerError> {
@@ -812,7 +854,9 @@ impl Bouncer for Nftables {
         let mut batch = Batch::new(&self.options.table);
         let Some(loaded) = self.loaded.as_ref().filter(|_| !fresh.is_empty()) else {
             self.edits(&mut batch, &edits, now);
-            return self.transact(batch).await.map(|()| Outcome::default());
+            self.transact(batch).await?;
+            self.cut(begun(plan));
+            return Ok(Outcome::default());
         };
         // There are too many ranges: a length of prefixes gets a set of its own, and a rule.
         let (devices, part) = (loaded.devices.clone(), loaded.part.clone());
@@ -823,6 +867,7 @@ impl Bouncer for Nftables {
         self.edits(&mut batch, &edits, now);
         self.transact(batch).await?;
         self.note(ruleset, devices, part).await?;
+        self.cut(begun(plan));
         Ok(Outcome::default())
     }
 
@@ -889,7 +934,7 @@ impl Bouncer for Nftables {
 
     async fn disturbance(&mut self) -> Result<Disturbance, BouncerError> {
         let Some(listener) = &mut self.listener else { return std::future::pending().await };
-        let disarm_file = self.options.disarm_file.as_ref().filter(|_| self.options.own_table);
+        let disarm_file = self.options.disarm_file();
         let disarmed = self.loaded.as_ref().is_some_and(|loaded| loaded.present.disarmed);
         let switched = async {
             match disarm_file {
