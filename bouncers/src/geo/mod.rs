@@ -8,6 +8,7 @@ pub mod config;
 mod countries;
 pub mod database;
 pub mod load;
+pub mod part;
 pub mod peers;
 pub mod policy;
 pub mod ranges;

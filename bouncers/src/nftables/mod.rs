@@ -27,6 +27,7 @@ use rand::seq::IteratorRandom;
 use rustix::io::Errno;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::engine::desired::Key;
@@ -121,9 +122,16 @@ pub struct Parts {
     part: watch::Sender<Option<Arc<Part>>>,
     refusal: watch::Sender<Option<String>>,
     connection: Arc<Mutex<Connection>>,
+    held: Arc<Mutex<BTreeMap<SetRef, Held>>>,
     table: String,
     prolong: bool,
     destroy: bool,
+}
+
+/// What was asked to be held in a set.
+struct Held {
+    names: Vec<String>,
+    until: Instant,
 }
 
 impl Parts {
@@ -139,12 +147,43 @@ impl Parts {
     }
 
     /// Holds `names` of interfaces in `set` for `left` from now: without another call in time they are gone, whatever
-    /// has become of this process. Blocks while the kernel is busy with a big load.
+    /// has become of this process. A table that is made anew meanwhile holds them for the rest of that time. Blocks
+    /// while the kernel is busy with a big load.
     pub fn hold(&self, set: SetRef, names: &[&str], left: Duration) -> Result<(), BouncerError> {
+        let held = Held { names: names.iter().map(|&name| name.to_owned()).collect(), until: Instant::now() + left };
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(set, held);
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let mut batch = Batch::new(&self.table);
         batch.add_interfaces(set, names, Some(left), !self.prolong && self.destroy);
         Ok(connection.transact(batch)?)
+    }
+
+    /// What all counters of the table have counted, by name. Blocks as [`Parts::hold`] does.
+    pub fn counters(&self) -> Result<Vec<(String, Traffic)>, BouncerError> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(connection.counters(&self.table)?)
+    }
+
+    /// Fills the sets of `part`, which is going into the kernel.
+    fn fill(&self, batch: &mut Batch, part: &Part, now: Timestamp) {
+        for (set, spans) in &part.fill {
+            batch.flush(*set);
+            batch.add_forever(*set, spans);
+        }
+        for (set, spans) in &part.timed {
+            let end = |until| End { until, counter: 0 };
+            let live = spans.iter().filter(|(_, until)| *until > now).map(|&(span, until)| (span, end(until)));
+            batch.flush(*set);
+            batch.add(*set, &live.collect::<Vec<_>>(), None, now);
+        }
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for (set, held) in held.iter().filter(|(held, _)| part.sets.iter().any(|set| set.set == **held)) {
+            let left = held.until.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                let names: Vec<&str> = held.names.iter().map(String::as_str).collect();
+                batch.add_interfaces(*set, &names, Some(left), false);
+            }
+        }
     }
 }
 
@@ -195,6 +234,7 @@ impl Nftables {
             part,
             refusal: watch::Sender::new(None),
             connection: Arc::clone(&connection),
+            held: Arc::default(),
             table: options.table.clone(),
             prolong: probe.prolong,
             destroy: probe.destroy,
@@ -456,13 +496,6 @@ impl Nftables {
         });
     }
 
-    fn write_part(batch: &mut Batch, part: &Part) {
-        for (set, spans) in &part.fill {
-            batch.flush(*set);
-            batch.add_forever(*set, spans);
-        }
-    }
-
     fn write_never(&self, batch: &mut Batch, never: &Never) {
         if !self.options.set_only {
             for (set, spans) in [(template::ALLOW4, &never.v4), (template::ALLOW6, &never.v6)] {
@@ -495,7 +528,7 @@ impl Nftables {
         self.write_table(&mut batch, false);
         Self::write_structure(&mut batch, &ruleset, present.as_ref(), &devices);
         if let Some(part) = &part {
-            Self::write_part(&mut batch, part);
+            self.parts.fill(&mut batch, part, Timestamp::now());
         }
         self.transact(batch).await?;
         self.note(ruleset, devices, part).await
@@ -647,7 +680,7 @@ impl Nftables {
         }
         self.write_never(&mut batch, never);
         if let Some(part) = &part {
-            Self::write_part(&mut batch, part);
+            self.parts.fill(&mut batch, part, Timestamp::now());
         }
         self.transact(batch).await?;
         while singles.peek().is_some() {
@@ -788,6 +821,8 @@ const QUIET_LOAD: usize = 20_000;
 
 /// Strangers that are looked up with a sample, and with everything.
 const FEW: usize = 8;
+/// An element this close to its end may be gone when it is looked up.
+const NEAR_END: Duration = Duration::from_secs(3);
 const MANY: usize = 500;
 
 /// Names of the sets and chains in it that must stay as they are; the mark of a disarmed table comes and goes.
@@ -896,6 +931,11 @@ impl Bouncer for Nftables {
             for (set, spans) in &part.fill {
                 let some = spans.iter().choose_multiple(&mut rng, count);
                 probes.extend(some.into_iter().map(|span| (*set, span.first)));
+            }
+            let soon = Timestamp::now() + NEAR_END;
+            for (set, spans) in &part.timed {
+                let some = spans.iter().filter(|(_, until)| *until > soon).choose_multiple(&mut rng, count);
+                probes.extend(some.into_iter().map(|(span, _)| (*set, span.first)));
             }
         }
         check.missing = self.look_up(probes).await?.into_iter().filter(|found| !found).count();

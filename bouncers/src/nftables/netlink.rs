@@ -249,7 +249,10 @@ impl Batch {
     ) {
         let flags = if kind == Kind::NewSetElem { REQUEST | CREATE } else { REQUEST };
         let name = set.name();
-        let top = set.family().map_or(u128::MAX, Family::top);
+        let top = match set.key {
+            KeyType::Port => u16::MAX.into(),
+            _ => set.family().map_or(u128::MAX, Family::top),
+        };
         let mut open = None;
         for (span, timeout, counter) in elements {
             let (message, list) = *open.get_or_insert_with(|| {

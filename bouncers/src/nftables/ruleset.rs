@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::engine::span::{Family, Span};
+use crate::engine::span::{Family, Span, TimedSpan};
 use crate::nftables::netlink::{Batch, Kind, attribute, begin, end, text};
 
 /// What the keys of a set are.
@@ -202,6 +202,10 @@ pub enum Statement {
     Established,
     /// Goes on if the packet has this protocol above IP: 6 is TCP, 17 is UDP.
     Protocol(u8),
+    /// Goes on if the packet does not begin a TCP connection; only sound behind [`Statement::Protocol`].
+    NotSyn,
+    /// Goes on if the packet is how IPv6 neighbours find each other; only sound behind [`Statement::Protocol`].
+    NeighbourDiscovery,
     /// Counts.
     Count(String),
     /// Ends the rule.
@@ -301,8 +305,7 @@ impl Chain {
     }
 }
 
-/// A share of the ruleset that another module brings. Its rules stand behind the bans, at the end of the chain
-/// that everything enters by; packets of connections that exist never get there.
+/// A share of the ruleset that another module brings, in the chain that everything enters by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// Its sets.
@@ -311,10 +314,14 @@ pub struct Part {
     pub counters: Vec<String>,
     /// Chains that its rules lead to.
     pub chains: Vec<Chain>,
-    /// What the first chain does behind the bans.
+    /// What stands behind the bans and is asked about every packet.
+    pub bans: Vec<Rule>,
+    /// What stands at the end; packets of connections that exist never get there.
     pub rules: Vec<Rule>,
-    /// Which addresses are in its sets.
+    /// What is in its sets.
     pub fill: Vec<(SetRef, Vec<Span>)>,
+    /// What is in its sets until it ends.
+    pub timed: Vec<(SetRef, Vec<TimedSpan>)>,
 }
 
 /// Everything in a table but its elements.
@@ -388,9 +395,19 @@ impl Statement {
                 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
                 load(bytes, "ct", STATE);
                 mask(bytes, &ESTABLISHED_OR_RELATED.to_ne_bytes());
-                compare(bytes, false, &0u32.to_ne_bytes());
+                compare(bytes, Order::NotEqual, &0u32.to_ne_bytes());
             }
             Statement::Protocol(protocol) => equals(bytes, "meta", META_PROTOCOL, &[*protocol]),
+            Statement::NotSyn => {
+                payload(bytes, TRANSPORT, TCP_FLAGS, 1);
+                mask(bytes, &[FIN_SYN_RST_ACK]);
+                compare(bytes, Order::NotEqual, &[SYN]);
+            }
+            Statement::NeighbourDiscovery => {
+                payload(bytes, TRANSPORT, ICMP_TYPE, 1);
+                compare(bytes, Order::AtLeast, &[ROUTER_SOLICITATION]);
+                compare(bytes, Order::AtMost, &[REDIRECT]);
+            }
             Statement::Count(name) => expression(bytes, "objref", |bytes| {
                 attribute(bytes, 1, &COUNTER.to_be_bytes());
                 text(bytes, 2, name);
@@ -412,6 +429,13 @@ impl Statement {
 }
 
 const REGISTER: u32 = 1;
+const TRANSPORT: u32 = 2;
+const TCP_FLAGS: u32 = 13;
+const FIN_SYN_RST_ACK: u8 = 0x17;
+const SYN: u8 = 2;
+const ICMP_TYPE: u32 = 0;
+const ROUTER_SOLICITATION: u8 = 133;
+const REDIRECT: u8 = 137;
 const META_INPUT_INDEX: u32 = 4;
 const META_OUTPUT_INDEX: u32 = 5;
 const META_INPUT_NAME: u32 = 6;
@@ -421,7 +445,6 @@ const META_PROTOCOL: u32 = 16;
 impl Field {
     fn write(self, bytes: &mut Vec<u8>) {
         const NETWORK: u32 = 1;
-        const TRANSPORT: u32 = 2;
         let (family, bits, offset) = match self {
             Field::Source(Family::V4, bits) => (Family::V4, bits, 12),
             Field::Destination(Family::V4, bits) => (Family::V4, bits, 16),
@@ -508,10 +531,19 @@ fn mask(bytes: &mut Vec<u8>, mask: &[u8]) {
     });
 }
 
-fn compare(bytes: &mut Vec<u8>, equal: bool, value: &[u8]) {
+/// How a value is compared; the numbers are the kernel's.
+#[derive(Clone, Copy)]
+enum Order {
+    Equal = 0,
+    NotEqual = 1,
+    AtMost = 3,
+    AtLeast = 5,
+}
+
+fn compare(bytes: &mut Vec<u8>, order: Order, value: &[u8]) {
     expression(bytes, "cmp", |bytes| {
         attribute(bytes, 1, &REGISTER.to_be_bytes());
-        attribute(bytes, 2, &u32::from(!equal).to_be_bytes());
+        attribute(bytes, 2, &(order as u32).to_be_bytes());
         let data = begin(bytes, 3);
         attribute(bytes, 1, value);
         end(bytes, data);
@@ -520,7 +552,7 @@ fn compare(bytes: &mut Vec<u8>, equal: bool, value: &[u8]) {
 
 fn equals(bytes: &mut Vec<u8>, name: &str, key: u32, value: &[u8]) {
     load(bytes, name, key);
-    compare(bytes, true, value);
+    compare(bytes, Order::Equal, value);
 }
 
 impl fmt::Display for Field {
@@ -550,6 +582,8 @@ impl fmt::Display for Statement {
             Statement::ToLoopback => f.write_str("oif \"lo\""),
             Statement::Established => f.write_str("ct state established,related"),
             Statement::Protocol(protocol) => write!(f, "meta l4proto {protocol}"),
+            Statement::NotSyn => f.write_str("tcp flags & (fin | syn | rst | ack) != syn"),
+            Statement::NeighbourDiscovery => f.write_str("icmpv6 type 133-137"),
             Statement::Count(name) => write!(f, "counter name \"{name}\""),
             Statement::Verdict(Verdict::Accept) => f.write_str("accept"),
             Statement::Verdict(Verdict::Drop) => f.write_str("drop"),

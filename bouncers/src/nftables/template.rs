@@ -120,6 +120,7 @@ impl Template<'_> {
             ruleset.sets.extend(&part.sets);
             ruleset.counters.extend(part.counters.iter().cloned());
             ruleset.chains.extend(part.chains.iter().cloned());
+            rules.extend(part.bans.iter().cloned());
             rules.push(vec![Statement::Established, Statement::Verdict(Verdict::Accept)]);
             rules.extend(part.rules.iter().cloned());
         }
@@ -206,13 +207,13 @@ mod tests {
         let part = Part {
             sets: vec![Set { set: geo4, timeout: false, counting: false, size: None }],
             counters: vec!["c_geo".into()],
-            chains: vec![],
+            bans: vec![vec![Statement::Protocol(6), Statement::NotSyn, Statement::Verdict(Verdict::Return)]],
             rules: vec![vec![
                 Statement::In { field: Field::Source(Family::V4, 32), set: geo4, not: true },
                 Statement::Count("c_geo".into()),
                 Statement::Verdict(Verdict::Drop),
             ]],
-            fill: vec![],
+            ..Part::default()
         };
         let template =
             Template { hit: Hit::Pass, disarmed: true, outbound: true, devices: &devices, part: Some(&part) };
@@ -247,6 +248,7 @@ mod tests {
           counter name ip6 saddr & ffff:ffff:ffff:ff00:: map @net6_56_b goto hit_ban
           counter name ip saddr map @net4_b goto hit_ban
           counter name ip6 saddr map @net6_b goto hit_ban
+          meta l4proto 6 tcp flags & (fin | syn | rst | ack) != syn return
           ct state established,related accept
           ip saddr != @geo4 counter name "c_geo" drop
         }
