@@ -18,7 +18,7 @@ use crate::engine::snapshot::{self, Snapshot};
 use crate::engine::span::{Family, join};
 use crate::engine::{Bouncer, Caps, Difference, Extent, Never, Wanted};
 use crate::error::BouncerError;
-use crate::nftables::{Nftables, Options};
+use crate::nftables::{Nftables, Options, Parts};
 use crate::ziti::Ziti;
 
 /// A target that is ready to be driven. It need not answer yet.
@@ -111,6 +111,14 @@ impl TargetConfig {
 }
 
 impl Target {
+    /// How geo policies get into the target, if it is one that takes them.
+    pub fn parts(&self) -> Option<Parts> {
+        match self {
+            Target::Nftables(target) => Some(target.parts()),
+            _ => None,
+        }
+    }
+
     /// Enforces what `feed` says there until `shutdown` is done.
     pub async fn run(
         self,

@@ -15,6 +15,7 @@ use model::{Decision, Delta, Scope};
 use serde::Serialize;
 
 use crate::engine::pace::addresses;
+use crate::geo::Region;
 
 /// What an entry is about: a remediation for a subject. Equal decisions of different spelling have equal keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +54,14 @@ impl Key {
         match self.subject {
             Subject::Net(net) => Some(net),
             Subject::Named(..) => None,
+        }
+    }
+
+    /// The country or autonomous system that it bans, if it bans one.
+    pub fn region(&self) -> Option<Region> {
+        match &self.subject {
+            Subject::Named(scope, value) if self.remediation == "ban" => Region::of_decision(scope, value),
+            _ => None,
         }
     }
 

@@ -24,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Mode, OnLoss, OnStop, Settings};
-use crate::engine::desired::{Changed, Desired, Key};
+use crate::engine::desired::{Changed, Desired, Entry, Key};
 use crate::engine::ledger::Ledger;
 use crate::engine::pace::{Pace, addresses};
 use crate::engine::patience::Patience;
@@ -32,7 +32,7 @@ use crate::engine::plan::{Change, Gate, Placed, Placement, Plan, Refusals, diff,
 use crate::engine::rails::Rails;
 use crate::engine::snapshot::{self, SnapshotError};
 use crate::engine::span::Family;
-use crate::engine::status::{Heal, Health, LISTED, Refused, Status, Verified};
+use crate::engine::status::{Heal, Health, LISTED, Refused, RegionBan, Status, Verified};
 use crate::engine::{
     Bouncer, Caps, Check, Difference, Disturbance, Extent, Never, News, Outcome, Right, Traffic, Wanted,
 };
@@ -204,6 +204,8 @@ struct Wishes {
     malformed: BTreeMap<String, String>,
     /// Removals held back by the shrink guard.
     held: usize,
+    /// Whether decisions about regions may have changed.
+    regions: bool,
     /// Whether the feed has said what holds.
     known: bool,
     unsaved: bool,
@@ -273,6 +275,7 @@ impl Wishes {
                 *ends = self.desired.iter().map(|(key, entry)| Reverse((entry.until(), key.clone()))).collect();
             }
         }
+        self.regions |= changed.keys.iter().any(|key| key.region().is_some());
         self.dirty.extend(changed.keys);
         for (value, reason) in changed.refused {
             if self.malformed.len() < LISTED && !self.malformed.contains_key(&value) {
@@ -346,6 +349,7 @@ impl<B: Bouncer> Engine<B> {
             created: Vec::new(),
             malformed: BTreeMap::new(),
             held: 0,
+            regions: false,
             known: false,
             unsaved: false,
             max_shrink: settings.max_shrink,
@@ -845,6 +849,7 @@ impl<B: Bouncer> Engine<B> {
             Arc::make_mut(&mut self.wishes.desired).expire(now);
         }
         self.wishes.unsaved |= self.wishes.desired.len() != before;
+        self.wishes.regions |= self.status.regions.iter().any(|ban| ban.until <= now);
         if self.caps.expires {
             self.applied.retain(|_, placed| placed.until > now);
         }
@@ -981,6 +986,11 @@ impl<B: Bouncer> Engine<B> {
             let malformed =
                 malformed.iter().map(|(value, reason)| Refused { value: value.clone(), reason: reason.clone() });
             status.refused = malformed.chain(held).take(LISTED).collect();
+        }
+        if std::mem::take(&mut self.wishes.regions) {
+            let ban = |(key, entry): (&Key, &Entry)| Some(RegionBan { region: key.region()?, until: entry.until() });
+            status.regions = self.wishes.desired.iter().filter_map(ban).collect();
+            status.regions.sort_unstable_by_key(|ban| ban.region);
         }
         let healthy = matches!(status.health(self.clock.now()), Health::Green);
         let age = self.success.map(|success| success.elapsed().as_secs());

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::config::Mode;
 use crate::engine::{Right, Traffic};
+use crate::geo::Region;
 
 /// Refused entries that are listed; the rest is only counted.
 pub const LISTED: usize = 1000;
@@ -110,6 +111,18 @@ pub struct Status {
     pub verified: Option<Verified>,
     /// What has been dropped.
     pub dropped: Traffic,
+    /// Bans of countries and autonomous systems: who knows where addresses are makes ranges of them.
+    #[serde(skip)]
+    pub regions: Vec<RegionBan>,
+}
+
+/// A ban of a country or an autonomous system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionBan {
+    /// Who is banned.
+    pub region: Region,
+    /// When it ends.
+    pub until: Timestamp,
 }
 
 impl Status {
@@ -141,6 +154,7 @@ impl Status {
             last_heal: None,
             verified: None,
             dropped: Traffic::default(),
+            regions: Vec::new(),
         }
     }
 

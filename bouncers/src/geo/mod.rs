@@ -7,6 +7,7 @@ pub mod atlas;
 pub mod config;
 mod countries;
 pub mod database;
+pub mod keeper;
 pub mod load;
 pub mod part;
 pub mod peers;
