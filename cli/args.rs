@@ -192,6 +192,8 @@ pub(crate) enum Geo {
     Plan,
     /// What is in force: policies, ranges, dropped packets, databases, decisions about countries
     Status,
+    /// Keep policies that have changed (`geo.confirm`); from a session that was opened since then
+    Confirm,
 }
 
 #[derive(Debug, Subcommand)]

@@ -24,6 +24,7 @@ use tracing::info;
 use crate::accounts::confirm;
 use crate::args::{Bouncer, BouncerCommand, Global};
 use crate::config::Config;
+use crate::geo;
 use crate::run;
 
 /// Does what `cordon bouncer` is told.
@@ -79,9 +80,11 @@ async fn serve(config: Config, endpoint: Endpoint, key: Option<SecretString>) ->
     let (stop, stopping) = watch::channel(false);
     let metrics = Metrics::default();
     let mut running = JoinSet::new();
+    let mut geo = None;
     for (target, open) in targets {
         let feed = SseFeed::new(endpoint.clone(), key.clone(), PollOptions::default())?;
-        let (status, _seen) = watch::channel(Status::new(target.settings.mode));
+        let (status, seen) = watch::channel(Status::new(target.settings.mode));
+        geo = geo.or_else(|| geo::start(&config, open.parts(), seen, stopping.clone()));
         let wiring = Wiring::new(allow.clone(), status, metrics.clone(), host::own_addresses);
         running.spawn(open.run(feed, target.settings, wiring, run::stopped(stopping.clone())));
     }

@@ -2,10 +2,18 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use anyhow::bail;
+use api::server::service::Service;
+use bouncers::config::Mode;
+use bouncers::engine::Status as EngineStatus;
+use bouncers::geo::keeper::{self, Wiring};
 use bouncers::geo::peers::{self, Peer};
-use bouncers::geo::status::{PolicyStatus, Whereabouts};
-use bouncers::geo::{Config as Geo, Databases, GeoError, Loaded, Policy};
+use bouncers::geo::spare::Homes;
+use bouncers::geo::status::{PolicyStatus, Status, Whereabouts};
+use bouncers::geo::{Config as Geo, Databases, GeoError, Knowledge, Loaded, Policy, load};
+use bouncers::nftables::Parts;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use model::alert::{Alert, DecisionBody};
@@ -13,7 +21,9 @@ use model::allowlist::display_net;
 use model::{AllowEntry, AllowSet};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::watch;
 
+use crate::accounts;
 use crate::args::{Format, Geo as Command, Global};
 use crate::config::Config;
 use crate::decisions::is_active;
@@ -29,6 +39,53 @@ pub(crate) fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
         Command::Lookup { ip } => lookup(global, *ip),
         Command::Plan => plan(global),
         Command::Status => status(global),
+        Command::Confirm => confirm(global),
+    }
+}
+
+/// What of geo runs in this process.
+pub(crate) struct Running {
+    knowledge: watch::Receiver<Knowledge>,
+    /// How it is.
+    pub(crate) status: watch::Receiver<Status>,
+}
+
+/// Starts what the configuration asks for: policies into the kernel by way of `parts`, decisions about regions as `engine` says
+/// them. `None` if it asks for nothing.
+pub(crate) fn start(
+    config: &Config,
+    parts: Option<Parts>,
+    engine: watch::Receiver<EngineStatus>,
+    stopping: watch::Receiver<bool>,
+) -> Option<Running> {
+    if !config.geo.is_used() {
+        return None;
+    }
+    let (learn, knowledge) = watch::channel(load::begin(&config.geo));
+    let (say, status) = watch::channel(Status::default());
+    tokio::spawn(load::follow(config.geo.clone(), learn));
+    let wiring = Wiring { parts, knowledge: knowledge.clone(), engine, status: say, state: config.state.clone() };
+    tokio::spawn(keeper::keep(config.geo.clone(), wiring, run::stopped(stopping)));
+    Some(Running { knowledge, status })
+}
+
+impl Running {
+    /// Lets decisions ask who is spared. Without databases nobody could be, so then nothing is enforced.
+    pub(crate) fn spare(&self, config: &Config, service: &Service) -> anyhow::Result<()> {
+        let spare = config.geo.spare.clone();
+        if spare.is_empty() {
+            return Ok(());
+        }
+        let knowledge = self.knowledge.clone();
+        let failed = knowledge.borrow().loaded.is_none().then(|| knowledge.borrow().error.clone()).flatten();
+        if let Some(error) = failed.filter(|_| config.enforcement.mode == Mode::Enforce) {
+            let error = error.split("\nhint: ").next().unwrap_or_default().to_owned();
+            bail!(
+                "nobody knows whom `geo` spares, so nothing is enforced: {error}\nhint: correct it, or start with --dry-run"
+            );
+        }
+        service.set_places(Arc::new(Homes { spare, knowledge }));
+        Ok(())
     }
 }
 
@@ -397,6 +454,25 @@ impl CutOff {
         let place = if place.is_empty() { String::new() } else { format!(" in {}", place.join(", ")) };
         format!("{}{port}{place}: {} (policy {})", self.address, self.reason, self.policy)
     }
+}
+
+/// `cordon geo confirm`: keeps policies that have changed. Only somebody who could get in under them may say so.
+fn confirm(global: &Global) -> anyhow::Result<()> {
+    let state = Config::load(global)?.state;
+    let Some(since) = keeper::pending_since(&state)? else {
+        bail!("no geo policies wait to be confirmed");
+    };
+    if peers::session_began().is_some_and(|began| began < since) {
+        bail!(
+            "this session was opened before the policies changed, so it does not show that one can still get in\n\
+             hint: open another one, and confirm there"
+        );
+    }
+    if !keeper::confirm(&state)? {
+        bail!("no geo policies wait to be confirmed");
+    }
+    crate::remote::note(global, "geo.confirm", "policies");
+    accounts::confirm(global, "confirmed: the geo policies stay in force")
 }
 
 /// `cordon geo status`.

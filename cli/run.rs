@@ -52,6 +52,7 @@ use tracing::{error, info, warn};
 
 use crate::args::{Global, RulesFrom, RunArgs};
 use crate::config::{Config, Lookups, Rules};
+use crate::geo;
 use crate::status::Report;
 
 /// The name under which this process's own alerts are stored.
@@ -99,7 +100,13 @@ async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> any
 
     let (stop, stopping) = watch::channel(false);
     let enforced = Metrics::default();
+    let parts = targets.iter().find_map(|(_, target)| target.parts());
     let (bouncers, said) = spawn_bouncers(&service, targets, &enforced, &stopping);
+    let engine = said.first().cloned();
+    let geo = engine.and_then(|engine| block_in_place(|| geo::start(&config, parts, engine, stopping.clone())));
+    if let Some(geo) = &geo {
+        geo.spare(&config, &service)?;
+    }
     let maintenance = tokio::spawn({
         let service = service.clone();
         async move { service.maintain().await }
@@ -108,7 +115,8 @@ async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> any
     let status = Arc::new(Status::default());
     let (learn, learned) = watch::channel(Vec::new());
     let pipeline = block_in_place(|| start_pipeline(&config, &service, &status, learn))?;
-    let report = Report::new(Arc::clone(&status), said, service.clone());
+    let geo = geo.map(|geo| geo.status);
+    let report = Report::new(Arc::clone(&status), said, service.clone(), geo);
     let (reload, mut reloads) = mpsc::channel(1);
     let counted = Arc::clone(&status);
     let server = server

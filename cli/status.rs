@@ -6,10 +6,13 @@ use std::sync::Arc;
 use agent::status::Status;
 use api::server::service::Service;
 use bouncers::engine::status::{Health, Status as BouncerStatus};
+use bouncers::geo::Status as GeoStatus;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::args::{Format, Global};
+use crate::geo;
 use crate::output::{self, printable};
 use crate::remote::{Query, Remote};
 use crate::run::Said;
@@ -20,11 +23,17 @@ pub(crate) struct Report {
     agent: Arc<Status>,
     bouncers: Said,
     service: Service,
+    geo: Option<watch::Receiver<GeoStatus>>,
 }
 
 impl Report {
-    pub(crate) fn new(agent: Arc<Status>, bouncers: Said, service: Service) -> Self {
-        Self { started: Timestamp::now(), agent, bouncers, service }
+    pub(crate) fn new(
+        agent: Arc<Status>,
+        bouncers: Said,
+        service: Service,
+        geo: Option<watch::Receiver<GeoStatus>>,
+    ) -> Self {
+        Self { started: Timestamp::now(), agent, bouncers, service, geo }
     }
 
     /// The answer.
@@ -48,6 +57,7 @@ impl Report {
             "decisions": self.service.table(|table, _| table.len()),
             "store": self.service.trouble(),
             "bouncers": self.service.contacts(),
+            "geo": self.geo.as_ref().map(|geo| geo.borrow().json()),
         })
     }
 }
@@ -97,7 +107,7 @@ fn is_well(answer: &Value) -> bool {
     let empty = |value: &Value| value.as_array().is_none_or(Vec::is_empty);
     let sources = at("/sources").as_array().map(Vec::as_slice).unwrap_or_default();
     matches!(at("/health/state").as_str(), Some("green" | "idle"))
-        && ["/reporting", "/checkpoint", "/store"].iter().all(|path| at(path).is_null())
+        && ["/reporting", "/checkpoint", "/store", "/geo/trouble"].iter().all(|path| at(path).is_null())
         && ["/losses", "/problems"].iter().all(|path| empty(at(path)))
         && sources.iter().all(|source| source.get("trouble").is_none_or(empty))
 }
@@ -142,6 +152,10 @@ fn tell(answer: &Value) -> String {
             _ => String::new(),
         };
         let _ = writeln!(text, "  bouncer      {}: {asked}{enforced}", of("name").unwrap_or_default());
+    }
+    if at("/geo").is_object() {
+        let told = geo::tell_status(at("/geo"));
+        let _ = writeln!(text, "  geo          {}", told.replace('\n', "\n  ").trim_end());
     }
     let (events, buckets) = (at("/engine/events"), at("/engine/buckets"));
     let _ = writeln!(text, "  scenarios    {} events seen, {} buckets open", show(events), show(buckets));

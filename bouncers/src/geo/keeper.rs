@@ -23,6 +23,7 @@ use crate::geo::atlas::{Atlas, Wanted};
 use crate::geo::config::Config;
 use crate::geo::load::{Knowledge, Loaded};
 use crate::geo::part::{Hold, counter, part};
+use crate::geo::peers;
 use crate::geo::policy::Policy;
 use crate::geo::ranges::Ranges;
 use crate::geo::status::{Force, PolicyStatus, RegionStatus, Status};
@@ -33,7 +34,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How often counters are read.
 const COUNT: Duration = Duration::from_secs(10);
 /// As good as for ever, for policies without a lease.
-const LASTING: Duration = Duration::from_secs(365 * 24 * 3600);
+const LASTING: Duration = Duration::from_hours(365 * 24);
 /// The lease of policies that a person has yet to confirm is never without an end.
 const FALLBACK_LEASE: SignedDuration = SignedDuration::from_secs(90);
 /// Interfaces that are remembered, also while they are gone: a line that is dialled again has its old name.
@@ -258,11 +259,13 @@ impl Keeper {
     async fn look(&mut self) {
         self.consent_now().await;
         let before = self.interfaces.len();
-        if let Ok(folder) = std::fs::read_dir("/sys/class/net") {
-            let names = folder.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-            let room = MAX_INTERFACES.saturating_sub(before);
-            let fresh: Vec<String> = names.filter(|name| !self.interfaces.contains(name)).take(room).collect();
-            self.interfaces.extend(fresh);
+        match peers::interfaces() {
+            Ok(names) => {
+                let fresh = names.into_iter().filter(|name| !self.interfaces.contains(name));
+                let fresh: Vec<String> = fresh.take(MAX_INTERFACES.saturating_sub(before)).collect();
+                self.interfaces.extend(fresh);
+            }
+            Err(error) => debug!(%error, "cannot list the interfaces of this host"),
         }
         let lease = self.lease(Timestamp::now());
         let due = self.renewed.is_none_or(|renewed| renewed.elapsed() >= lease / 3);
@@ -283,6 +286,7 @@ impl Keeper {
             info!("the geo policies were confirmed");
             self.consent = Consent::Given;
             self.confirmed.clone_from(&self.config.policies);
+            self.renewed = None;
             if self.config.lease.is_none() {
                 Box::pin(self.compose()).await;
             }

@@ -128,8 +128,8 @@ pub fn part(
                 let set = SetRef { stem, key: KeyType::Port, shape: Shape::Ranges, second };
                 part.sets.push(Set { set, timeout: false, counting: false, size: None });
                 part.fill.push((set, ports));
-                let port = Statement::In { field: Field::DestinationPort, set, not: false };
-                starts.push([vec![Statement::Protocol(protocol), port], place.clone()].concat());
+                let to = Statement::In { field: Field::DestinationPort, set, not: false };
+                starts.push([vec![Statement::Protocol(protocol), to], place.clone()].concat());
             }
         }
         let name = counter(&policy.name);

@@ -1,10 +1,11 @@
-//! Who is connected to this host at this moment: whom a policy would cut off the next time.
+//! What goes on at this host at this moment: who is connected, and would be cut off the next time; by which interfaces.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 /// Peers that are listed; more do not help anybody.
@@ -25,6 +26,56 @@ pub fn peers() -> io::Result<Vec<Peer>> {
     // a host may have no IPv6 at all
     sockets.extend(fs::read_to_string("/proc/net/tcp6").map(|text| parse(&text)).unwrap_or_default());
     Ok(inbound(&sockets))
+}
+
+/// Names of this host's network interfaces. `/sys` may belong to another network namespace than this process.
+pub fn interfaces() -> io::Result<Vec<String>> {
+    let text = fs::read_to_string("/proc/net/dev")?;
+    Ok(text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect())
+}
+
+/// When the SSH session began in which this process runs; `None` outside of any, as at the console.
+pub fn session_began() -> Option<Timestamp> {
+    let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| Process::parse(&text));
+    let mut process = stat(std::process::id())?;
+    let mut session = None;
+    // the daemon itself is a child of the first process
+    for _ in 0..MAX_ANCESTORS {
+        let parent = stat(process.parent)?;
+        if parent.parent > 1 && parent.name.starts_with("sshd") {
+            session = Some(parent.began);
+        }
+        if parent.parent <= 1 {
+            break;
+        }
+        process = parent;
+    }
+    let boot = fs::read_to_string("/proc/stat").ok()?;
+    let boot: i64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let ticks = rustix::param::clock_ticks_per_second().max(1);
+    Timestamp::from_second(boot.saturating_add(i64::try_from(session? / ticks).ok()?)).ok()
+}
+
+/// More processes do not stand between a session and a command.
+const MAX_ANCESTORS: usize = 64;
+
+/// What the kernel says of a process.
+struct Process {
+    name: String,
+    parent: u32,
+    /// In ticks since the host was started.
+    began: u64,
+}
+
+impl Process {
+    /// The line in `stat`. A name may hold anything, so the last parenthesis ends it.
+    fn parse(text: &str) -> Option<Self> {
+        let (start, rest) = text.rsplit_once(')')?;
+        let name = start.split_once('(')?.1.to_owned();
+        let mut words = rest.split_ascii_whitespace().skip(1);
+        let parent = words.next()?.parse().ok()?;
+        Some(Self { name, parent, began: words.nth(17)?.parse().ok()? })
+    }
 }
 
 /// One line of the kernel's list.
@@ -116,7 +167,13 @@ mod tests {
     }
 
     #[test]
-    fn our_own_list_can_be_read() {
+    fn what_the_kernel_says_of_us_can_be_read() {
         assert!(peers().is_ok());
+        assert!(interfaces().is_ok_and(|names| names.iter().any(|name| name == "lo")));
+        let own = fs::read_to_string("/proc/self/stat").expect("the kernel knows us");
+        assert!(Process::parse(&own).is_some_and(|process| process.parent > 0 && process.began > 0));
+        let odd = "7 (a) b) S 3 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4711 9 9";
+        let process = Process::parse(odd).expect("a sound line");
+        assert_eq!((process.name.as_str(), process.parent, process.began), ("a) b", 3, 4711));
     }
 }

@@ -80,6 +80,15 @@ pub struct Status {
 }
 
 impl Status {
+    /// All of it, and in `trouble` what is wrong.
+    pub fn json(&self) -> serde_json::Value {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        if let Some(object) = value.as_object_mut() {
+            object.insert("trouble".to_owned(), self.trouble().into());
+        }
+        value
+    }
+
     /// What is wrong with it, if anything is.
     pub fn trouble(&self) -> Option<String> {
         let lapsed = (self.force == Force::Lapsed).then(|| "geo policies were not confirmed in time".to_owned());

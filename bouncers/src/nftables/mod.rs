@@ -42,7 +42,7 @@ use crate::nftables::listen::Listener;
 use crate::nftables::netlink::{Batch, Connection, Kind, NetlinkError, attribute, text};
 use crate::nftables::present::Present;
 use crate::nftables::probe::OWNED;
-use crate::nftables::ruleset::{Part, Ruleset, SetRef, Shape, Verdict, write_counter};
+use crate::nftables::ruleset::{Part, Ruleset, Set, SetRef, Shape, Verdict, write_counter};
 use crate::nftables::template::{Hit, Template};
 
 pub use crate::nftables::probe::Probe;
@@ -473,13 +473,18 @@ impl Nftables {
                     batch.message(Kind::DelChain, false, |bytes| text(bytes, 3, &chain.name));
                 }
             }
-            for set in &present.sets {
-                if !ruleset.sets.iter().any(|wanted| wanted.set.name() == set.name) {
-                    batch.message(Kind::DelSet, false, |bytes| text(bytes, 2, &set.name));
-                }
+        }
+        Self::write_removals(batch, ruleset, present);
+        ruleset.write_chains(batch, &kept);
+    }
+
+    /// Lets sets go that are there and not wanted.
+    fn write_removals(batch: &mut Batch, ruleset: &Ruleset, present: Option<&Present>) {
+        for set in present.iter().flat_map(|present| &present.sets) {
+            if !ruleset.sets.iter().any(|wanted| wanted.set.name() == set.name) {
+                batch.message(Kind::DelSet, false, |bytes| text(bytes, 2, &set.name));
             }
         }
-        ruleset.write_chains(batch, &kept);
     }
 
     /// Makes the table, or, `afresh`, makes it anew.
@@ -526,10 +531,26 @@ impl Nftables {
         let ruleset = self.ruleset(&self.layout, disarmed, &devices, part.as_deref());
         let mut batch = Batch::new(&self.options.table);
         self.write_table(&mut batch, false);
-        Self::write_structure(&mut batch, &ruleset, present.as_ref(), &devices);
-        if let Some(part) = &part {
-            self.parts.fill(&mut batch, part, Timestamp::now());
+        // A set that is filled while rules look at it can be empty to them for a moment, so new sets of a part come first,
+        // and old ones go last.
+        let fresh =
+            |set: &Set| !present.iter().flat_map(|present| &present.sets).any(|held| held.name == set.set.name());
+        let (first, rest) = match &part {
+            Some(part) => part.split(fresh),
+            None => Default::default(),
+        };
+        if !first.is_empty() {
+            ruleset.write_sets(&mut batch);
+            self.parts.fill(&mut batch, &first, Timestamp::now());
+            self.transact(batch).await?;
+            batch = Batch::new(&self.options.table);
         }
+        let kept = present.clone().map(|present| Present { sets: Vec::new(), ..present });
+        Self::write_structure(&mut batch, &ruleset, kept.as_ref(), &devices);
+        self.parts.fill(&mut batch, &rest, Timestamp::now());
+        self.transact(batch).await?;
+        let mut batch = Batch::new(&self.options.table);
+        Self::write_removals(&mut batch, &ruleset, present.as_ref());
         self.transact(batch).await?;
         self.note(ruleset, devices, part).await
     }
@@ -680,7 +701,12 @@ impl Nftables {
         }
         self.write_never(&mut batch, never);
         if let Some(part) = &part {
-            self.parts.fill(&mut batch, part, Timestamp::now());
+            // Sets that hold what they should are better left alone: to rules, a set is empty for a moment when it is filled.
+            let loaded = self.loaded.as_ref().filter(|_| in_place).and_then(|loaded| loaded.part.as_ref());
+            let same = loaded.is_some_and(|loaded| Arc::ptr_eq(loaded, part));
+            if !same || self.look_up(part_probes(part, MANY)).await?.contains(&false) {
+                self.parts.fill(&mut batch, part, Timestamp::now());
+            }
         }
         self.transact(batch).await?;
         while singles.peek().is_some() {
@@ -825,6 +851,21 @@ const FEW: usize = 8;
 const NEAR_END: Duration = Duration::from_secs(3);
 const MANY: usize = 500;
 
+/// Some elements of each set that `part` fills, by which a look-up finds them.
+fn part_probes(part: &Part, count: usize) -> Vec<(SetRef, u128)> {
+    let (mut rng, soon) = (rand::rng(), Timestamp::now() + NEAR_END);
+    let mut probes = Vec::new();
+    for (set, spans) in &part.fill {
+        let some = spans.iter().choose_multiple(&mut rng, count);
+        probes.extend(some.into_iter().map(|span| (*set, span.first)));
+    }
+    for (set, spans) in &part.timed {
+        let some = spans.iter().filter(|(_, until)| *until > soon).choose_multiple(&mut rng, count);
+        probes.extend(some.into_iter().map(|(span, _)| (*set, span.first)));
+    }
+    probes
+}
+
 /// Names of the sets and chains in it that must stay as they are; the mark of a disarmed table comes and goes.
 fn names(ruleset: &Ruleset) -> BTreeSet<String> {
     let sets = ruleset.sets.iter().map(|set| set.set.name());
@@ -927,16 +968,7 @@ impl Bouncer for Nftables {
             keys.iter().filter_map(|(key, placed)| self.layout.probe_of(key, placed)).collect();
         let count = if keys.len() > MANY { MANY } else { FEW };
         if let Some(part) = self.loaded.as_ref().and_then(|loaded| loaded.part.as_ref()) {
-            let mut rng = rand::rng();
-            for (set, spans) in &part.fill {
-                let some = spans.iter().choose_multiple(&mut rng, count);
-                probes.extend(some.into_iter().map(|span| (*set, span.first)));
-            }
-            let soon = Timestamp::now() + NEAR_END;
-            for (set, spans) in &part.timed {
-                let some = spans.iter().filter(|(_, until)| *until > soon).choose_multiple(&mut rng, count);
-                probes.extend(some.into_iter().map(|(span, _)| (*set, span.first)));
-            }
+            probes.extend(part_probes(part, count));
         }
         check.missing = self.look_up(probes).await?.into_iter().filter(|found| !found).count();
         if !self.strangers(count, Timestamp::now()).await? {

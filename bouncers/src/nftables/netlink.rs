@@ -48,6 +48,7 @@ const ELEMENT: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_FLAGS: u16 = 3;
 const ELEMENT_TIMEOUT: u16 = 4;
+const ELEMENT_EXPIRATION: u16 = 5;
 const ELEMENT_OBJECT: u16 = 9;
 const DATA_VALUE: u16 = 1;
 const INTERVAL_END: u32 = 1;
@@ -397,6 +398,8 @@ fn element(bytes: &mut Vec<u8>, key: &[u8], timeout: Option<u64>, counter: Optio
     }
     if let Some(timeout) = timeout {
         attribute(bytes, ELEMENT_TIMEOUT, &timeout.to_be_bytes());
+        // Without it, an element that is there and has the same timeout is not prolonged.
+        attribute(bytes, ELEMENT_EXPIRATION, &timeout.to_be_bytes());
     }
     if let Some(counter) = counter {
         text(bytes, ELEMENT_OBJECT, counter);

@@ -324,6 +324,25 @@ pub struct Part {
     pub timed: Vec<(SetRef, Vec<TimedSpan>)>,
 }
 
+impl Part {
+    /// What fills the sets that are `fresh`, and what fills the others.
+    pub(crate) fn split(&self, fresh: impl Fn(&Set) -> bool) -> (Self, Self) {
+        let (mut first, mut rest) = (Self::default(), Self::default());
+        for set in &self.sets {
+            let part = if fresh(set) { &mut first } else { &mut rest };
+            part.sets.push(*set);
+            part.fill.extend(self.fill.iter().filter(|(filled, _)| *filled == set.set).cloned());
+            part.timed.extend(self.timed.iter().filter(|(filled, _)| *filled == set.set).cloned());
+        }
+        (first, rest)
+    }
+
+    /// Whether it brings no set.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sets.is_empty()
+    }
+}
+
 /// Everything in a table but its elements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {

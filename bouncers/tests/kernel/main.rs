@@ -1,6 +1,10 @@
 //! The nftables bouncer against the real kernel, with real packets, in namespaces that nobody else sees.
 #![allow(clippy::print_stdout, reason = "the attacker's process answers on its standard output")]
 
+mod geo;
+#[allow(dead_code, reason = "other tests use more of it")]
+#[path = "../support/mmdb.rs"]
+mod mmdb;
 mod namespace;
 mod paths;
 

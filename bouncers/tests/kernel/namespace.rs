@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const INSIDE: &str = "CORDON_TEST_NAMESPACE";
 const ATTACKER: &str = "CORDON_TEST_ATTACKER";
@@ -224,6 +226,36 @@ impl Attacker {
         sources.iter().copied().filter(|source| self.reaches(source)).collect()
     }
 
+    /// Opens connections from `source` from now on.
+    pub(crate) fn comes_from(&mut self, source: &str) {
+        self.far.ip(&format!("route change 10.66.0.0/16 dev v1 src {source}"));
+    }
+
+    /// Sends `count` datagrams from each of `sources`, as long as some two seconds, and counts meanwhile what arrives.
+    pub(crate) fn stream(&mut self, sources: &[&str], count: u32) -> Stream {
+        let done = Arc::new(AtomicBool::new(false));
+        let count_from = |socket: &UdpSocket| {
+            let socket = socket.try_clone().expect("a socket can be shared");
+            let done = Arc::clone(&done);
+            thread::spawn(move || {
+                let mut counts: HashMap<IpAddr, u32> = HashMap::new();
+                let mut buffer = [0; 64];
+                loop {
+                    match socket.recv_from(&mut buffer) {
+                        Ok((_, from)) => *counts.entry(from.ip().to_canonical()).or_default() += 1,
+                        Err(_) if done.load(Ordering::Relaxed) => return counts,
+                        Err(_) => {}
+                    }
+                }
+            })
+        };
+        let counters = [count_from(&self.socket4), count_from(&self.socket6)];
+        let sources: Vec<String> = sources.iter().map(|&source| source.to_owned()).collect();
+        let order = format!("stream {count} {}", sources.join(" "));
+        self.far.must(&order);
+        Stream { sources, counters, done, began: Instant::now() }
+    }
+
     /// Opens a connection and returns our end.
     pub(crate) fn connect(&mut self) -> TcpStream {
         let listener = TcpListener::bind(("0.0.0.0", PORT)).expect("a free port in a new namespace");
@@ -238,6 +270,51 @@ impl Attacker {
         assert_eq!(self.order("say"), "ok");
         stream.read(&mut [0]).is_ok_and(|read| read == 1)
     }
+}
+
+/// Datagrams on their way.
+pub(crate) struct Stream {
+    sources: Vec<String>,
+    counters: [thread::JoinHandle<HashMap<IpAddr, u32>>; 2],
+    done: Arc<AtomicBool>,
+    began: Instant,
+}
+
+/// How long a stream lasts.
+const STREAMS: Duration = Duration::from_secs(4);
+
+impl Stream {
+    /// Waits for its end: how many datagrams of each source arrived.
+    pub(crate) fn received(self) -> Vec<(String, u32)> {
+        thread::sleep((STREAMS + GRACE * 2).saturating_sub(self.began.elapsed()));
+        self.done.store(true, Ordering::Relaxed);
+        let counts: HashMap<IpAddr, u32> =
+            self.counters.into_iter().flat_map(|counter| counter.join().expect("it only counts")).collect();
+        let count = |source: &String| counts.get(&source.parse().expect("an address")).copied().unwrap_or_default();
+        self.sources.iter().map(|source| (source.clone(), count(source))).collect()
+    }
+}
+
+/// Sends in the background: `count` datagrams from each source, evenly over the time that a stream lasts.
+fn pour_out(count: u32, sources: &[&str]) {
+    let sockets: Vec<(UdpSocket, &str)> = sources
+        .iter()
+        .map(|source| {
+            let source: IpAddr = source.parse().expect("an address");
+            let to = if source.is_ipv4() { "10.66.0.1:9999" } else { "[fd66::1]:9998" };
+            (UdpSocket::bind((source, 0)).expect("the address is ours"), to)
+        })
+        .collect();
+    thread::spawn(move || {
+        let began = Instant::now();
+        for number in 0..count {
+            thread::sleep((STREAMS * number / count).saturating_sub(began.elapsed()));
+            for (socket, to) in &sockets {
+                // a refusal that came back from an earlier packet is not about this one
+                let _ = socket.send_to(b"stream", to).or_else(|_| socket.send_to(b"stream", to));
+            }
+        }
+    });
 }
 
 /// What the attacker's process does: obeys.
@@ -259,6 +336,10 @@ pub(crate) fn obey() {
                 let socket = UdpSocket::bind((source, 0)).expect("the address is ours");
                 // A refusal that came back from an earlier packet is not about this one.
                 socket.send_to(what.as_bytes(), to).is_ok()
+            }
+            ["stream", count, ref sources @ ..] => {
+                pour_out(count.parse().expect("a number"), sources);
+                true
             }
             ["listen", at] => {
                 let socket = UdpSocket::bind(at).or_else(|error| sockets.remove(at).ok_or(error));
