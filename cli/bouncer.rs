@@ -74,11 +74,11 @@ fn follow(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
 
 async fn serve(config: Config, endpoint: Endpoint, key: Option<SecretString>) -> anyhow::Result<()> {
     run::make_folder(&config.state)?;
-    let targets = run::open_targets(&config)?;
+    let metrics = Metrics::default();
+    let targets = run::open_targets(&config, &metrics)?;
     let set = Arc::new(AllowSet::new(run::configured_entries(&config)));
     let (_allow, allow) = watch::channel(set);
     let (stop, stopping) = watch::channel(false);
-    let metrics = Metrics::default();
     let mut running = JoinSet::new();
     let mut geo = None;
     for (target, open) in targets {

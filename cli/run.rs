@@ -94,12 +94,12 @@ fn allow_files() {
 async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot wait for signals")?;
     make_folder(&config.state)?;
-    let targets = open_targets(&config)?;
+    let enforced = Metrics::default();
+    let targets = open_targets(&config, &enforced)?;
     let service = open_service(&config)?;
     let server = listen(&config, &service).await?;
 
     let (stop, stopping) = watch::channel(false);
-    let enforced = Metrics::default();
     let parts = targets.iter().find_map(|(_, target)| target.parts());
     let (bouncers, said) = spawn_bouncers(&service, targets, &enforced, &stopping);
     let engine = said.first().cloned();
@@ -458,12 +458,12 @@ pub(crate) fn make_folder(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Every target that the configuration names, ready to be driven. Also makes the folder for their states.
-pub(crate) fn open_targets(config: &Config) -> anyhow::Result<Vec<(TargetConfig, Opened)>> {
+pub(crate) fn open_targets(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<(TargetConfig, Opened)>> {
     let targets = config.enforcement.all(&config.state);
     if targets.iter().any(|target| target.settings.mode != Mode::DryRun) && !config.enforcement.targets.is_empty() {
         make_folder(&config.state.join("bouncers"))?;
     }
-    targets.into_iter().map(|target| target.open().map(|open| (target, open)).map_err(Into::into)).collect()
+    targets.into_iter().map(|target| target.open(metrics).map(|open| (target, open)).map_err(Into::into)).collect()
 }
 
 /// The profiles that the configuration names, or those that lie in the last folder of rules that has any, or the shipped ones.

@@ -17,7 +17,7 @@ use crate::engine::plan::Origins;
 use crate::engine::rails::Limits;
 use crate::nftables::Options;
 use crate::nftables::devices::Ingress;
-use crate::ziti;
+use crate::{exec, feed, forward, webhook, ziti};
 
 /// What the bouncer is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -149,6 +149,14 @@ pub enum Kind {
     Nftables(Options),
     /// The controllers of a Ziti network.
     Ziti(Box<ziti::config::Options>),
+    /// Answers for reverse proxies.
+    ForwardAuth(forward::config::Config),
+    /// Lists for firewalls and proxies.
+    Feed(feed::config::Config),
+    /// Signed requests.
+    Webhook(Box<webhook::config::Config>),
+    /// A program on this host.
+    Exec(exec::config::Config),
 }
 
 impl Kind {
@@ -157,6 +165,10 @@ impl Kind {
         match self {
             Kind::Nftables(_) => "nftables",
             Kind::Ziti(_) => "ziti",
+            Kind::ForwardAuth(_) => "forward-auth",
+            Kind::Feed(_) => "feed",
+            Kind::Webhook(_) => "webhook",
+            Kind::Exec(_) => "exec",
         }
     }
 }
@@ -390,6 +402,11 @@ struct RawTarget {
     writer: Option<String>,
     nftables: Option<RawNftables>,
     ziti: Option<Spanned<ziti::config::RawOptions>>,
+    #[serde(rename = "forward-auth")]
+    forward_auth: Option<forward::config::RawConfig>,
+    feed: Option<feed::config::RawConfig>,
+    webhook: Option<webhook::config::RawConfig>,
+    exec: Option<exec::config::RawConfig>,
 }
 
 /// Another table of this host's kernel.
@@ -494,6 +511,21 @@ impl RawTarget {
         kinds.extend(self.nftables.map(|raw| Kind::Nftables(raw.check(config, settings.mode, faults))));
         let ziti = self.ziti.map(|raw| raw.value.check(raw.referenced.line(), faults));
         kinds.extend(ziti.map(|options| Kind::Ziti(Box::new(options))));
+        let sections = [
+            self.forward_auth.map(|raw| raw.check(&config.trusted_proxies).map(Kind::ForwardAuth)),
+            self.feed.map(|raw| raw.check().map(Kind::Feed)),
+            self.webhook.map(|raw| raw.check().map(|checked| Kind::Webhook(Box::new(checked)))),
+            self.exec.map(|raw| raw.check().map(Kind::Exec)),
+        ];
+        for section in sections.into_iter().flatten() {
+            match section {
+                Ok(kind) => kinds.push(kind),
+                Err(found) => {
+                    faults.extend(found);
+                    return None;
+                }
+            }
+        }
         let Ok([kind]) = <[Kind; 1]>::try_from(kinds) else {
             let message =
                 format!("a target needs exactly one section that says what it is: {}", listed(&Self::SECTIONS));
@@ -513,7 +545,7 @@ impl RawTarget {
     }
 
     /// The sections that say what a target is.
-    const SECTIONS: [&'static str; 2] = ["nftables", "ziti"];
+    const SECTIONS: [&'static str; 6] = ["nftables", "forward-auth", "feed", "webhook", "exec", "ziti"];
 }
 
 impl RawNftables {

@@ -18,7 +18,12 @@ use crate::engine::snapshot::{self, Snapshot};
 use crate::engine::span::{Family, join};
 use crate::engine::{Bouncer, Caps, Difference, Extent, Never, Wanted};
 use crate::error::BouncerError;
+use crate::exec::{self, Exec};
+use crate::feed::{self, Lists};
+use crate::forward::Forward;
+use crate::metrics::Metrics;
 use crate::nftables::{Nftables, Options, Parts};
+use crate::webhook::{self, Webhook};
 use crate::ziti::Ziti;
 
 /// A target that is ready to be driven. It need not answer yet.
@@ -29,6 +34,14 @@ pub enum Target {
     Nftables(Box<Nftables>),
     /// The controllers of a Ziti network.
     Ziti(Box<Ziti>),
+    /// Answers for reverse proxies.
+    ForwardAuth(Box<Forward>),
+    /// Lists for firewalls and proxies.
+    Feed(Box<Lists>),
+    /// Signed requests.
+    Webhook(Box<Webhook>),
+    /// A program on this host.
+    Exec(Box<Exec>),
 }
 
 impl Config {
@@ -58,15 +71,26 @@ impl TargetConfig {
         match &self.kind {
             Kind::Nftables(_) => Caps::LOCAL,
             Kind::Ziti(_) => Ziti::CAPS,
+            Kind::ForwardAuth(config) => config.caps(),
+            Kind::Feed(_) => feed::CAPS,
+            Kind::Webhook(_) => webhook::CAPS,
+            Kind::Exec(_) => exec::CAPS,
         }
     }
 
     /// Opens the target: what is missing on this host is an error, a target elsewhere that does not answer is not. A
     /// dry run needs nothing.
-    pub fn open(&self) -> Result<Target, BouncerError> {
+    pub fn open(&self, metrics: &Metrics) -> Result<Target, BouncerError> {
         match self.settings.mode {
             Mode::DryRun | Mode::Off => Ok(Target::Nowhere(Nowhere::new(self.caps()))),
-            Mode::Enforce | Mode::Observe => self.connect(),
+            Mode::Enforce | Mode::Observe => match &self.kind {
+                Kind::ForwardAuth(config) => {
+                    let forward = Forward::open(config, self.settings.on_loss, metrics.forward.clone())?;
+                    Ok(Target::ForwardAuth(Box::new(forward)))
+                }
+                Kind::Feed(config) => Ok(Target::Feed(Box::new(Lists::open(config, metrics.feed.clone())?))),
+                _ => self.connect(),
+            },
         }
     }
 
@@ -106,6 +130,14 @@ impl TargetConfig {
         match &self.kind {
             Kind::Nftables(options) => Ok(Target::Nftables(Box::new(Nftables::open(options.clone())?))),
             Kind::Ziti(options) => Ok(Target::Ziti(Box::new(Ziti::open(&self.settings, options)?))),
+            Kind::ForwardAuth(_) | Kind::Feed(_) => Err(BouncerError::Setup(format!(
+                "`{}` lives in the memory of the process that serves it\nhint: `cordon status` says how it is",
+                self.settings.name
+            ))),
+            Kind::Webhook(config) => {
+                Ok(Target::Webhook(Box::new(Webhook::open(&self.settings.name, Clone::clone(config))?)))
+            }
+            Kind::Exec(config) => Ok(Target::Exec(Box::new(Exec::open(&self.settings.name, config.clone())))),
         }
     }
 }
@@ -128,9 +160,13 @@ impl Target {
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), BouncerError> {
         match self {
-            Target::Nowhere(target) => run(feed, target, settings, wiring, shutdown).await,
-            Target::Nftables(target) => run(feed, *target, settings, wiring, shutdown).await,
+            Target::Nowhere(target) => Box::pin(run(feed, target, settings, wiring, shutdown)).await,
+            Target::Nftables(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
             Target::Ziti(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
+            Target::ForwardAuth(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
+            Target::Feed(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
+            Target::Webhook(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
+            Target::Exec(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
         }
     }
 
@@ -146,6 +182,10 @@ impl Target {
             Target::Nowhere(target) => compare(target, decisions, settings, rails, now).await,
             Target::Nftables(target) => compare(target.as_mut(), decisions, settings, rails, now).await,
             Target::Ziti(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
+            Target::ForwardAuth(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
+            Target::Feed(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
+            Target::Webhook(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
+            Target::Exec(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
         }
     }
 }

@@ -13,11 +13,16 @@
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod exec;
+pub mod feed;
 pub mod fleet;
+pub mod forward;
 pub mod geo;
 pub mod metrics;
 pub mod nftables;
 pub mod remote;
+pub mod serve;
+pub mod webhook;
 pub mod ziti;
 
 pub use config::Config;

@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::engine::status::Status;
+use crate::{feed, forward};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -37,6 +38,10 @@ pub struct Metrics {
     lag: Family<Labels, Histogram, Seconds>,
     errors: Family<Labels, Counter>,
     repairs: Family<Labels, Counter>,
+    /// What forward-auth counts.
+    pub(crate) forward: forward::metrics::Metrics,
+    /// What feeds count.
+    pub(crate) feed: feed::consumers::Metrics,
 }
 
 impl Default for Metrics {
@@ -54,6 +59,8 @@ impl Default for Metrics {
             lag: Family::new_with_constructor(Seconds(0.001)),
             errors: Family::default(),
             repairs: Family::default(),
+            forward: forward::metrics::Metrics::default(),
+            feed: feed::consumers::Metrics::default(),
         }
     }
 }
@@ -65,8 +72,10 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Makes them readable through `registry`, under `cordon_bouncer_`.
+    /// Makes them readable through `registry`, under `cordon_bouncer_` and the names of targets that are asked.
     pub fn register(&self, registry: &mut Registry) {
+        self.forward.register(registry);
+        self.feed.register(registry);
         let registry = registry.sub_registry_with_prefix("cordon_bouncer");
         registry.register("desired_entries", "entries that should be in force", self.desired.clone());
         registry.register("applied_entries", "entries that are in the target", self.applied.clone());

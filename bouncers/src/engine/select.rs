@@ -27,7 +27,7 @@ impl Rank {
     }
 }
 
-fn importance(origin: &str) -> u8 {
+pub(crate) fn importance(origin: &str) -> u8 {
     match origin.to_ascii_lowercase().as_str() {
         "cscli" | "manual" => 2,
         "capi" | "lists" | "list" | "cscli-import" => 0,

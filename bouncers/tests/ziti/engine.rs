@@ -42,7 +42,7 @@ impl Engine {
         let (stop, stopped) = oneshot::channel();
         let wiring = Wiring::new(allow, shown, Metrics::default(), || Ok(Vec::new()));
         let settings = target.settings.clone();
-        let open = target.open().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let open = target.open(&Metrics::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
         let task = tokio::spawn(async move {
             let done = async { drop(stopped.await) };
             open.run(Channel(updates), settings, wiring, done).await.expect("it ends in order");
