@@ -17,7 +17,8 @@ use crate::engine::plan::Origins;
 use crate::engine::rails::Limits;
 use crate::nftables::Options;
 use crate::nftables::devices::Ingress;
-use crate::{exec, feed, forward, webhook, ziti};
+use crate::remote::config::{RawOpnSense, RawPfSense, RawPfSenseSsh, RawProxmox};
+use crate::{exec, feed, forward, opnsense, pfsense, proxmox, webhook, ziti};
 
 /// What the bouncer is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -147,6 +148,17 @@ impl Settings {
 pub enum Kind {
     /// A table in this host's kernel.
     Nftables(Options),
+    /// An alias of a pfSense, through its REST API.
+    #[serde(rename = "pfsense")]
+    PfSense(pfsense::RestOptions),
+    /// A table of a pfSense, through ssh.
+    #[serde(rename = "pfsense_ssh")]
+    PfSenseSsh(pfsense::SshOptions),
+    /// An alias of an `OPNsense`.
+    #[serde(rename = "opnsense")]
+    OpnSense(opnsense::Options),
+    /// A set of a Proxmox VE cluster.
+    Proxmox(proxmox::Options),
     /// The controllers of a Ziti network.
     Ziti(Box<ziti::config::Options>),
     /// Answers for reverse proxies.
@@ -164,6 +176,10 @@ impl Kind {
     pub fn word(&self) -> &'static str {
         match self {
             Kind::Nftables(_) => "nftables",
+            Kind::PfSense(_) => "pfsense",
+            Kind::PfSenseSsh(_) => "pfsense_ssh",
+            Kind::OpnSense(_) => "opnsense",
+            Kind::Proxmox(_) => "proxmox",
             Kind::Ziti(_) => "ziti",
             Kind::ForwardAuth(_) => "forward-auth",
             Kind::Feed(_) => "feed",
@@ -401,6 +417,10 @@ struct RawTarget {
     except_origins: Option<Vec<String>>,
     writer: Option<String>,
     nftables: Option<RawNftables>,
+    pfsense: Option<Spanned<RawPfSense>>,
+    pfsense_ssh: Option<Spanned<RawPfSenseSsh>>,
+    opnsense: Option<Spanned<RawOpnSense>>,
+    proxmox: Option<Spanned<RawProxmox>>,
     ziti: Option<Spanned<ziti::config::RawOptions>>,
     #[serde(rename = "forward-auth")]
     forward_auth: Option<forward::config::RawConfig>,
@@ -509,6 +529,10 @@ impl RawTarget {
             Origins { only: self.origins.unwrap_or_default(), except: self.except_origins.unwrap_or_default() };
         let mut kinds = Vec::new();
         kinds.extend(self.nftables.map(|raw| Kind::Nftables(raw.check(config, settings.mode, faults))));
+        kinds.extend(self.pfsense.map(|raw| Kind::PfSense(raw.value.check(raw.referenced.line(), faults))));
+        kinds.extend(self.pfsense_ssh.map(|raw| Kind::PfSenseSsh(raw.value.check(raw.referenced.line(), faults))));
+        kinds.extend(self.opnsense.map(|raw| Kind::OpnSense(raw.value.check(raw.referenced.line(), faults))));
+        kinds.extend(self.proxmox.map(|raw| Kind::Proxmox(raw.value.check(raw.referenced.line(), faults))));
         let ziti = self.ziti.map(|raw| raw.value.check(raw.referenced.line(), faults));
         kinds.extend(ziti.map(|options| Kind::Ziti(Box::new(options))));
         let sections = [
@@ -545,7 +569,18 @@ impl RawTarget {
     }
 
     /// The sections that say what a target is.
-    const SECTIONS: [&'static str; 6] = ["nftables", "forward-auth", "feed", "webhook", "exec", "ziti"];
+    const SECTIONS: [&'static str; 10] = [
+        "nftables",
+        "pfsense",
+        "pfsense_ssh",
+        "opnsense",
+        "proxmox",
+        "forward-auth",
+        "feed",
+        "webhook",
+        "exec",
+        "ziti",
+    ];
 }
 
 impl RawNftables {

@@ -23,6 +23,10 @@ use crate::feed::{self, Lists};
 use crate::forward::Forward;
 use crate::metrics::Metrics;
 use crate::nftables::{Nftables, Options, Parts};
+use crate::opnsense::{self, OpnSense};
+use crate::pfsense::{self, Rest, Ssh};
+use crate::proxmox::{self, Proxmox};
+use crate::remote::ListBouncer;
 use crate::webhook::{self, Webhook};
 use crate::ziti::Ziti;
 
@@ -32,6 +36,14 @@ pub enum Target {
     Nowhere(Nowhere),
     /// A table in this host's kernel.
     Nftables(Box<Nftables>),
+    /// An alias of a pfSense.
+    PfSense(Box<ListBouncer<Rest>>),
+    /// A table of a pfSense.
+    PfSenseSsh(Box<ListBouncer<Ssh>>),
+    /// An alias of an `OPNsense`.
+    OpnSense(Box<ListBouncer<OpnSense>>),
+    /// A set of a Proxmox VE cluster.
+    Proxmox(Box<ListBouncer<Proxmox>>),
     /// The controllers of a Ziti network.
     Ziti(Box<Ziti>),
     /// Answers for reverse proxies.
@@ -70,6 +82,10 @@ impl TargetConfig {
     pub fn caps(&self) -> Caps {
         match &self.kind {
             Kind::Nftables(_) => Caps::LOCAL,
+            Kind::PfSense(_) => pfsense::rest::rest_caps(),
+            Kind::PfSenseSsh(_) => pfsense::ssh::ssh_caps(),
+            Kind::OpnSense(_) => opnsense::caps(),
+            Kind::Proxmox(_) => proxmox::caps(),
             Kind::Ziti(_) => Ziti::CAPS,
             Kind::ForwardAuth(config) => config.caps(),
             Kind::Feed(_) => feed::CAPS,
@@ -127,8 +143,20 @@ impl TargetConfig {
 
     /// The same, also where nothing may be changed.
     pub fn connect(&self) -> Result<Target, BouncerError> {
+        let name = &self.settings.name;
         match &self.kind {
             Kind::Nftables(options) => Ok(Target::Nftables(Box::new(Nftables::open(options.clone())?))),
+            Kind::PfSense(options) => Ok(Target::PfSense(Box::new(ListBouncer::new(Rest::open(name, options)?)))),
+            Kind::PfSenseSsh(options) => {
+                let mut options = options.clone();
+                if options.control.as_os_str().is_empty() {
+                    let folder = self.settings.snapshot.as_deref().and_then(Path::parent);
+                    options.control = folder.map_or_else(std::env::temp_dir, Path::to_path_buf);
+                }
+                Ok(Target::PfSenseSsh(Box::new(ListBouncer::new(Ssh::open(name, &options)?))))
+            }
+            Kind::OpnSense(options) => Ok(Target::OpnSense(Box::new(ListBouncer::new(OpnSense::open(name, options)?)))),
+            Kind::Proxmox(options) => Ok(Target::Proxmox(Box::new(ListBouncer::new(Proxmox::open(name, options)?)))),
             Kind::Ziti(options) => Ok(Target::Ziti(Box::new(Ziti::open(&self.settings, options)?))),
             Kind::ForwardAuth(_) | Kind::Feed(_) => Err(BouncerError::Setup(format!(
                 "`{}` lives in the memory of the process that serves it\nhint: `cordon status` says how it is",
@@ -162,6 +190,10 @@ impl Target {
         match self {
             Target::Nowhere(target) => Box::pin(run(feed, target, settings, wiring, shutdown)).await,
             Target::Nftables(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
+            Target::PfSense(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
+            Target::PfSenseSsh(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
+            Target::OpnSense(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
+            Target::Proxmox(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
             Target::Ziti(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
             Target::ForwardAuth(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
             Target::Feed(target) => Box::pin(run(feed, *target, settings, wiring, shutdown)).await,
@@ -181,6 +213,10 @@ impl Target {
         match self {
             Target::Nowhere(target) => compare(target, decisions, settings, rails, now).await,
             Target::Nftables(target) => compare(target.as_mut(), decisions, settings, rails, now).await,
+            Target::PfSense(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
+            Target::PfSenseSsh(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
+            Target::OpnSense(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
+            Target::Proxmox(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
             Target::Ziti(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
             Target::ForwardAuth(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,
             Target::Feed(target) => Box::pin(compare(target.as_mut(), decisions, settings, rails, now)).await,

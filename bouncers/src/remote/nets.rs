@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
+use jiff::Timestamp;
 
 use crate::engine::desired::Key;
 use crate::engine::plan::{Placed, Placement, Plan};
@@ -58,10 +59,17 @@ impl Edits {
     }
 }
 
+/// How many entries need a prefix, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Need {
+    entries: u32,
+    until: Timestamp,
+}
+
 /// The prefixes of a list, and how many entries need each.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Nets {
-    needed: HashMap<IpNet, u32>,
+    needed: HashMap<IpNet, Need>,
 }
 
 impl Nets {
@@ -70,10 +78,21 @@ impl Nets {
         let mut nets = Self::default();
         for (key, placed) in placement {
             for net in prefixes(key, placed) {
-                *nets.needed.entry(net).or_insert(0) += 1;
+                nets.need(net, placed.until);
             }
         }
         nets
+    }
+
+    fn need(&mut self, net: IpNet, until: Timestamp) {
+        let need = self.needed.entry(net).or_insert(Need { entries: 0, until });
+        need.entries += 1;
+        need.until = need.until.max(until);
+    }
+
+    /// When the last entry that needs `net` ends, as far as was known when it came.
+    pub fn until(&self, net: IpNet) -> Option<Timestamp> {
+        self.needed.get(&net).map(|need| need.until)
     }
 
     /// How many there are.
@@ -108,9 +127,9 @@ impl Nets {
                 // what is not known is there by an earlier run
                 before.entry(net).or_insert(true);
                 touched.insert(net);
-                if let Some(needed) = self.needed.get_mut(&net) {
-                    *needed -= 1;
-                    if *needed == 0 {
+                if let Some(need) = self.needed.get_mut(&net) {
+                    need.entries -= 1;
+                    if need.entries == 0 {
                         self.needed.remove(&net);
                     }
                 }
@@ -118,7 +137,7 @@ impl Nets {
             for net in change.after.iter().flat_map(|placed| prefixes(&change.key, placed)) {
                 before.entry(net).or_insert_with(|| self.needed.contains_key(&net));
                 touched.insert(net);
-                *self.needed.entry(net).or_insert(0) += 1;
+                self.need(net, change.after.as_ref().map_or(Timestamp::MIN, |placed| placed.until));
             }
         }
         let was = |net: &IpNet| before.get(net).copied().unwrap_or(false);
@@ -134,11 +153,21 @@ impl Nets {
     }
 
     /// What makes a list that holds `there` hold these.
-    pub fn edits_from(&self, there: &BTreeSet<IpNet>) -> Edits {
-        let mut add: Vec<IpNet> = self.needed.keys().filter(|net| !there.contains(net)).copied().collect();
+    pub fn edits_from(&self, there: &There) -> Edits {
+        let is_there = |net: &&IpNet| there.ours.contains(*net) || there.others.contains(*net);
+        let mut add: Vec<IpNet> = self.needed.keys().filter(|net| !is_there(net)).copied().collect();
         add.sort_unstable();
-        Edits { add, remove: there.iter().filter(|net| !self.needed.contains_key(net)).copied().collect() }
+        Edits { add, remove: there.ours.iter().filter(|net| !self.needed.contains_key(net)).copied().collect() }
     }
+}
+
+/// What a list was found to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct There {
+    /// What we have put in.
+    pub ours: BTreeSet<IpNet>,
+    /// What others have put in: never ours to remove.
+    pub others: BTreeSet<IpNet>,
 }
 
 #[cfg(test)]
@@ -221,9 +250,10 @@ mod tests {
                 plan.commit(&mut placement);
                 for net in &edits.remove { prop_assert!(list.remove(net)); }
                 for net in &edits.add { prop_assert!(list.insert(*net)); }
-                prop_assert_eq!(&nets, &Nets::of(&placement));
+                prop_assert_eq!(nets.sorted(), Nets::of(&placement).sorted());
                 prop_assert_eq!(&list, &nets.sorted().into_iter().collect::<BTreeSet<_>>());
-                prop_assert!(nets.edits_from(&list).is_empty());
+                let there = There { ours: list.clone(), ..There::default() };
+                prop_assert!(nets.edits_from(&there).is_empty());
             }
         }
     }

@@ -3,8 +3,13 @@
 //! Every request is held against the description of its API; faults are injected; what counts in the end is what the
 //! server holds.
 
+mod lists;
+mod opnsense;
+mod pfsense;
+mod proxmox;
 mod schema;
 mod server;
+mod ssh;
 
 use bouncers::error::Class;
 use bouncers::remote::http::Call;
