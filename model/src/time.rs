@@ -77,10 +77,13 @@ impl EventTime {
     /// The RFC 3339 text: a fraction only if there is one, `Z` for UTC.
     pub fn rfc3339(self) -> String {
         let (civil, offset) = self.civil();
-        let mut text = format!("{}T{}", civil.date(), clock(civil));
+        let mut text = String::with_capacity(LONGEST);
+        date(civil, &mut text);
+        text.push('T');
+        clock(civil, &mut text);
         match offset {
             0 => text.push('Z'),
-            offset => text.push_str(&zone(offset, ":")),
+            offset => zone(offset, ":", &mut text),
         }
         text
     }
@@ -88,9 +91,19 @@ impl EventTime {
     /// As Go prints a time in a message: `2021-09-29 14:11:34 +0000 UTC`, `... +0200 +0200`.
     pub fn go_text(self) -> String {
         let (civil, offset) = self.civil();
-        let zone = zone(offset, "");
-        let name = if offset == 0 { "UTC" } else { &zone };
-        format!("{} {} {zone} {name}", civil.date(), clock(civil))
+        let mut text = String::with_capacity(LONGEST);
+        date(civil, &mut text);
+        text.push(' ');
+        clock(civil, &mut text);
+        text.push(' ');
+        zone(offset, "", &mut text);
+        text.push(' ');
+        if offset == 0 {
+            text.push_str("UTC");
+        } else {
+            zone(offset, "", &mut text);
+        }
+        text
     }
 
     fn civil(self) -> (DateTime, i32) {
@@ -107,24 +120,57 @@ impl EventTime {
     }
 }
 
-/// `14:11:34`, `14:11:34.5`.
-fn clock(civil: DateTime) -> String {
-    let mut text = format!("{:02}:{:02}:{:02}", civil.hour(), civil.minute(), civil.second());
-    if civil.subsec_nanosecond() > 0 {
-        let fraction = format!(".{:09}", civil.subsec_nanosecond());
-        text.push_str(fraction.trim_end_matches('0'));
+/// Bytes of the longest text of a time.
+const LONGEST: usize = 48;
+
+/// `2021-09-29`. Every event is told its time as a text: digits are written one by one.
+fn date(civil: DateTime, out: &mut String) {
+    match u32::try_from(civil.year()) {
+        Ok(year) => digits(year, 4, out),
+        Err(_) => {
+            out.push_str("-00");
+            digits(civil.year().unsigned_abs().into(), 4, out);
+        }
     }
-    text
+    out.push('-');
+    digits(civil.month().unsigned_abs().into(), 2, out);
+    out.push('-');
+    digits(civil.day().unsigned_abs().into(), 2, out);
 }
 
-fn zone(offset: i32, colon: &str) -> String {
-    let sign = if offset < 0 { '-' } else { '+' };
-    let minutes = offset.abs() / 60;
-    format!("{sign}{:02}{colon}{:02}", minutes / 60, minutes % 60)
+/// `14:11:34`, `14:11:34.5`.
+fn clock(civil: DateTime, out: &mut String) {
+    for (part, mark) in [(civil.hour(), ":"), (civil.minute(), ":"), (civil.second(), "")] {
+        digits(part.unsigned_abs().into(), 2, out);
+        out.push_str(mark);
+    }
+    if civil.subsec_nanosecond() > 0 {
+        out.push('.');
+        digits(civil.subsec_nanosecond().unsigned_abs(), 9, out);
+        out.truncate(out.trim_end_matches('0').len());
+    }
+}
+
+fn zone(offset: i32, colon: &str, out: &mut String) {
+    out.push(if offset < 0 { '-' } else { '+' });
+    let minutes = offset.unsigned_abs() / 60;
+    digits(minutes / 60, 2, out);
+    out.push_str(colon);
+    digits(minutes % 60, 2, out);
+}
+
+/// The last `count` digits of `number`, which has no more.
+fn digits(number: u32, count: u32, out: &mut String) {
+    for place in (0..count).rev() {
+        let digit = number / 10_u32.pow(place) % 10;
+        out.push(char::from(b'0' + digit as u8));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -145,6 +191,25 @@ mod tests {
             let time = EventTime::parse_rfc3339(text).expect(text);
             assert_eq!(time.rfc3339(), rfc3339, "{text}");
             assert_eq!(time.go_text(), go, "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn times_are_written_as_they_are_read(
+            second in -377_000_000_000_i64..253_000_000_000,
+            nanos in prop::sample::select(vec![0, 1, 500_000_000, 120_000_000]),
+            minutes in -1000..1000,
+        ) {
+            let instant = Timestamp::new(second, nanos).expect("within the years that there are");
+            let time = EventTime { instant, offset: minutes * 60 };
+            let shown = Offset::from_seconds(time.offset).expect("less than a day").to_datetime(instant);
+            let text = time.rfc3339();
+            prop_assert!(text.starts_with(&shown.to_string()), "{text} {shown}");
+            if shown.year() >= 0 {
+                prop_assert_eq!(EventTime::parse_rfc3339(&text), Some(time));
+            }
         }
     }
 
