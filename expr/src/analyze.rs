@@ -46,6 +46,8 @@ pub struct Facts {
     pub requires: Vec<Condition>,
     /// Whether the result is `true` whenever all of `requires` hold.
     pub decided: bool,
+    /// Whether it only compares plain fields with constants: then the answer is found faster than it is remembered.
+    pub quick: bool,
     /// Lists of mentions: of each list one must be found, as far as values in ASCII are concerned, for the result to be `true`.
     pub mentions: Vec<Vec<Mention>>,
 }
@@ -145,6 +147,20 @@ pub(crate) fn decided(node: &Node) -> bool {
         BoolNode::And(tests) => tests.iter().all(compared),
         test => compared(test),
     }
+}
+
+/// Whether `node` compares plain fields with a few constants, and no more.
+pub(crate) fn quick(node: &Node) -> bool {
+    fn of(test: &BoolNode) -> bool {
+        match test {
+            BoolNode::Const(_) => true,
+            BoolNode::Not(test) => of(test),
+            BoolNode::And(tests) | BoolNode::Or(tests) => tests.len() <= 2 && tests.iter().all(of),
+            BoolNode::EqualConst { text, .. } | BoolNode::StartsWith { text, .. } => field(text).is_some(),
+            _ => false,
+        }
+    }
+    matches!(node, Node::Bool(test) if of(test))
 }
 
 /// Whether `node` is the constant `false`.

@@ -21,7 +21,7 @@ use crate::{Context, YearRule};
 const LONGEST: usize = 512;
 /// Most that is remembered of what a parser wrote, in bytes.
 const MOST: usize = 4 * LONGEST;
-/// Patterns and statics from which on remembering pays.
+/// Patterns, and statics that compute something, from which on remembering pays.
 const WORTH: usize = 3;
 /// Looks after which a memory is judged.
 const TRIALS: u32 = 1024;

@@ -100,7 +100,7 @@ pub(crate) struct Touches {
     pub(crate) beyond: bool,
     /// Whether it reads a date.
     pub(crate) dated: bool,
-    /// How many patterns and statics it has.
+    /// How many patterns it has, and statics that compute something.
     pub(crate) steps: usize,
 }
 
@@ -160,7 +160,7 @@ pub(crate) struct Answers {
     texts: Vec<Recent<Yield>>,
     /// Which expressions of a whitelist an event leaves possible, by number.
     candidates: Vec<Candidates>,
-    pub(crate) dates: Recent<Dated, 64>,
+    pub(crate) dates: Recent<Dated, 8>,
     pub(crate) places: Recent<Option<Located>, 2048>,
 }
 
@@ -416,7 +416,8 @@ impl Chorused {
 impl Filter {
     fn build(source: &Text, build: &mut Build<'_, '_>) -> Result<Self, Fault> {
         let program = program(source, build)?;
-        let memory = program.facts().only_field().map(|field| (field, build.counts.truth()));
+        let facts = program.facts();
+        let memory = facts.only_field().filter(|_| !facts.quick).map(|field| (field, build.counts.truth()));
         Ok(Self { program, memory })
     }
 

@@ -84,7 +84,8 @@ impl Static {
                 }
             },
         };
-        build.touches.steps += 1;
+        let computes = matches!(value, Source::Expression(_)) || matches!(dest, Dest::Method(_));
+        build.touches.steps += usize::from(computes);
         build.touches.beyond |= match dest {
             Dest::Field(_) | Dest::Method(Method::GeoIpCity | Method::GeoIpAsn | Method::IpToRange) => false,
             Dest::Method(Method::ParseDate) => {

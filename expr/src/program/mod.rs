@@ -63,6 +63,7 @@ impl<'f> Compiler<'f> {
         let mut facts = checker.facts;
         facts.requires = analyze::requires(&node);
         facts.decided = analyze::decided(&node);
+        facts.quick = analyze::quick(&node);
         facts.mentions = needles::mentions(&node);
         facts.files.sort_unstable();
         facts.files.dedup();
