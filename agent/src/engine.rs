@@ -210,12 +210,15 @@ impl Engine {
             self.spent.lines.merge(&parsed.spent.unwrap_or_default());
             present = present.max(now);
             if backlog {
-                let moments = &mut self.backlog;
-                pours.extend(
-                    parsed.pours.into_iter().filter_map(|pour| Some((moments.moment(source, pour.time(), now)?, pour))),
-                );
-            } else {
-                pours.extend(parsed.pours.into_iter().map(|pour| (now, pour)));
+                for pour in parsed.pours {
+                    let Some(moment) = self.backlog.moment(source, pour.time(), now) else { continue };
+                    match pours.last_mut() {
+                        Some((same, some)) if *same == moment => some.push(pour),
+                        _ => pours.push((moment, vec![pour])),
+                    }
+                }
+            } else if !parsed.pours.is_empty() {
+                pours.push((now, parsed.pours));
             }
             if caught_up {
                 self.backlog.caught_up(source);
@@ -356,7 +359,7 @@ impl Engine {
                 _ if !unknown.is_empty() && !late => self.doubts.push(Doubt { unknown, ..doubt }),
                 (Some(overflow), true) => {
                     self.whitelisted -= 1;
-                    self.again.extend(again.into_iter().map(|pour| (now, pour)));
+                    self.again.extend((!again.is_empty()).then_some((now, again)));
                     revision.alerts.extend(alerts_of(overflow));
                 }
                 (None, true) | (Some(_), false) => {}
@@ -456,7 +459,7 @@ impl Engine {
                 Some(judged) => alerts.extend(judged),
                 None => self.whitelisted += 1,
             }
-            again.extend(pours.into_iter().map(|pour| (now, pour)));
+            again.extend((!pours.is_empty()).then_some((now, pours)));
         }
         again
     }

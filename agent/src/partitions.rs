@@ -44,8 +44,8 @@ pub struct Partitions {
 
 type Group = Vec<Buckets>;
 
-/// A pour and the moment of its batch.
-pub type Timed = (Timestamp, Pour);
+/// The pours of a batch, where they lie since it was parsed, and its moment.
+pub type Timed = (Timestamp, Vec<Pour>);
 
 impl Partitions {
     /// Empty buckets of `rules` that may occupy `memory` bytes together.
@@ -106,10 +106,10 @@ impl Partitions {
 
     /// Applies `pours` in order, and answers the overflows in the order of the pours that caused them.
     pub fn pour(&mut self, pours: Vec<Timed>, scene: &Scene, pool: &mut Pool<Worker>) -> Vec<RuntimeAlert> {
-        if pours.len() < WORTH_SHARING || pool.threads() == 1 {
+        if pool.threads() == 1 || pours.iter().map(|(_, pours)| pours.len()).sum::<usize>() < WORTH_SHARING {
             let mut meter = pool.own().pour_meter(scene);
             let mut overflows = Vec::new();
-            for (now, pour) in &pours {
+            for (now, pour) in pours.iter().flat_map(|(now, pours)| pours.iter().map(move |pour| (now, pour))) {
                 let partition = usize::from(pour.partition);
                 let buckets = &mut self.groups[partition / GROUP][partition % GROUP];
                 let world = World::new(scene, *now);
@@ -120,9 +120,11 @@ impl Partitions {
             self.spent.merge(&meter.map(Meter::take).unwrap_or_default());
             return overflows;
         }
-        let mut shares: Vec<Vec<u32>> = self.groups.iter().map(|_| Vec::new()).collect();
-        for (place, (_, pour)) in (0..).zip(&pours) {
-            shares[usize::from(pour.partition) / GROUP].push(place);
+        let mut shares: Vec<Vec<[u32; 2]>> = self.groups.iter().map(|_| Vec::new()).collect();
+        for (batch, (_, pours)) in (0..).zip(&pours) {
+            for (place, pour) in (0..).zip(pours) {
+                shares[usize::from(pour.partition) / GROUP].push([batch, place]);
+            }
         }
         let pours = Arc::new(pours);
         let jobs = mem::take(&mut self.groups).into_iter().zip(shares).map(|(mut group, share)| {
@@ -132,7 +134,9 @@ impl Partitions {
                 let mut found = Vec::new();
                 let mut overflows = Vec::new();
                 for place in share {
-                    let Some((now, pour)) = pours.get(place as usize) else { continue };
+                    let [batch, number] = place.map(|part| part as usize);
+                    let Some((now, some)) = pours.get(batch) else { continue };
+                    let Some(pour) = some.get(number) else { continue };
                     let world = World::new(&scene, *now);
                     let buckets = &mut group[usize::from(pour.partition) % GROUP];
                     Meter::time(meter.as_deref_mut(), Part::Pour(pour.scenario), |_| {

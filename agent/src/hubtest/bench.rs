@@ -136,8 +136,7 @@ impl Bench {
             worker.parse(&batch, &self.scene).pours
         };
         for _ in 0..ECHOES {
-            let timed = pours.into_iter().map(|pour| (self.now, pour)).collect();
-            let overflows = self.partitions.pour(timed, &self.scene, &mut self.pool);
+            let overflows = self.partitions.pour(vec![(self.now, pours)], &self.scene, &mut self.pool);
             pours = overflows.into_iter().flat_map(|overflow| self.overflow(overflow)).collect();
         }
     }
