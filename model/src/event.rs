@@ -329,13 +329,6 @@ impl Event {
         self.touched_fields().skip(count).for_each(see);
     }
 
-    /// Calls `see` with each field that holds text and its text, in the order in which they were first written.
-    pub fn each_field<'e>(&'e self, mut see: impl FnMut(FieldId, &'e str)) {
-        for field in self.touched_fields() {
-            see(field, self.get(field).unwrap_or(""));
-        }
-    }
-
     fn touched_fields(&self) -> impl Iterator<Item = FieldId> {
         self.touched.iter().take(self.touched_count.get()).map(Cell::get)
     }

@@ -44,6 +44,8 @@ pub(crate) struct Frame {
     /// Sorted by field.
     fields: Box<[(FieldId, Box<str>)]>,
     line: Box<str>,
+    /// Lengths of its words.
+    words: Box<[u16]>,
 }
 
 /// What a record tells of an event beside what only few have.
@@ -96,7 +98,7 @@ impl Packer {
         for (number, (field, text)) in told.fields.iter().enumerate() {
             out.number(field.0.into());
             while known.next_if(|(before, _)| before < field).is_some() {}
-            if known.next_if(|(same, said)| same == field && **said == **text).is_some() {
+            if known.next_if(|(same, said)| same == field && alike(said.as_bytes(), text.as_bytes())).is_some() {
                 out.number(FRAME);
             } else if let Some(other) = earlier(told.fields, number, text) {
                 out.number(EARLIER);
@@ -106,7 +108,7 @@ impl Packer {
                 out.raw(text.as_bytes());
             }
         }
-        pack_line(told.line, &frame.line, out);
+        pack_line(told.line, frame.words(), out);
         (frame, out.as_slice().into())
     }
 
@@ -120,13 +122,15 @@ impl Packer {
             return Arc::clone(frame);
         }
         let short = told.fields.iter().filter(|(_, text)| text.len() <= FIELD);
+        let line = &told.line[..told.line.floor_char_boundary(LINE)];
         let frame = Arc::new(Frame {
             table: Arc::clone(told.table),
             parsers: Arc::clone(told.parsers),
             kind: told.kind,
             time_machine: told.time_machine,
             fields: short.map(|(field, text)| (*field, (*text).into())).collect(),
-            line: told.line[..told.line.floor_char_boundary(LINE)].into(),
+            line: line.into(),
+            words: line.split(' ').map(|word| word.len() as u16).collect(),
         });
         if self.frames.len() < FRAMES {
             self.frames.push(Arc::clone(&frame));
@@ -150,6 +154,15 @@ impl Frame {
     fn says(&self, field: FieldId) -> Option<&str> {
         let at = self.fields.binary_search_by_key(&field, |(field, _)| *field).ok()?;
         Some(&self.fields[at].1)
+    }
+
+    fn words(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.line.as_bytes();
+        self.words.iter().map(move |length| {
+            let (word, after) = rest.split_at_checked(usize::from(*length)).unwrap_or((rest, &[]));
+            rest = after.get(1..).unwrap_or(&[]);
+            word
+        })
     }
 
     /// The fields of a record of this frame, sorted.
@@ -257,21 +270,27 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 /// Writes how many words are those of `known`, then the words up to the next such one, and so on.
-fn pack_line(line: &str, known: &str, out: &mut Writer) {
+fn pack_line<'k>(line: &str, mut known: impl Iterator<Item = &'k [u8]>, out: &mut Writer) {
     let line = line.as_bytes();
-    let mut theirs = words(known.as_bytes());
     let (mut at, mut same, mut others) = (0, 0, None);
-    for word in words(line) {
-        if theirs.next() == Some(word) {
-            if let Some(start) = others.take() {
-                out.bytes(&line[start..at - 1]);
+    while let Some(rest) = line.get(at..) {
+        let length = match known.next().filter(|word| begins_with(rest, word)) {
+            Some(word) => {
+                if let Some(start) = others.take() {
+                    out.bytes(&line[start..at - 1]);
+                }
+                same += 1;
+                word.len()
             }
-            same += 1;
-        } else if others.is_none() {
-            out.number(same);
-            (same, others) = (0, Some(at));
-        }
-        at += word.len() + 1;
+            None => {
+                if others.is_none() {
+                    out.number(same);
+                    (same, others) = (0, Some(at));
+                }
+                rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len())
+            }
+        };
+        at += length + 1;
     }
     match others {
         Some(start) => out.bytes(&line[start..]),
@@ -279,9 +298,19 @@ fn pack_line(line: &str, known: &str, out: &mut Writer) {
     }
 }
 
-/// Byte by byte: words are short.
-fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|byte| *byte == b' ')
+/// Whether `word` is the first word of `text`.
+fn begins_with(text: &[u8], word: &[u8]) -> bool {
+    let Some((first, rest)) = text.split_at_checked(word.len()) else { return false };
+    matches!(rest.first(), None | Some(b' ')) && alike(first, word)
+}
+
+/// Whether both are the same. Nearly all are so short that calling for help would take longer.
+fn alike(one: &[u8], other: &[u8]) -> bool {
+    let ((words, rest), (others, tail)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
+    let number = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+    one.len() == other.len()
+        && words.iter().zip(others).all(|(one, other)| number(one) == number(other))
+        && rest.iter().zip(tail).all(|(one, other)| one == other)
 }
 
 /// Reads what [`pack_line`] wrote, to the end.

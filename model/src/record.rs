@@ -78,7 +78,7 @@ type Extra = (MapId, Box<str>, Box<str>);
 const EVIDENCE: usize = 1024;
 
 impl Record {
-    /// A record of the fields of `event` for which `live` answers yes; `Meta` is always live. `unmarshaled` says whether
+    /// A record of the fields of `event` for which `live` answers yes. `unmarshaled` says whether
     /// `evt.Unmarshaled` is kept; `parsers` names the parsers that succeeded on it.
     pub fn new(
         event: &Event,
@@ -89,8 +89,10 @@ impl Record {
     ) -> Self {
         let table = event.table();
         let mut kept: SmallVec<[(FieldId, &str); 32]> = SmallVec::new();
-        event.each_field(|field, text| {
-            if table.name(field).0 == fields::META || live(field) {
+        event.touched_since(0, |field| {
+            if live(field)
+                && let Some(text) = event.get(field)
+            {
                 kept.push((field, text));
             }
         });

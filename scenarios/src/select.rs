@@ -162,6 +162,8 @@ impl Selector {
         for chosen in &self.chosen {
             self.keep.merge(&scenarios.list[chosen.scenario].keep);
         }
+        // Alerts show all of it.
+        self.keep.map(fields::META);
         let keep = &self.keep;
         let table = event.table();
         let unmarshaled = keep.has_map(fields::UNMARSHALED);
