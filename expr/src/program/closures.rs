@@ -41,7 +41,7 @@ pub(crate) fn eval<'a>(closure: &'a Closure, cx: &mut Cx<'a>) -> Outcome<Value<'
                     break;
                 }
                 if holds(closure, cx, &list, index)? {
-                    kept.extend(list.get(index));
+                    kept.push(cx.locals[closure.item].clone());
                 }
             }
             kept.reverse();
@@ -52,7 +52,7 @@ pub(crate) fn eval<'a>(closure: &'a Closure, cx: &mut Cx<'a>) -> Outcome<Value<'
             for index in 0..list.len() {
                 if holds(closure, cx, &list, index)? {
                     cx.spend(1)?;
-                    kept.extend(list.get(index));
+                    kept.push(cx.locals[closure.item].clone());
                 }
             }
             Ok(Value::list(kept))
@@ -117,7 +117,7 @@ fn enter<'a>(closure: &Closure, cx: &mut Cx<'a>, list: &List<'a>, index: usize) 
 fn value<'a>(closure: &'a Closure, cx: &mut Cx<'a>, list: &List<'a>, index: usize) -> Outcome<Value<'a>> {
     enter(closure, cx, list, index)?;
     match &closure.body {
-        None => Ok(list.get(index).unwrap_or(Value::Nil)),
+        None => Ok(cx.locals[closure.item].clone()),
         Some(Body::Value(body)) => body.eval(cx),
         Some(Body::Test(body)) => body.eval(cx).map(Value::Bool),
     }

@@ -231,6 +231,7 @@ impl Node {
             Node::Variables(names) => Ok(Value::Map(Map::Any(
                 names.iter().zip(cx.env.vars).map(|(name, value)| (Cow::Borrowed(*name), value.clone())).collect(),
             ))),
+            Node::Member { base, member, .. } if let Some(object) = held(base, cx) => Ok(object.member(*member)),
             Node::Member { base, member, name, optional } => {
                 let Some(base) = base_of(base, *optional, cx)? else {
                     return Ok(Value::Nil);
@@ -418,6 +419,19 @@ fn base_of<'a>(base: &'a Node, optional: bool, cx: &mut Cx<'a>) -> Outcome<Optio
     Ok(Some(value))
 }
 
+/// The structure that a variable or a local is: looking into it takes no copy of the value.
+fn held<'a>(base: &Node, cx: &Cx<'a>) -> Option<&'a dyn Object> {
+    let value = match base {
+        Node::Var(index) => cx.env.vars.get(*index),
+        Node::Local(index) => cx.locals.get(*index),
+        _ => None,
+    };
+    match value {
+        Some(Value::Object(object)) => Some(*object),
+        _ => None,
+    }
+}
+
 impl Args {
     fn eval<'a>(&'a self, name: &str, cx: &mut Cx<'a>) -> Outcome<SmallVec<[Value<'a>; 4]>> {
         let mut values = SmallVec::with_capacity(self.nodes.len());
@@ -512,6 +526,9 @@ impl TextNode {
                 Some(other) => Handle::of(other).ok_or_else(|| no_member("member", other))?.slot(*field),
                 None => return Err(no_member("member", &Value::Nil)),
             },
+            TextNode::Slot { base, field, .. } if let Some(object) = held(base, cx) => {
+                Text::Borrowed(object.slot(*field).unwrap_or(""))
+            }
             TextNode::Slot { base, field, optional } => {
                 let base = base.eval(cx)?;
                 if cx.skip {
