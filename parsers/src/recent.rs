@@ -10,8 +10,22 @@ use hashbrown::DefaultHashBuilder;
 /// Some answers, for texts of at most `LONGEST` bytes.
 #[derive(Debug)]
 pub(crate) struct Recent<T, const PLACES: usize = 1024, const LONGEST: usize = 128> {
-    places: Vec<Option<(Box<str>, T)>>,
+    places: Vec<Option<Known<T>>>,
     hasher: DefaultHashBuilder,
+}
+
+/// A text and its answer. The hash lies with them, the text elsewhere: for most other texts the near one says no.
+#[derive(Debug)]
+struct Known<T> {
+    hash: u64,
+    text: String,
+    answer: T,
+}
+
+impl<T> Known<T> {
+    fn is(&self, hash: u64, text: &str) -> bool {
+        self.hash == hash && *self.text == *text
+    }
 }
 
 impl<T, const PLACES: usize, const LONGEST: usize> Default for Recent<T, PLACES, LONGEST> {
@@ -32,31 +46,40 @@ impl<T, const PLACES: usize, const LONGEST: usize> Recent<T, PLACES, LONGEST> {
         if text.len() > LONGEST {
             return look(&find());
         }
-        let place = self.place(text);
+        let (place, hash) = self.place(text);
         match place {
-            Some((known, answer)) if **known == *text && good(answer) => look(answer),
-            _ => look(&place.insert((text.into(), find())).1),
+            Some(known) if known.is(hash, text) && good(&known.answer) => look(&known.answer),
+            _ => look(Self::fill(place, hash, text, find())),
         }
     }
 
     /// The answer for `text`, if it is remembered.
     pub(crate) fn get(&mut self, text: &str) -> Option<&T> {
-        self.place(text).as_ref().filter(|(known, _)| **known == *text).map(|(_, answer)| answer)
+        let (place, hash) = self.place(text);
+        place.as_ref().filter(|known| known.is(hash, text)).map(|known| &known.answer)
     }
 
     /// Remembers the answer for `text`.
     pub(crate) fn put(&mut self, text: &str, answer: T) {
         if text.len() <= LONGEST {
-            *self.place(text) = Some((text.into(), answer));
+            let (place, hash) = self.place(text);
+            Self::fill(place, hash, text, answer);
         }
     }
 
-    fn place(&mut self, text: &str) -> &mut Option<(Box<str>, T)> {
+    /// Puts a newcomer into the room that another text leaves.
+    fn fill<'p>(place: &'p mut Option<Known<T>>, hash: u64, text: &str, answer: T) -> &'p T {
+        let mut room = place.take().map(|known| known.text).unwrap_or_default();
+        text.clone_into(&mut room);
+        &place.insert(Known { hash, text: room, answer }).answer
+    }
+
+    fn place(&mut self, text: &str) -> (&mut Option<Known<T>>, u64) {
         if self.places.is_empty() {
             self.places.resize_with(PLACES, || None);
         }
-        let number = self.hasher.hash_one(text) as usize % PLACES;
-        &mut self.places[number]
+        let hash = self.hasher.hash_one(text);
+        (&mut self.places[hash as usize % PLACES], hash)
     }
 }
 

@@ -75,9 +75,9 @@ pub(crate) struct Candidates {
     hasher: DefaultHashBuilder,
 }
 
-/// Texts that were searched lately, each in the one place that its hash allows.
+/// Texts that were searched lately, with their hashes, each in the one place that its hash allows.
 #[derive(Debug, Default)]
-struct Recent(Vec<(String, Bits)>);
+struct Recent(Vec<(u64, String, Bits)>);
 
 impl Candidates {
     /// Their numbers, in file order.
@@ -273,10 +273,12 @@ impl Recent {
             return;
         }
         if self.0.is_empty() {
-            self.0.resize(RECENT, (String::new(), Bits::default()));
+            self.0.resize(RECENT, (0, String::new(), Bits::default()));
         }
-        let (known, bits) = &mut self.0[hasher.hash_one(text) as usize % RECENT];
-        if known != text {
+        let hash = hasher.hash_one(text);
+        let (near, known, bits) = &mut self.0[hash as usize % RECENT];
+        if *near != hash || known != text {
+            *near = hash;
             text.clone_into(known);
             bits.0.clear();
             bits.0.resize(found.0.len(), 0);

@@ -47,7 +47,8 @@ impl GeoIp {
         if !found.has_data() {
             return None;
         }
-        let network: ipnet::IpNet = found.network().ok()?.to_string().parse().ok()?;
+        let network = found.network().ok()?;
+        let network = ipnet::IpNet::new(network.ip(), network.prefix()).ok()?;
         Some(network.trunc().to_string())
     }
 
