@@ -161,7 +161,7 @@ pub(crate) struct Answers {
     /// Which expressions of a whitelist an event leaves possible, by number.
     candidates: Vec<Candidates>,
     pub(crate) dates: Recent<Dated, 8>,
-    pub(crate) places: Recent<Option<Located>, 2048>,
+    pub(crate) places: Recent<Option<Located>, 256>,
 }
 
 /// What an expression gave a static.

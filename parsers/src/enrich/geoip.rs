@@ -63,13 +63,11 @@ impl GeoIp {
         let place = self.place(ip);
         let (code, in_eu) = country(&place);
         let in_eu = if in_eu { "true" } else { "false" };
-        let [latitude, longitude] =
-            [place.location.latitude, place.location.longitude].map(|degrees| format!("{degrees:.6}"));
-        Located {
-            city: [code, in_eu, &latitude, &longitude].map(Arc::from),
-            system: self.system(ip).map(|(number, name)| [number.to_string().into(), name.into()]),
-            range: self.range(ip).map(Arc::from),
-        }
+        let (number, name) = self.system(ip).map_or((String::new(), ""), |(number, name)| (number.to_string(), name));
+        let degrees = [place.location.latitude, place.location.longitude].map(|degrees| format!("{degrees:.6}"));
+        let [latitude, longitude] = &degrees;
+        let range = self.range(ip).unwrap_or_default();
+        Located::of([code, in_eu, latitude, longitude, &number, name, &range])
     }
 
     /// The record that expressions see (`GeoIPEnrich` and its like), members named as the reference names them.
@@ -113,31 +111,42 @@ impl GeoIp {
     }
 }
 
-/// What the methods write about one address.
+/// What the methods write about one address: in one text, since nearly all of it is kept together and yields together.
 #[derive(Debug)]
 pub(crate) struct Located {
-    /// Code of the country, whether it is in the European Union, latitude, longitude.
-    city: [Arc<str>; 4],
-    /// Number and name.
-    system: Option<[Arc<str>; 2]>,
-    range: Option<Arc<str>>,
+    text: Arc<str>,
+    /// Where in the text these end: code of the country, whether it is in the European Union, latitude, longitude, number and
+    /// name of the autonomous system, its network. Number and network are empty where they are not known.
+    ends: [usize; 7],
 }
 
 impl Located {
+    fn of(parts: [&str; 7]) -> Self {
+        let mut end = 0;
+        let ends = parts.map(|part| {
+            end += part.len();
+            end
+        });
+        Self { text: parts.concat().into(), ends }
+    }
+
     pub(super) fn write(&self, method: Method, event: &Event) {
-        let set = |field, text| event.set_span(field, event.keep_shared(text));
-        match (method, &self.system, &self.range) {
-            (Method::GeoIpCity, ..) => {
-                let into = [fields::ISO_CODE, fields::IS_IN_EU, fields::LATITUDE, fields::LONGITUDE];
-                into.into_iter().zip(&self.city).for_each(|(field, text)| set(field, text));
+        let [code, in_eu, latitude, longitude, number, name, range] = self.ends;
+        let text = event.keep_shared(&self.text);
+        let set = |field, from: usize, to: usize| event.set_span(field, text.slice(from..to));
+        match method {
+            Method::GeoIpCity => {
+                set(fields::ISO_CODE, 0, code);
+                set(fields::IS_IN_EU, code, in_eu);
+                set(fields::LATITUDE, in_eu, latitude);
+                set(fields::LONGITUDE, latitude, longitude);
             }
-            (Method::GeoIpAsn, Some([number, name]), _) => {
-                let number = event.keep_shared(number);
-                event.set_span(fields::ASN_NUMBER, number);
-                event.set_span(fields::AS_NUMBER, number);
-                set(fields::ASN_ORG, name);
+            Method::GeoIpAsn if number > longitude => {
+                set(fields::ASN_NUMBER, longitude, number);
+                set(fields::AS_NUMBER, longitude, number);
+                set(fields::ASN_ORG, number, name);
             }
-            (Method::IpToRange, _, Some(range)) => set(fields::ENRICHED_SOURCE_RANGE, range),
+            Method::IpToRange if range > name => set(fields::ENRICHED_SOURCE_RANGE, name, range),
             _ => {}
         }
     }
