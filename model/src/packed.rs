@@ -3,6 +3,7 @@
 //! Most events of one kind say the same but for a few words: a record says only in what it differs from the first one of
 //! its kind, its *frame*. Fields are read where they lie; the line, which only alerts show, is put together again.
 
+use std::iter;
 use std::sync::Arc;
 
 use expr::FieldId;
@@ -240,7 +241,13 @@ impl<'a> Fields<'a> {
             Place::Frame => self.frame.says(field).unwrap_or(""),
             Place::Own(bytes) => std::str::from_utf8(bytes).unwrap_or(""),
             // The first of several that say the same refers to none.
-            Place::Earlier(number) => self.frame.fields(self.packed).nth(number as usize).map_or("", |(_, text)| text),
+            Place::Earlier(number) => {
+                let mut fields = self.frame.fields(self.packed);
+                for _ in 0..number {
+                    fields.step();
+                }
+                fields.next().map_or("", |(_, text)| text)
+            }
         }
     }
 
@@ -252,6 +259,18 @@ impl<'a> Fields<'a> {
             }
         }
         None
+    }
+
+    /// Those of which `wanted` answers yes: the texts of the others are not looked up.
+    pub(crate) fn only(mut self, wanted: impl Fn(FieldId) -> bool) -> impl Iterator<Item = (FieldId, &'a str)> {
+        iter::from_fn(move || {
+            loop {
+                let (field, place) = self.step()?;
+                if wanted(field) {
+                    return Some((field, self.text(field, &place)));
+                }
+            }
+        })
     }
 
     fn skip_all(mut self) -> Reader<'a> {
@@ -274,21 +293,18 @@ fn pack_line<'k>(line: &str, mut known: impl Iterator<Item = &'k [u8]>, out: &mu
     let line = line.as_bytes();
     let (mut at, mut same, mut others) = (0, 0, None);
     while let Some(rest) = line.get(at..) {
-        let length = match known.next().filter(|word| begins_with(rest, word)) {
-            Some(word) => {
-                if let Some(start) = others.take() {
-                    out.bytes(&line[start..at - 1]);
-                }
-                same += 1;
-                word.len()
+        let length = if let Some(word) = known.next().filter(|word| begins_with(rest, word)) {
+            if let Some(start) = others.take() {
+                out.bytes(&line[start..at - 1]);
             }
-            None => {
-                if others.is_none() {
-                    out.number(same);
-                    (same, others) = (0, Some(at));
-                }
-                rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len())
+            same += 1;
+            word.len()
+        } else {
+            if others.is_none() {
+                out.number(same);
+                (same, others) = (0, Some(at));
             }
+            rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len())
         };
         at += length + 1;
     }
@@ -364,6 +380,9 @@ mod tests {
                     line,
                 });
                 prop_assert_eq!(&frame.fields(&packed).collect::<Vec<_>>(), &fields);
+                let even = |field: FieldId| field.0.is_multiple_of(2);
+                let some: Vec<_> = fields.iter().filter(|(field, _)| even(*field)).copied().collect();
+                prop_assert_eq!(frame.fields(&packed).only(even).collect::<Vec<_>>(), some);
                 for field in (0..7).map(FieldId) {
                     let text = fields.iter().find(|(known, _)| *known == field).map(|(_, text)| *text);
                     prop_assert_eq!(frame.fields(&packed).get(field), text);

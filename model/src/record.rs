@@ -132,10 +132,9 @@ impl Record {
 
     /// All entries of a string map, sorted by key.
     pub fn entries_of(&self, map: MapId) -> Vec<(&str, &str)> {
-        let slots = self.fields().filter_map(|(field, text)| {
-            let (of, key) = self.frame.table.name(field);
-            (of == map).then_some((key, text))
-        });
+        let table = &self.frame.table;
+        let slots = self.fields().only(|field| table.name(field).0 == map);
+        let slots = slots.map(|(field, text)| (table.name(field).1, text));
         let extra = self.extra().iter().filter(|(of, _, _)| *of == map).map(|(_, key, value)| (&**key, &**value));
         let mut entries: Vec<_> = slots.chain(extra).collect();
         entries.sort_unstable_by_key(|(key, _)| *key);

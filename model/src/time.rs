@@ -125,12 +125,11 @@ const LONGEST: usize = 48;
 
 /// `2021-09-29`. Every event is told its time as a text: digits are written one by one.
 fn date(civil: DateTime, out: &mut String) {
-    match u32::try_from(civil.year()) {
-        Ok(year) => digits(year, 4, out),
-        Err(_) => {
-            out.push_str("-00");
-            digits(civil.year().unsigned_abs().into(), 4, out);
-        }
+    if let Ok(year) = u32::try_from(civil.year()) {
+        digits(year, 4, out);
+    } else {
+        out.push_str("-00");
+        digits(civil.year().unsigned_abs().into(), 4, out);
     }
     out.push('-');
     digits(civil.month().unsigned_abs().into(), 2, out);
