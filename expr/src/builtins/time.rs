@@ -2,6 +2,7 @@
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use smallvec::SmallVec;
 
 use super::{int, items, text};
 use crate::duration;
@@ -337,8 +338,8 @@ fn parse_unix<'a>(cx: &mut Cx<'a>, args: &[Value<'a>]) -> Outcome<Value<'a>> {
 }
 
 /// The sorted differences between successive times.
-fn intervals(args: &[Value<'_>]) -> Outcome<Vec<i64>> {
-    let mut times = Vec::new();
+fn intervals(args: &[Value<'_>]) -> Outcome<SmallVec<[i64; 8]>> {
+    let mut times: SmallVec<[Timestamp; 8]> = SmallVec::new();
     for item in items(args, 0)?.iter() {
         match item {
             Value::Time(time, _) => times.push(time),

@@ -50,7 +50,7 @@ impl<'a> Cx<'a> {
     pub(crate) fn new(env: &'a Env<'a>, locals: usize, compiler: u64) -> Self {
         Self {
             env,
-            locals: SmallVec::from_elem(Value::Nil, locals),
+            locals: if locals == 0 { SmallVec::new() } else { SmallVec::from_elem(Value::Nil, locals) },
             skip: false,
             compiler,
             elements: ELEMENTS,
