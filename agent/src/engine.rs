@@ -213,7 +213,7 @@ impl Engine {
                 for pour in parsed.pours {
                     let Some(moment) = self.backlog.moment(source, pour.time(), now) else { continue };
                     match pours.last_mut() {
-                        Some((same, some)) if *same == moment => some.push(pour),
+                        Some((then, those)) if *then == moment => those.push(pour),
                         _ => pours.push((moment, vec![pour])),
                     }
                 }

@@ -61,6 +61,8 @@ struct Bench {
     overflow_scratch: Scratch,
     selector: Selector,
     memo: Memo,
+    /// How many pours the last batch gave: the next one will give about as many.
+    pours: usize,
 }
 
 /// What became of a batch.
@@ -145,6 +147,7 @@ impl Worker {
             overflow_scratch: Scratch::default(),
             selector: Selector::new(scene.key.clone()),
             memo: Memo::default(),
+            pours: 0,
         })
     }
 
@@ -154,7 +157,7 @@ impl Worker {
         let mut meter = self.meter.take().or_else(|| scene.measure.then(Meter::new));
         let bench = self.bench(scene);
         bench.selector.begin();
-        let mut done = Parsed::default();
+        let mut done = Parsed { pours: Vec::with_capacity(bench.pours), ..Parsed::default() };
         let mut in_vain = 0;
         for (number, line) in batch.lines.iter().enumerate() {
             let through = in_vain < IN_VAIN
@@ -166,6 +169,7 @@ impl Worker {
                 done.waiting.push(Waiting { line: number, pours: done.pours.len() });
             }
         }
+        bench.pours = done.pours.len();
         done.metrics = mem::take(&mut bench.selector.metrics);
         done.spent = meter.as_mut().map(Meter::take);
         self.meter = meter;
