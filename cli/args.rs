@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use bouncers::forward::reference::{NoReference, Reference};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -79,8 +80,9 @@ pub(crate) enum Command {
     Alerts(Alerts),
     /// Why an address is kept out, or is not: lines, rules, checks, and how to undo it
     Why {
-        /// The address
-        ip: IpAddr,
+        /// The address, or the reference that a refused visitor was shown
+        #[arg(value_name = "IP|REFERENCE", value_parser = asked)]
+        asked: Asked,
     },
     /// Take lines through every stage and show what each parser and scenario makes of them
     Explain(Explain),
@@ -855,6 +857,35 @@ pub(crate) struct Bouncer {
 pub(crate) enum BouncerCommand {
     /// Put the last known good state into this host's kernel and end: for a host that boots, before it has a network
     Restore,
+    /// Say how to connect what is to ask or to be told, and check what can be checked
+    #[command(subcommand)]
+    Setup(Setup),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Setup {
+    /// Traefik, which asks about each request
+    Traefik(SetupProxy),
+    /// Caddy, which asks about each request
+    Caddy(SetupProxy),
+    /// nginx, which asks about each request
+    Nginx(SetupProxy),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SetupProxy {
+    /// Only say what is to be done; nothing is ever written for a proxy
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// The target with the section `forward-auth`; needed where there are several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target: Option<String>,
+    /// The profile to ask for; needed where there are several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+    /// Let everybody pass while nobody answers
+    #[arg(long)]
+    pub(crate) open: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -979,6 +1010,24 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
         seconds: u32,
     },
+    /// Forward-auth under load: requests a second and how long they take
+    Forward {
+        /// How many decisions are in force
+        #[arg(long, default_value_t = 1_000_000)]
+        decisions: u32,
+        /// For how long it is asked
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+        /// How many connections ask at once
+        #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        connections: u16,
+    },
+    /// Feeds: how long writing them takes in each format, and how fast they are served
+    Feed {
+        /// How many decisions are in force
+        #[arg(long, default_value_t = 1_000_000)]
+        decisions: u32,
+    },
     /// The local API under load
     Api {
         /// How many decisions are in force
@@ -1007,6 +1056,22 @@ pub(crate) struct BenchEngine {
     /// How often each is run; the best counts
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) runs: u16,
+}
+
+/// Whom somebody asks about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asked {
+    /// An address.
+    Ip(IpAddr),
+    /// A visitor who was refused, by what he was shown.
+    Reference(Reference),
+}
+
+fn asked(text: &str) -> Result<Asked, String> {
+    if let Ok(ip) = text.parse() {
+        return Ok(Asked::Ip(ip));
+    }
+    text.parse().map(Asked::Reference).map_err(|error: NoReference| error.to_string())
 }
 
 fn net(text: &str) -> Result<IpNet, String> {

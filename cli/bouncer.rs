@@ -11,6 +11,7 @@ use bouncers::config::Mode;
 use bouncers::engine::host;
 use bouncers::engine::run::Wiring;
 use bouncers::engine::status::Status;
+use bouncers::forward::setup::Proxy;
 use bouncers::metrics::Metrics;
 use bouncers::nftables::{Nftables, Options};
 use jiff::Timestamp;
@@ -22,16 +23,20 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::accounts::confirm;
-use crate::args::{Bouncer, BouncerCommand, Global};
+use crate::args::{Bouncer, BouncerCommand, Global, Setup};
 use crate::config::Config;
 use crate::geo;
 use crate::run;
+use crate::setup_proxy;
 
 /// Does what `cordon bouncer` is told.
 pub(crate) fn run(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
     match &args.command {
         None => follow(global, args),
         Some(BouncerCommand::Restore) => restore(global),
+        Some(BouncerCommand::Setup(Setup::Traefik(args))) => setup_proxy::run(global, Proxy::Traefik, args),
+        Some(BouncerCommand::Setup(Setup::Caddy(args))) => setup_proxy::run(global, Proxy::Caddy, args),
+        Some(BouncerCommand::Setup(Setup::Nginx(args))) => setup_proxy::run(global, Proxy::Nginx, args),
     }
 }
 

@@ -11,6 +11,7 @@ mod audit;
 mod backup;
 mod bench;
 mod bench_api;
+mod bench_edge;
 mod bench_engine;
 mod bench_sources;
 mod bouncer;
@@ -31,6 +32,7 @@ mod remote;
 mod replay;
 mod run;
 mod sandbox;
+mod setup_proxy;
 mod shell;
 mod status;
 mod support;
@@ -69,7 +71,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Forgive { target, duration } => decisions::forgive(global, target, duration),
         Command::Decisions(command) => decisions::run(global, &command),
         Command::Alerts(command) => alerts::run(global, &command),
-        Command::Why { ip } => why::run(global, ip),
+        Command::Why { asked } => why::run(global, asked),
         Command::Explain(args) => explain::run(global, &args),
         Command::Replay(args) => replay::run(global, &args),
         Command::Allowlists(command) => allowlists::run(global, &command),
@@ -96,6 +98,10 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Bench(Bench::Engine(args)) => bench_engine::run(global, &args),
         Command::Bench(Bench::Syslog { rate, seconds }) => bench_sources::syslog(rate, seconds, global),
         Command::Bench(Bench::Files { files, seconds }) => bench_sources::files(files, seconds, global),
+        Command::Bench(Bench::Forward { decisions, seconds, connections }) => {
+            bench_edge::forward(decisions, seconds, connections, global)
+        }
+        Command::Bench(Bench::Feed { decisions }) => bench_edge::feed(decisions, global),
         Command::Bench(Bench::Api { decisions, followers }) => bench_api::run(decisions, followers, global),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { folder } => shell::man(&folder),

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use bouncers::forward::reference::Reference;
 use bouncers::nftables::{Enforced, Nftables};
 use ipnet::{IpNet, Ipv6Net};
 use jiff::{SignedDuration, Timestamp};
@@ -10,7 +11,7 @@ use model::alert::{Alert, AlertEvent, DecisionBody};
 use model::duration;
 use serde::Serialize;
 
-use crate::args::{Format, Global};
+use crate::args::{Asked, Format, Global};
 use crate::config::Config;
 use crate::decisions::is_active;
 use crate::output::{self, printable};
@@ -23,6 +24,8 @@ const LINES: usize = 12;
 #[derive(Debug, Serialize)]
 struct Story {
     ip: IpAddr,
+    /// What the reference tells by which it was asked for.
+    refusal: Option<Refusal>,
     /// Alerts with decisions in force about it, newest first.
     kept_out: Vec<Alert>,
     /// The newest alert about it, if nothing is in force.
@@ -35,8 +38,20 @@ struct Story {
     table: String,
 }
 
-pub(crate) fn run(global: &Global, ip: IpAddr) -> anyhow::Result<()> {
-    let ip = ip.to_canonical();
+/// A refusal by a reverse proxy.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Refusal {
+    /// When, to the minute.
+    at: Timestamp,
+    /// By which decision; 0 for none.
+    decision: i64,
+}
+
+pub(crate) fn run(global: &Global, asked: Asked) -> anyhow::Result<()> {
+    let (ip, refusal) = match asked {
+        Asked::Ip(ip) => (ip.to_canonical(), None),
+        Asked::Reference(Reference { address, at, decision }) => (address, Some(Refusal { at, decision })),
+    };
     let remote = Remote::connect(global)?;
     let mut query = Query::new();
     query.add("has_active_decision", "true").add("limit", 0).add("ip", ip);
@@ -65,7 +80,8 @@ pub(crate) fn run(global: &Global, ip: IpAddr) -> anyhow::Result<()> {
     let enforcement = Config::load(global)?.enforcement;
     let kernel = Nftables::open(enforcement.nftables()).and_then(|table| table.enforced_now(ip));
     let kernel = kernel.map_err(|error| error.to_string());
-    let story = Story { ip, kept_out, last_alert, allowed_by: allowed.reason, kernel, table: enforcement.table };
+    let story =
+        Story { ip, refusal, kept_out, last_alert, allowed_by: allowed.reason, kernel, table: enforcement.table };
     match global.output {
         Format::Json | Format::Raw => output::json(&story),
         Format::Human => output::line(story.tell(Timestamp::now()).trim_end()),
@@ -93,7 +109,7 @@ impl Story {
     }
 
     fn tell(&self, now: Timestamp) -> String {
-        let mut text = String::new();
+        let mut text = self.refusal.map(|refusal| self.tell_refusal(refusal)).unwrap_or_default();
         // writing to a String cannot fail, here and below
         let _ = match self.longest() {
             Some(body) if self.kept_out.iter().all(|alert| alert.simulated) => {
@@ -154,6 +170,23 @@ impl Story {
             let _ = writeln!(text, "  never again  cordon allowlists add NAME {}", self.ip);
         }
         text
+    }
+
+    /// Whom a reverse proxy refused, and what is known about the reason.
+    fn tell_refusal(&self, Refusal { at, decision }: Refusal) -> String {
+        let (ip, at) = (self.ip, at.strftime("%Y-%m-%d %H:%M UTC"));
+        match decision {
+            0 => format!(
+                "a reverse proxy refused {ip} at {at} by a rule of its profile: country, path, or because nothing was known\n"
+            ),
+            known if self.decisions().any(|body| body.id == known) => {
+                format!("a reverse proxy refused {ip} at {at} by decision {known}, which is still in force\n")
+            }
+            other => format!(
+                "a reverse proxy refused {ip} at {at} by decision {other}: it is over, or it is about who was logged in, \
+                 about the country or a range (`cordon decisions list`)\n"
+            ),
+        }
     }
 
     fn decisions(&self) -> impl Iterator<Item = &DecisionBody> {
