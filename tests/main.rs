@@ -13,6 +13,7 @@ mod crash;
 mod crowdsec_folder;
 mod defence;
 mod disk;
+mod edge;
 mod journal;
 mod reload;
 mod secrets;
