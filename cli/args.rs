@@ -1028,6 +1028,12 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 1_000_000)]
         decisions: u32,
     },
+    /// Geo policies from a real database
+    Geo {
+        /// A database of countries
+        #[arg(long, value_name = "FILE")]
+        database: PathBuf,
+    },
     /// The local API under load
     Api {
         /// How many decisions are in force

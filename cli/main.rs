@@ -13,6 +13,7 @@ mod bench;
 mod bench_api;
 mod bench_edge;
 mod bench_engine;
+mod bench_geo;
 mod bench_sources;
 mod bouncer;
 mod check;
@@ -102,6 +103,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
             bench_edge::forward(decisions, seconds, connections, global)
         }
         Command::Bench(Bench::Feed { decisions }) => bench_edge::feed(decisions, global),
+        Command::Bench(Bench::Geo { database }) => bench_geo::run(global, &database),
         Command::Bench(Bench::Api { decisions, followers }) => bench_api::run(decisions, followers, global),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { folder } => shell::man(&folder),
