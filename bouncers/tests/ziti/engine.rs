@@ -45,7 +45,7 @@ impl Engine {
         let open = target.open(&Metrics::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
         let task = tokio::spawn(async move {
             let done = async { drop(stopped.await) };
-            open.run(Channel(updates), settings, wiring, done).await.expect("it ends in order");
+            Box::pin(open.run(Channel(updates), settings, wiring, done)).await.expect("it ends in order");
         });
         Self { feed, status, stop, task }
     }
