@@ -13,6 +13,7 @@ pub mod journal;
 pub mod login;
 pub mod name;
 pub mod plan;
+pub mod setup;
 pub mod wire;
 pub mod work;
 
