@@ -870,6 +870,20 @@ pub(crate) enum Setup {
     Caddy(SetupProxy),
     /// nginx, which asks about each request
     Nginx(SetupProxy),
+    /// The controllers of an OpenZiti network: rights, versions, and whose addresses must never be blocked
+    ///
+    /// Exit status: 0 if nothing is left to do there, 1 otherwise.
+    Ziti(SetupTarget),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SetupTarget {
+    /// Only say what is to be done; nothing is ever written there
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Name of the target; without it all of the kind
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

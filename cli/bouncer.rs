@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::geo;
 use crate::run;
 use crate::setup_proxy;
+use crate::setup_ziti;
 
 /// Does what `cordon bouncer` is told.
 pub(crate) fn run(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
@@ -37,6 +38,7 @@ pub(crate) fn run(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
         Some(BouncerCommand::Setup(Setup::Traefik(args))) => setup_proxy::run(global, Proxy::Traefik, args),
         Some(BouncerCommand::Setup(Setup::Caddy(args))) => setup_proxy::run(global, Proxy::Caddy, args),
         Some(BouncerCommand::Setup(Setup::Nginx(args))) => setup_proxy::run(global, Proxy::Nginx, args),
+        Some(BouncerCommand::Setup(Setup::Ziti(args))) => setup_ziti::run(global, args.target.as_deref()),
     }
 }
 

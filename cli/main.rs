@@ -34,6 +34,7 @@ mod replay;
 mod run;
 mod sandbox;
 mod setup_proxy;
+mod setup_ziti;
 mod shell;
 mod status;
 mod support;

@@ -82,10 +82,9 @@ async fn look(
     if options.protocol == Protocol::Session && major >= 3 {
         findings.push(Finding::bad("`login: session` is not known to this controller", "set `login: oidc`"));
     }
-    for (what, outcome) in [
-        ("sessions", api.sessions(Sessions::Of(&me.id)).await.map(drop)),
-        ("circuits", api.circuits().await.map(drop)),
-    ] {
+    for (what, outcome) in
+        [("sessions", api.sessions(Sessions::Of(&me.id)).await.map(drop)), ("circuits", api.circuits().await.map(drop))]
+    {
         findings.push(match outcome {
             Ok(()) => Finding::good(format!("{what} can be listed")),
             Err(error) if error.is_of_item() => Finding::bad(format!("{what} cannot be listed: {error}"), grant(&me)),
@@ -118,9 +117,11 @@ fn remedy(error: &ApiError, options: &Options) -> String {
                 .to_owned()
         }
         ApiError::Unreachable { .. } => format!("let this host reach {}", options.controllers.join(" or ")),
-        ApiError::Unauthorised { .. } => "make an identity for Cordon, enrol it, and name its file as `identity`:\n    \
+        ApiError::Unauthorised { .. } => {
+            "make an identity for Cordon, enrol it, and name its file as `identity`:\n    \
              ziti edge create identity cordon --admin -o cordon.jwt\n    ziti edge enroll cordon.jwt -o ziti.json"
-            .to_owned(),
+                .to_owned()
+        }
         _ => "see `docs/openziti.md`".to_owned(),
     }
 }
@@ -132,18 +133,25 @@ fn grant(me: &Identity) -> String {
 fn rights(me: &Identity, major: u32) -> Finding {
     let who = format!("we are the identity `{}`", me.name);
     if me.is_default_admin {
-        return Finding::good(format!("{who}, the default administrator")).but("an identity of its own shows in the controller's log who did what");
+        return Finding::good(format!("{who}, the default administrator"))
+            .but("an identity of its own shows in the controller's log who did what");
     }
     if me.is_admin {
         let finding = Finding::good(format!("{who}, an administrator"));
         return if major >= 2 {
-            finding.but(format!("{} would do, and could not touch administrators; only sessions of the newer kind need more", RIGHTS.join(", ")))
+            finding.but(format!(
+                "{} would do, and could not touch administrators; only sessions of the newer kind need more",
+                RIGHTS.join(", ")
+            ))
         } else {
             finding
         };
     }
     if major < 2 {
-        return Finding::bad(format!("{who}, no administrator"), "before 2.0 only an administrator may disable identities");
+        return Finding::bad(
+            format!("{who}, no administrator"),
+            "before 2.0 only an administrator may disable identities",
+        );
     }
     let held = me.permissions.clone().unwrap_or_default();
     let has = |right: &str| {
@@ -172,7 +180,8 @@ impl Host {
         let addresses: Vec<IpAddr> = match (self.name.as_str(), self.port.unwrap_or(443)).to_socket_addrs() {
             Ok(addresses) => addresses.map(|address| address.ip()).collect(),
             Err(_) => {
-                return Finding::good(format!("{found}; its name is not known here")).but("see that its address is on the list `site_peers`");
+                return Finding::good(format!("{found}; its name is not known here"))
+                    .but("see that its address is on the list `site_peers`");
             }
         };
         let open: BTreeSet<String> =
@@ -194,8 +203,8 @@ fn hosts(named: &[String], controllers: &[ControllerDetail], routers: &[EdgeRout
         let address = url.split_once("://").map_or(url, |(_, rest)| rest);
         let address = address.split('/').next().unwrap_or_default();
         let (name, port) = match address.rsplit_once(':') {
-            Some((name, port)) => (name, port.parse().ok()),
-            None => (address, None),
+            Some((name, port)) if address.parse::<IpAddr>().is_err() => (name, port.parse().ok()),
+            _ => (address, None),
         };
         let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
         if !name.is_empty() {
@@ -216,7 +225,9 @@ fn hosts(named: &[String], controllers: &[ControllerDetail], routers: &[EdgeRout
         let what = format!("the router `{}`{state}", router.name);
         match (&router.supported_protocols, &router.hostname) {
             (Some(protocols), _) if !protocols.is_empty() => {
-                protocols.values().for_each(|url| add(what.clone(), url));
+                for url in protocols.values() {
+                    add(what.clone(), url);
+                }
             }
             (_, Some(host)) => add(what, host),
             _ => {}
@@ -260,8 +271,13 @@ mod tests {
         ]))
         .expect("routers");
         let found = hosts(&["https://[2001:db8::1]:1280".to_owned()], &[], &routers);
-        let told: Vec<String> = found.iter().map(|host| format!("{} {} {:?}", host.what, host.name, host.port)).collect();
-        insta::assert_snapshot!(told.join("\n"), @"");
+        let told: Vec<String> =
+            found.iter().map(|host| format!("{} {} {:?}", host.what, host.name, host.port)).collect();
+        insta::assert_snapshot!(told.join("\n"), @r"
+        a controller 2001:db8::1 Some(1280)
+        the router `edge1` 192.0.2.7 Some(3022)
+        the router `edge2` (away) 2001:db8::7 None
+        ");
         let host = Host { what: "the router `edge1`".into(), name: "192.0.2.7".into(), port: Some(3022) };
         assert!(host.finding(&|_| true).good);
         insta::assert_snapshot!(host.finding(&|_| false).remedy.expect("something to do"), @"add 192.0.2.7 to `site_peers`: most who use the network arrive from there");

@@ -439,7 +439,7 @@ impl Network {
                 let all: Vec<Value> = (0..self.bases.len()).map(|at| self.show_controller(at)).collect();
                 page(query, if all.len() > 1 { all } else { Vec::new() })
             }
-            ("GET", ["edge", .., "edge-routers"]) => page(query, Vec::new()),
+            ("GET", ["edge", .., "edge-routers"]) => page(query, vec![show_router()]),
             ("GET", ["edge", .., "identities"]) => {
                 let ids: Vec<String> = self.identities.keys().cloned().collect();
                 let all = ids.iter().map(|id| self.show(id)).collect();
@@ -639,6 +639,19 @@ fn show_terminator(id: &str, host: &str) -> Value {
             "serviceId": "s", "service": { "_links": {} }, "routerId": "routerId", "router": { "_links": {} },
             "binding": "edge", "address": "a", "instanceId": "", "cost": 0, "precedence": "default",
             "dynamicCost": 0, "hostId": host,
+        }),
+    )
+}
+
+fn show_router() -> Value {
+    let version = json!({ "version": "v1", "os": "linux", "arch": "amd64", "buildDate": "", "revision": "" });
+    merge(
+        entity("routerId"),
+        json!({
+            "name": "edge1", "hostname": "192.0.2.7", "isOnline": true, "syncStatus": "SYNC_DONE", "cost": 0,
+            "noTraversal": false, "disabled": false, "supportedProtocols": { "tls": "tls://192.0.2.7:3022" },
+            "isVerified": true, "roleAttributes": [], "isTunnelerEnabled": false, "os": "linux", "arch": "amd64",
+            "version": "v1", "buildDate": "", "revision": "", "versionInfo": version,
         }),
     )
 }

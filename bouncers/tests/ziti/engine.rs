@@ -9,6 +9,8 @@ use bouncers::config::{Config, Kind, Mode, RawConfig, TargetConfig};
 use bouncers::engine::run::Wiring;
 use bouncers::engine::status::{Health, Status};
 use bouncers::metrics::Metrics;
+use bouncers::ziti::name::Name;
+use bouncers::ziti::setup;
 use jiff::Timestamp;
 use model::{AllowSet, Decision, Delta, Scope};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -181,4 +183,33 @@ async fn a_dry_run_changes_nothing() {
     until("planned", || seen.borrow().applied == 1).await;
     engine.stop().await;
     assert_eq!(site.lock().requests, 0, "nobody is even asked");
+}
+
+#[tokio::test]
+async fn the_set_up_says_what_is_missing_and_writes_nothing() {
+    let site = Site::start(Family::Old, 1).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let target = target(&site, folder.path(), "enforce");
+    let Kind::Ziti(options) = &target.kind else { panic!("a Ziti network") };
+    let mut options = options.as_ref().clone();
+    options.protect = vec![Name::Name("nobody".into())];
+    let findings = setup::examine(&options, |address| address.is_loopback()).await;
+    let told: Vec<String> = findings.iter().map(|finding| format!("{} {}", finding.good, finding.found)).collect();
+    let told = told.join("\n").replace(site.bases[0].trim_start_matches("http://127.0.0.1:"), "PORT");
+    assert_eq!(
+        told,
+        "true the controllers run v1.6.3\n\
+         true we are the identity `cordon`, an administrator\n\
+         true the login is a password\n\
+         true sessions can be listed\n\
+         true circuits can be listed\n\
+         false `name:nobody` is to be protected, but there is no such identity\n\
+         true a controller at 127.0.0.1, port PORT/tcp is never blocked here\n\
+         false the router `edge1` at 192.0.2.7, port 3022/tcp could be blocked here"
+    );
+    assert_eq!(site.lock().changes(), Vec::<&str>::new());
+
+    site.lock().locked_out = true;
+    let findings = setup::examine(&options, |_| true).await;
+    assert!(findings.last().is_some_and(|last| last.found.contains("refuses the login")), "{findings:?}");
 }
