@@ -44,11 +44,11 @@ fuzz_target!(|asked: Asked<'_>| {
     assert!(body.starts_with("# fuzz: "));
     if format == Format::Text && query.placeholder.is_none() {
         for line in body.lines().skip(1) {
-            let net: ipnet::Ipv4Net = line.parse().or_else(|_| line.parse().map(ipnet::Ipv4Net::from)).expect("an entry");
+            let net = model::scope::parse_net(line).expect("an entry");
             let banned = rows.items(now).filter(|item| query.takes(&item.kind.action, &item.kind.origin));
             let ends = [net.network(), net.broadcast()];
             let nets: Vec<_> = banned.map(|item| item.net).collect();
-            assert!(ends.iter().all(|end| nets.iter().any(|net| net.contains(&std::net::IpAddr::from(*end)))), "{line}");
+            assert!(ends.iter().all(|end| nets.iter().any(|net| net.contains(end))), "{line}");
         }
     }
 });
