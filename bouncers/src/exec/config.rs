@@ -23,7 +23,7 @@ pub struct Config {
     pub user: Option<User>,
     /// Most changes in one batch.
     pub batch: usize,
-    /// The scopes that it is told of beside addresses; empty tells of none.
+    /// The scopes that it is told of beside addresses; empty tells of all.
     pub scopes: Vec<String>,
 }
 

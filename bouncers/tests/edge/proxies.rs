@@ -192,6 +192,14 @@ fn keeps_out(name: &str, running: &Running) {
     let json: serde_json::Value = serde_json::from_str(&refused.body).expect("the form that was asked for");
     let reference: Reference = json["reference"].as_str().expect("a reference").parse().expect("a reference");
     assert_eq!(reference.address.to_string(), BANNED, "{name}");
+    let posted = ["-X", "POST", "--data", "a=b", "--output", "/dev/null", "--write-out", "%{http_code}"];
+    for (from, status) in [("127.0.0.1", "200"), (BANNED, "403")] {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--max-time", "20", "--interface", from]).args(posted);
+        let output = command.arg(format!("http://{}/", running.address)).output();
+        let output = output.expect("curl is installed: make test installs it");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), status, "{name}: a body, from {from}");
+    }
     let page = running.get_from(BANNED, &["Accept: text/html"]).expect("an answer").body;
     assert!(page.contains("<h1>Access refused</h1>") && !page.contains("ban"), "{name}: {page}");
 }
