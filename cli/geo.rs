@@ -99,7 +99,7 @@ fn load(config: &Config) -> anyhow::Result<Loaded> {
 
 /// Everything about one address.
 #[derive(Debug, Serialize)]
-struct Story {
+pub(crate) struct Story {
     ip: IpAddr,
     #[serde(flatten)]
     at: Whereabouts,
@@ -142,24 +142,27 @@ fn judge(geo: &Geo, databases: &Databases, ip: IpAddr) -> anyhow::Result<(Wherea
 
 /// `cordon geo lookup`.
 fn lookup(global: &Global, ip: IpAddr) -> anyhow::Result<()> {
-    let ip = ip.to_canonical();
-    let config = Config::load(global)?;
-    let loaded = load(&config)?;
-    let (at, policies) = judge(&config.geo, &loaded.databases, ip)?;
-    let spared_by = config.geo.spare.spares(IpNet::from(ip), &loaded.databases)?.map(|spared| spared.to_string());
-    let asked = Remote::connect(global).and_then(|remote| Ok((about(&remote, &at)?, allowed(&remote, ip)?)));
-    let (decisions, allowed_by, unknown) = match asked {
-        Ok((decisions, allowed_by)) => (decisions, allowed_by, None),
-        Err(error) => {
-            let covers = configured(&config).covers_ip(ip, Timestamp::now()).map(AllowEntry::reason);
-            (Vec::new(), covers.unwrap_or_default(), Some(first_line(&error)))
-        }
-    };
-    let story = Story { ip, at, policies, decisions, allowed_by, spared_by, unknown };
+    let story = story(&Config::load(global)?, Remote::connect(global), ip.to_canonical())?;
     match global.output {
         Format::Json | Format::Raw => output::json(&story),
         Format::Human => output::line(story.tell().trim_end()),
     }
+}
+
+/// Everything about `ip`, as far as `remote` answers.
+pub(crate) fn story(config: &Config, remote: anyhow::Result<Remote>, ip: IpAddr) -> anyhow::Result<Story> {
+    let loaded = load(config)?;
+    let (at, policies) = judge(&config.geo, &loaded.databases, ip)?;
+    let spared_by = config.geo.spare.spares(IpNet::from(ip), &loaded.databases)?.map(|spared| spared.to_string());
+    let asked = remote.and_then(|remote| Ok((about(&remote, &at)?, allowed(&remote, ip)?)));
+    let (decisions, allowed_by, unknown) = match asked {
+        Ok((decisions, allowed_by)) => (decisions, allowed_by, None),
+        Err(error) => {
+            let covers = configured(config).covers_ip(ip, Timestamp::now()).map(AllowEntry::reason);
+            (Vec::new(), covers.unwrap_or_default(), Some(first_line(&error)))
+        }
+    };
+    Ok(Story { ip, at, policies, decisions, allowed_by, spared_by, unknown })
 }
 
 /// Who is never punished, as far as that is known without asking anybody.
@@ -233,6 +236,27 @@ impl Story {
             None => writeln!(text, "  bans         nothing about its place spares it"),
         };
         let _ = writeln!(text, "  so           {}", self.conclusion());
+        text
+    }
+
+    /// The part of it that belongs into the story of a ban.
+    pub(crate) fn tell_in_short(&self) -> String {
+        let mut text = format!("  place        {}\n", tell_place(&self.at));
+        for said in self.policies.iter().filter(|said| said.drops) {
+            // writing to a String cannot fail, here and below
+            let _ = writeln!(text, "  policy       {}: {} ({})", said.policy, said.reason, said.place);
+        }
+        for body in &self.decisions {
+            let value = printable(&body.value);
+            let _ = writeln!(
+                text,
+                "  decision {}   {} {}:{value} by {}, {} left",
+                body.id, body.remediation, body.scope, body.origin, body.duration
+            );
+        }
+        if let Some(reason) = &self.spared_by {
+            let _ = writeln!(text, "  spared       {reason}");
+        }
         text
     }
 

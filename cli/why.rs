@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::args::{Asked, Format, Global};
 use crate::config::Config;
 use crate::decisions::is_active;
+use crate::geo;
 use crate::output::{self, printable};
 use crate::remote::{Query, Remote, encode};
 
@@ -36,6 +37,8 @@ struct Story {
     kernel: Result<Enforced, String>,
     /// The table in which the kernel was looked up.
     table: String,
+    /// Where it is, and what follows from that; `None` if geo is not configured, or cannot tell.
+    geo: Option<geo::Story>,
 }
 
 /// A refusal by a reverse proxy.
@@ -77,11 +80,13 @@ pub(crate) fn run(global: &Global, asked: Asked) -> anyhow::Result<()> {
     };
     let allowed: api::wire::CheckBody =
         remote.get(&format!("v1/allowlists/check/{}", encode(&ip.to_string())), &Query::new())?;
-    let enforcement = Config::load(global)?.enforcement;
+    let config = Config::load(global)?;
+    let geo = if config.geo.is_used() { geo::story(&config, Remote::connect(global), ip).ok() } else { None };
+    let enforcement = config.enforcement;
     let kernel = Nftables::open(enforcement.nftables()).and_then(|table| table.enforced_now(ip));
     let kernel = kernel.map_err(|error| error.to_string());
     let story =
-        Story { ip, refusal, kept_out, last_alert, allowed_by: allowed.reason, kernel, table: enforcement.table };
+        Story { ip, refusal, kept_out, last_alert, allowed_by: allowed.reason, kernel, table: enforcement.table, geo };
     match global.output {
         Format::Json | Format::Raw => output::json(&story),
         Format::Human => output::line(story.tell(Timestamp::now()).trim_end()),
@@ -137,6 +142,9 @@ impl Story {
             "" => writeln!(text, "\n  allowlists   no entry covers it"),
             by => writeln!(text, "\n  allowlists   {by}"),
         };
+        if let Some(geo) = &self.geo {
+            text.push_str(&geo.tell_in_short());
+        }
         let table = &self.table;
         let _ = match &self.kernel {
             Ok(Enforced::Blocked) => {

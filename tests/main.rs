@@ -2,6 +2,9 @@
 
 #[path = "../cli/lab.rs"]
 mod lab;
+#[allow(dead_code, reason = "other tests use more of it")]
+#[path = "../bouncers/tests/support/mmdb.rs"]
+mod mmdb;
 mod support;
 
 mod acquisition;
@@ -14,6 +17,7 @@ mod crowdsec_folder;
 mod defence;
 mod disk;
 mod edge;
+mod geo;
 mod journal;
 mod reload;
 mod secrets;
