@@ -38,12 +38,10 @@ fn who_is_at_home_is_not_banned_and_that_is_explained() {
 
     cordon.start();
     let time = jiff::Zoned::now().strftime("%b %e %H:%M:%S").to_string();
-    let guesses: String = ["5.0.0.66", "6.0.0.66"]
-        .iter()
-        .flat_map(|ip| (1..=7).map(move |n| (ip, n)))
-        .map(|(ip, n)| format!("{time} victim sshd[7]: Failed password for root from {ip} port 4000{n} ssh2\n"))
-        .collect();
-    std::fs::write(&log, guesses).expect("room on the disk");
+    let guess =
+        |ip: &str, n: u8| format!("{time} victim sshd[7]: Failed password for root from {ip} port 4000{n} ssh2");
+    let guesses: Vec<String> = ["5.0.0.66", "6.0.0.66"].iter().flat_map(|ip| (1..=7).map(|n| guess(ip, n))).collect();
+    std::fs::write(&log, guesses.join("\n") + "\n").expect("room on the disk");
     eventually("both attacks are recognised", || {
         json(&cordon.ask(&["alerts", "list", "-o", "json"])).as_array().is_some_and(|alerts| alerts.len() == 2)
     });
