@@ -71,6 +71,12 @@ bench-latency: ## from the last attack line to the first dropped packet: p50 and
 	$(CARGO) build --release --locked
 	@"$(target)/release/cordon" bench latency
 
+.PHONY: bench-enforce
+bench-enforce: ## bans in the kernel: loads of a million, single bans, boot, flushes, packets, CrowdSec's bouncer (root)
+	@.ci/setup clients
+	$(CARGO) build --release --locked
+	@"$(target)/release/cordon" bench enforce
+
 .PHONY: bench-api
 bench-api: ## the local API with a million decisions, many agents and many followers
 	@.ci/setup build

@@ -1006,6 +1006,8 @@ pub(crate) enum Bench {
     },
     /// Speed and memory of the engine against what it must reach
     Engine(BenchEngine),
+    /// What bans in the kernel cost and how soon they hold, against what it must reach (root)
+    Enforce(BenchEnforce),
     /// Syslog over UDP on loopback: what is received, and whether every loss is counted
     Syslog {
         /// Messages a second
@@ -1057,6 +1059,22 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 1000)]
         followers: usize,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BenchEnforce {
+    /// How many hosts the large load has
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000)]
+    pub(crate) hosts: u32,
+    /// How many prefixes it has
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=100_000))]
+    pub(crate) prefixes: u32,
+    /// How often the ruleset is flushed by somebody else
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub(crate) flushes: u32,
+    /// Only hold the large load, and print the memory that this took, in KiB
+    #[arg(long, hide = true)]
+    pub(crate) only_memory: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -164,8 +164,8 @@ fn attack(host: &Host, ip: Ipv4Addr, receiver: &UdpSocket, log: &mut File) -> an
         flight.send(&sender)?;
         sleep(PACE);
         flight.land(receiver);
-        if let (Some(dropped), LOST..) = (flight.missing.front(), flight.missing.len()) {
-            return Ok(dropped.1.saturating_duration_since(written));
+        if let Some(dropped) = flight.first_missing(LOST) {
+            return Ok(dropped.saturating_duration_since(written));
         }
         if written.elapsed() > PATIENCE {
             bail!("{ip} still gets through after {} s", PATIENCE.as_secs());
@@ -175,21 +175,26 @@ fn attack(host: &Host, ip: Ipv4Addr, receiver: &UdpSocket, log: &mut File) -> an
 
 /// Datagrams that were sent and have not arrived, oldest first.
 #[derive(Default)]
-struct Flight {
+pub(crate) struct Flight {
     sent: u64,
     missing: VecDeque<(u64, Instant)>,
 }
 
 impl Flight {
-    fn send(&mut self, sender: &UdpSocket) -> anyhow::Result<()> {
+    pub(crate) fn send(&mut self, sender: &UdpSocket) -> anyhow::Result<()> {
         self.sent += 1;
         self.missing.push_back((self.sent, Instant::now()));
         sender.send(&self.sent.to_be_bytes())?;
         Ok(())
     }
 
+    /// When the first of those that are missing was sent, if `least` or more are.
+    pub(crate) fn first_missing(&self, least: usize) -> Option<Instant> {
+        self.missing.front().filter(|_| self.missing.len() >= least).map(|(_, sent)| *sent)
+    }
+
     /// Takes what has arrived. What was sent before it and has not arrived was lost on the way.
-    fn land(&mut self, receiver: &UdpSocket) {
+    pub(crate) fn land(&mut self, receiver: &UdpSocket) {
         let mut number = [0; 8];
         while let Ok(8) = receiver.recv(&mut number) {
             let arrived = u64::from_be_bytes(number);

@@ -74,6 +74,11 @@ impl Drop for Lab {
 }
 
 impl Host {
+    /// The host whose network namespace is called `namespace`.
+    pub(crate) fn named(namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned() }
+    }
+
     /// A command that will run on this host.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");

@@ -12,6 +12,7 @@ mod backup;
 mod bench;
 mod bench_api;
 mod bench_edge;
+mod bench_enforce;
 mod bench_engine;
 mod bench_geo;
 mod bench_sources;
@@ -97,6 +98,7 @@ fn dispatch(args: Args) -> anyhow::Result<()> {
         Command::Config(ConfigCommand::Check) => config::check(global),
         Command::Config(ConfigCommand::Show) => config::show(global),
         Command::Bench(Bench::Latency { bans, loaded }) => bench::latency(bans, loaded, global),
+        Command::Bench(Bench::Enforce(args)) => bench_enforce::run(&args, global),
         Command::Bench(Bench::Engine(args)) => bench_engine::run(global, &args),
         Command::Bench(Bench::Syslog { rate, seconds }) => bench_sources::syslog(rate, seconds, global),
         Command::Bench(Bench::Files { files, seconds }) => bench_sources::files(files, seconds, global),

@@ -61,6 +61,17 @@ impl Subject {
         Self::start_with(host, folder, &format!("filename: {}\nlabels:\n  type: syslog\n", log.display()), global)
     }
 
+    /// One that enforces nothing, and answers on `port` of the loopback interface.
+    pub(crate) fn start_listening(
+        folder: &Path,
+        log: &Path,
+        port: u16,
+        global: &Global,
+    ) -> anyhow::Result<(Self, Duration)> {
+        let acquisition = format!("filename: {}\nlabels:\n  type: syslog\n", log.display());
+        Self::begin(None, folder, &acquisition, &format!("127.0.0.1:{port}"), global)
+    }
+
     /// The same with any datasources.
     pub(crate) fn start_with(
         host: Option<&Host>,
@@ -68,10 +79,20 @@ impl Subject {
         acquisition: &str,
         global: &Global,
     ) -> anyhow::Result<(Self, Duration)> {
+        Self::begin(host, folder, acquisition, "off", global)
+    }
+
+    fn begin(
+        host: Option<&Host>,
+        folder: &Path,
+        acquisition: &str,
+        listen: &str,
+        global: &Global,
+    ) -> anyhow::Result<(Self, Duration)> {
         fs::write(folder.join("acquisition.yaml"), acquisition)?;
         let config = folder.join("cordon.yaml");
         let text = format!(
-            "state: {0}/state\napi:\n  listen: off\nacquisition:\n  discover: false\n  paths: [{0}/acquisition.yaml]\n\
+            "state: {0}/state\napi:\n  listen: {listen}\nacquisition:\n  discover: false\n  paths: [{0}/acquisition.yaml]\n\
              enforcement:\n  mode: {1}\n",
             folder.display(),
             if host.is_some() { "enforce" } else { "dry-run" }
