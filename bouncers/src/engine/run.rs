@@ -51,6 +51,8 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 const SMALL_LOSS: usize = 1000;
 /// Refusals that are logged one by one in one transaction.
 const LOGGED: usize = 20;
+/// How long the name of who did it is waited for when a plan has failed.
+const LAST_WORD: Duration = Duration::from_millis(100);
 /// An entry this close to its end may be gone when it is looked up.
 const NEAR_END: Duration = Duration::from_secs(3);
 /// What is not done yet is tried again after this at the earliest.
@@ -535,6 +537,7 @@ impl<B: Bouncer> Engine<B> {
             if self.due().is_none_or(|due| due > Instant::now()) {
                 break;
             }
+            let applying = self.rebuild.is_none();
             let outcome = match self.rebuild {
                 Some(extent) => self.rebuild_target(extent).await,
                 None => self.apply(feed).await,
@@ -547,10 +550,23 @@ impl<B: Bouncer> Engine<B> {
                 Err(error) => {
                     self.fail(&error);
                     self.rebuild = Some(self.extent());
+                    if applying && !self.caps.remote {
+                        self.suspect().await;
+                    }
                 }
             }
         }
         self.publish();
+    }
+
+    /// A plan may have failed because somebody has taken away what it builds on: that is damage, which is healed and
+    /// counted, and not only a failure.
+    async fn suspect(&mut self) {
+        if !self.examine(false).await.is_ok_and(|(check, _)| !check.is_good()) {
+            return;
+        }
+        let cause = tokio::time::timeout(LAST_WORD, self.bouncer.disturbance()).await;
+        self.look(false, cause.ok().and_then(Result::ok)).await;
     }
 
     fn extent(&self) -> Extent {

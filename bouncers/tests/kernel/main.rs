@@ -7,6 +7,7 @@ mod geo;
 mod mmdb;
 mod namespace;
 mod paths;
+mod states;
 
 use std::collections::HashMap;
 use std::process::Command;

@@ -256,6 +256,25 @@ impl Attacker {
         Stream { sources, counters, done, began: Instant::now() }
     }
 
+    /// Datagrams from `source`, one each `pause`, until it is ended.
+    pub(crate) fn steady(&mut self, source: &str, pause: Duration) -> Steady {
+        self.far.must(&format!("steady {source} 10.66.0.1:9997 {}", pause.as_micros()));
+        let socket = UdpSocket::bind("10.66.0.1:9997").expect("a free port in a new namespace");
+        socket.set_nonblocking(true).expect("an open socket");
+        Steady { socket }
+    }
+
+    /// The same as [`Attacker::connect`] where a firewall between us lets it through.
+    pub(crate) fn connect_if_possible(&mut self) -> Option<TcpStream> {
+        let listener = TcpListener::bind(("0.0.0.0", PORT)).expect("a free port in a new namespace");
+        if self.order("connect 10.66.0.1:9999") != "ok" {
+            return None;
+        }
+        let (stream, _) = listener.accept().expect("the attacker connected");
+        stream.set_read_timeout(Some(GRACE)).expect("a duration above zero");
+        Some(stream)
+    }
+
     /// Opens a connection and returns our end.
     pub(crate) fn connect(&mut self) -> TcpStream {
         let listener = TcpListener::bind(("0.0.0.0", PORT)).expect("a free port in a new namespace");
@@ -317,6 +336,21 @@ fn pour_out(count: u32, sources: &[&str]) {
     });
 }
 
+/// A steady stream of datagrams to us.
+pub(crate) struct Steady {
+    socket: UdpSocket,
+}
+
+impl Steady {
+    /// Ends it; how many were sent, and how many arrived.
+    pub(crate) fn end(self, attacker: &mut Attacker) -> (u64, u64) {
+        let sent = attacker.order("enough").parse().expect("a number");
+        thread::sleep(GRACE);
+        let arrived = std::iter::from_fn(|| self.socket.recv(&mut [0; 64]).ok()).count();
+        (sent, arrived as u64)
+    }
+}
+
 /// What the attacker's process does: obeys.
 pub(crate) fn obey() {
     if std::env::var_os(ATTACKER).is_none() {
@@ -325,6 +359,7 @@ pub(crate) fn obey() {
     let mut stream: Option<TcpStream> = None;
     let mut listener: Option<TcpListener> = None;
     let mut sockets: HashMap<String, UdpSocket> = HashMap::new();
+    let (enough, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     for line in std::io::stdin().lines() {
         let line = line.expect("orders are text");
         let words: Vec<&str> = line.split(' ').collect();
@@ -368,8 +403,30 @@ pub(crate) fn obey() {
                 stream.as_ref().is_some_and(|stream| stream.set_read_timeout(Some(GRACE)).is_ok())
             }
             ["read"] => stream.as_mut().is_some_and(|stream| stream.read(&mut [0]).is_ok_and(|read| read == 1)),
+            ["steady", source, to, pause] => {
+                let source: IpAddr = source.parse().expect("an address");
+                let to: SocketAddr = to.parse().expect("an address and a port");
+                let pause = Duration::from_micros(pause.parse().expect("a number"));
+                let socket = UdpSocket::bind((source, 0)).expect("the address is ours");
+                let (stop, sent) = (Arc::clone(&enough), Arc::clone(&sent));
+                thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        // what is refused on the way back is not about this one
+                        let _ = socket.send_to(b"x", to);
+                        sent.fetch_add(1, Ordering::Relaxed);
+                        thread::sleep(pause);
+                    }
+                });
+                true
+            }
+            ["enough"] => {
+                enough.store(true, Ordering::Relaxed);
+                println!("\n{MARK}{}", sent.load(Ordering::Relaxed));
+                continue;
+            }
             ["connect", to] => {
-                stream = TcpStream::connect(to).ok();
+                let to: SocketAddr = to.parse().expect("an address and a port");
+                stream = TcpStream::connect_timeout(&to, GRACE * 4).ok();
                 stream.is_some()
             }
             ["say"] => stream.as_mut().is_some_and(|stream| stream.write_all(b"x").is_ok()),
