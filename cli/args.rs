@@ -857,6 +857,20 @@ pub(crate) struct Bouncer {
 pub(crate) enum BouncerCommand {
     /// Put the last known good state into this host's kernel and end: for a host that boots, before it has a network
     Restore,
+    /// Say how a target differs from what should be in force; nothing is written
+    ///
+    /// Exit status: 0 if it does not, 2 if it does, 1 if that cannot be told.
+    Plan {
+        /// Name of the target; this host's own kernel is `nftables`
+        #[arg(long, value_name = "NAME")]
+        target: String,
+    },
+    /// Let new entries go on that were too many at once, or too much of the Internet
+    Acknowledge {
+        /// Name of the target; without it all
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+    },
     /// Say how to connect what is to ask or to be told, and check what can be checked
     #[command(subcommand)]
     Setup(Setup),
@@ -874,11 +888,29 @@ pub(crate) enum Setup {
     ///
     /// Exit status: 0 if nothing is left to do there, 1 otherwise.
     Ziti(SetupTarget),
+    /// pfSense with the REST API package
+    Pfsense(SetupList),
+    /// pfSense through ssh and pfctl
+    PfsenseSsh(SetupList),
+    /// `OPNsense`
+    Opnsense(SetupList),
+    /// A Proxmox VE cluster
+    Proxmox(SetupList),
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct SetupTarget {
     /// Only say what is to be done; nothing is ever written there
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Name of the target; without it all of the kind
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SetupList {
+    /// Only look; without it, what the API there can make is made
     #[arg(long)]
     pub(crate) plan: bool,
     /// Name of the target; without it all of the kind

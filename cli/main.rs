@@ -34,6 +34,7 @@ mod remote;
 mod replay;
 mod run;
 mod sandbox;
+mod setup_lists;
 mod setup_proxy;
 mod setup_ziti;
 mod shell;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if error.is::<status::NotWell>() => ExitCode::from(3),
+        Err(error) if error.is::<bouncer::Differs>() => ExitCode::from(2),
         Err(error) => {
             output::print_error(&error);
             ExitCode::FAILURE

@@ -34,9 +34,9 @@ use api::server::service::{Options, Service};
 use api::server::{Certificates, MetricsSource, Reload, Server, ServerError, StatusSource};
 use api::store::Sqlite;
 use bouncers::config::{Config as Enforcement, Mode, TargetConfig};
-use bouncers::engine::host;
 use bouncers::engine::run::Wiring;
 use bouncers::engine::status::Status as BouncerStatus;
+use bouncers::engine::{Right, admins, host};
 use bouncers::fleet::Target as Opened;
 use bouncers::metrics::Metrics;
 use jiff::Timestamp;
@@ -101,7 +101,7 @@ async fn serve(config: Config, load: &dyn Fn() -> anyhow::Result<Config>) -> any
 
     let (stop, stopping) = watch::channel(false);
     let parts = targets.iter().find_map(|(_, target)| target.parts());
-    let (bouncers, said) = spawn_bouncers(&service, targets, &enforced, &stopping);
+    let (bouncers, said) = spawn_bouncers(&config, &service, targets, &enforced, &stopping);
     let engine = said.first().cloned();
     let geo = engine.and_then(|engine| block_in_place(|| geo::start(&config, parts, engine, stopping.clone())));
     if let Some(geo) = &geo {
@@ -540,10 +540,36 @@ async fn listen(config: &Config, service: &Service) -> anyhow::Result<Server> {
     }
 }
 
+/// Asks for the addresses that are never blocked beside the allowlists: this host's own, `more`, and those of the admins
+/// who are logged in now.
+pub(crate) fn own_addresses(
+    config: &Config,
+    more: Vec<AllowEntry>,
+) -> impl Fn() -> std::io::Result<Vec<AllowEntry>> + Send + Sync + 'static {
+    let admins = if config.enforcement.protect_active_admins {
+        let connection = std::env::var("SSH_CONNECTION").ok();
+        admins::active_admins(Path::new("/proc"), connection.as_deref())
+    } else {
+        Vec::new()
+    };
+    move || Ok(host::own_addresses()?.into_iter().chain(admins.iter().chain(&more).cloned()).collect())
+}
+
+/// Whether it is this host that writes to `target`.
+pub(crate) fn right(target: &TargetConfig) -> watch::Receiver<Right> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let right = match &target.writer {
+        Some(writer) if *writer != host => Right::Others(writer.clone()),
+        _ => Right::Ours,
+    };
+    watch::channel(right).1
+}
+
 /// What each bouncer says about itself.
 pub(crate) type Said = Vec<watch::Receiver<BouncerStatus>>;
 
 fn spawn_bouncers(
+    config: &Config,
     service: &Service,
     targets: Vec<(TargetConfig, Opened)>,
     metrics: &Metrics,
@@ -551,12 +577,14 @@ fn spawn_bouncers(
 ) -> (Vec<JoinHandle<Result<(), bouncers::BouncerError>>>, Said) {
     let mut running = Vec::new();
     let mut said = Vec::new();
-    for (config, target) in targets {
-        let (status, seen) = watch::channel(BouncerStatus::new(config.settings.mode));
+    for (about, target) in targets {
+        let (status, seen) = watch::channel(BouncerStatus::new(about.settings.mode));
         said.push(seen);
-        let wiring = Wiring::new(service.watch_allow(), status, metrics.clone(), host::own_addresses);
+        let own = own_addresses(config, Vec::new());
+        let mut wiring = Wiring::new(service.watch_allow(), status, metrics.clone(), own);
+        wiring.right = right(&about);
         let (feed, shutdown) = (service.subscribe(), stopped(stopping.clone()));
-        running.push(tokio::spawn(target.run(feed, config.settings, wiring, shutdown)));
+        running.push(tokio::spawn(target.run(feed, about.settings, wiring, shutdown)));
     }
     (running, said)
 }

@@ -202,6 +202,23 @@ impl Target {
         }
     }
 
+    /// Makes what entries need, where it is not there, and no entries.
+    pub async fn prepare(&mut self) -> Result<(), BouncerError> {
+        match self {
+            Target::Nowhere(target) => target.prepare().await,
+            Target::Nftables(target) => Box::pin(target.prepare()).await,
+            Target::PfSense(target) => Box::pin(target.prepare()).await,
+            Target::PfSenseSsh(target) => Box::pin(target.prepare()).await,
+            Target::OpnSense(target) => Box::pin(target.prepare()).await,
+            Target::Proxmox(target) => Box::pin(target.prepare()).await,
+            Target::Ziti(target) => Box::pin(target.prepare()).await,
+            Target::ForwardAuth(target) => Box::pin(target.prepare()).await,
+            Target::Feed(target) => Box::pin(target.prepare()).await,
+            Target::Webhook(target) => Box::pin(target.prepare()).await,
+            Target::Exec(target) => Box::pin(target.prepare()).await,
+        }
+    }
+
     /// How the target differs from what `decisions` say. Writes nothing.
     pub async fn compare(
         &mut self,

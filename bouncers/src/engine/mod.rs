@@ -3,6 +3,7 @@
 //! A target is a [`Bouncer`]: a small driver that says what it can do ([`Caps`]) and carries out plans. Everything
 //! else (rails, retries, limits, drift, what is saved) is done here once for all of them.
 
+pub mod admins;
 pub mod desired;
 pub mod host;
 pub mod journal;
@@ -310,5 +311,7 @@ pub trait Bouncer: Send {
     fn teardown(&mut self) -> impl Future<Output = Result<(), BouncerError>> + Send;
 }
 
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;
