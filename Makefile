@@ -44,6 +44,7 @@ install: build ## install the binary, its unit, a configuration if there is none
 test: ## run every test; as root also the ones in network namespaces, with real servers and CrowdSec's own programs
 	@.ci/setup test
 	@.ci/setup clients
+	@.ci/setup geo
 	@# apart, because what expr is compared with in its tests gives JSON maps another order everywhere
 	$(CARGO) test --workspace --exclude cordon-expr --locked --no-fail-fast
 	$(CARGO) test -p cordon-expr --locked --no-fail-fast
@@ -82,6 +83,12 @@ bench-api: ## the local API with a million decisions, many agents and many follo
 	@.ci/setup build
 	$(CARGO) build --release --locked
 	@"$(target)/release/cordon" bench api
+
+.PHONY: bench-geo
+bench-geo: ## policies over a database of all countries: compiled and loaded within a second each (root)
+	@.ci/setup geo
+	$(CARGO) build --release --locked
+	@"$(target)/release/cordon" bench geo --database "$(target)/geo/country.mmdb"
 
 .PHONY: bench-sources
 bench-sources: ## 200,000 syslog messages a second over UDP, every loss counted; memory and processor for 10,000 followed files

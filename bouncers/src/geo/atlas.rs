@@ -121,9 +121,9 @@ impl Atlas {
         }
         let reserved = Ranges::reserved();
         for charted in regions.values_mut() {
-            charted.ranges = charted.ranges.without(&reserved);
+            charted.ranges = charted.ranges.without(reserved);
         }
-        Ok(Self { regions, known: known.without(&reserved), ipv6: databases.countries.about().ipv6 })
+        Ok(Self { regions, known: known.without(reserved), ipv6: databases.countries.about().ipv6 })
     }
 
     /// The addresses of `region`; `None` if it was not wanted.

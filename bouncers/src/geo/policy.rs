@@ -137,9 +137,9 @@ impl Policy {
     /// The addresses that it drops.
     pub fn dropped(&self, atlas: &Atlas) -> Ranges {
         let named = Ranges::union(self.regions.iter().filter_map(|&region| atlas.region(region)).map(|it| &it.ranges));
-        let unknown = || Ranges::everything().without(&Ranges::reserved()).without(atlas.known());
+        let unknown = || Ranges::everything().without(Ranges::reserved()).without(atlas.known());
         let dropped = match (self.kind, self.unknown) {
-            (Kind::Allow, Unknown::Drop) => Ranges::everything().without(&Ranges::reserved()).without(&named),
+            (Kind::Allow, Unknown::Drop) => Ranges::everything().without(Ranges::reserved()).without(&named),
             (Kind::Allow, Unknown::Pass) => atlas.known().without(&named),
             (Kind::Deny, Unknown::Pass) => named,
             (Kind::Deny, Unknown::Drop) => Ranges::union([&named, &unknown()]),

@@ -1,6 +1,8 @@
 //! Sets of addresses as sorted, disjoint spans, and what can be done with them. Everything is linear in the number of
 //! spans: policies have hundreds of thousands.
 
+use std::sync::LazyLock;
+
 use ipnet::IpNet;
 
 use crate::engine::span::{Family, Span, join, number};
@@ -51,9 +53,12 @@ impl Ranges {
     }
 
     /// Space that is part of no country: whatever a database says about it is not believed.
-    pub fn reserved() -> Self {
-        let parse = |net: &&str| net.parse().expect("a valid constant prefix");
-        Self::of(RESERVED4.iter().chain(&RESERVED6).map(parse))
+    pub fn reserved() -> &'static Self {
+        static RESERVED: LazyLock<Ranges> = LazyLock::new(|| {
+            let parse = |net: &&str| net.parse().expect("a valid constant prefix");
+            Ranges::of(RESERVED4.iter().chain(&RESERVED6).map(parse))
+        });
+        &RESERVED
     }
 
     /// Every address.
@@ -191,7 +196,7 @@ mod tests {
         for (address, expected) in cases {
             let address = address.parse().expect("a valid test address");
             assert_eq!(reserved.contains(address), expected, "{address}");
-            assert_eq!(Ranges::everything().without(&reserved).contains(address), !expected, "{address}");
+            assert_eq!(Ranges::everything().without(reserved).contains(address), !expected, "{address}");
         }
     }
 

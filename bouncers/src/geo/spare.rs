@@ -62,7 +62,7 @@ impl Spare {
     /// Why `net` must not be banned, if it must not: any part of it is enough. Reserved space is nobody's, so nothing
     /// spares it.
     pub fn spares(&self, net: IpNet, databases: &Databases) -> Result<Option<Spared>, DatabaseError> {
-        if self.is_empty() || Ranges::of([net]).without(&Ranges::reserved()).is_empty() {
+        if self.is_empty() || Ranges::of([net]).without(Ranges::reserved()).is_empty() {
             return Ok(None);
         }
         let countries = databases.countries.within(net, LOOKED_AT)?;
