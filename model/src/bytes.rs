@@ -184,6 +184,16 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Whether both are the same, for texts that are mostly so short that a call would take longer than comparing them here.
+#[inline]
+pub fn alike(one: &[u8], other: &[u8]) -> bool {
+    let ((words, rest), (others, tail)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
+    let number = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+    one.len() == other.len()
+        && words.iter().zip(others).all(|(one, other)| number(one) == number(other))
+        && rest.iter().zip(tail).all(|(one, other)| one == other)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -211,6 +221,14 @@ mod tests {
             let part = reader.bytes();
             prop_assert_eq!(part.and_then(|part| Reader::new(part).text().map(str::to_owned)), Ok(text));
             prop_assert!(reader.is_empty());
+        }
+
+        #[test]
+        fn alike_is_equal(one in "[ab]{0,20}", other in "[ab]{0,20}") {
+            prop_assert_eq!(alike(one.as_bytes(), other.as_bytes()), one == other);
+            prop_assert!(alike(one.as_bytes(), one.clone().as_bytes()));
+            let [left, right] = ["a", "b"].map(|end| [&*one, end].concat());
+            prop_assert!(!alike(left.as_bytes(), right.as_bytes()));
         }
 
         #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use expr::FieldId;
 use jiff::Timestamp;
 
-use crate::bytes::{Garbled, Reader, Writer};
+use crate::bytes::{Garbled, Reader, Writer, alike};
 use crate::event::EventKind;
 use crate::fields::FieldTable;
 use crate::record::{decode_time, encode_time};
@@ -131,7 +131,7 @@ impl Packer {
             time_machine: told.time_machine,
             fields: short.map(|(field, text)| (*field, (*text).into())).collect(),
             line: line.into(),
-            words: line.split(' ').map(|word| word.len() as u16).collect(),
+            words: words(line.as_bytes()).map(|word| word.len() as u16).collect(),
         });
         if self.frames.len() < FRAMES {
             self.frames.push(Arc::clone(&frame));
@@ -181,7 +181,7 @@ impl Frame {
 
     /// What is kept of its line.
     pub(crate) fn line(&self, packed: &[u8]) -> String {
-        unpack_line(&self.line, &mut self.fields(packed).skip_all()).expect("what was packed unpacks")
+        unpack_line(self.words(), &mut self.fields(packed).skip_all()).expect("what was packed unpacks")
     }
 }
 
@@ -320,32 +320,29 @@ fn begins_with(text: &[u8], word: &[u8]) -> bool {
     matches!(rest.first(), None | Some(b' ')) && alike(first, word)
 }
 
-/// Whether both are the same. Nearly all are so short that calling for help would take longer.
-fn alike(one: &[u8], other: &[u8]) -> bool {
-    let ((words, rest), (others, tail)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
-    let number = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
-    one.len() == other.len()
-        && words.iter().zip(others).all(|(one, other)| number(one) == number(other))
-        && rest.iter().zip(tail).all(|(one, other)| one == other)
-}
-
 /// Reads what [`pack_line`] wrote, to the end.
-fn unpack_line(known: &str, reader: &mut Reader<'_>) -> Result<String, Garbled> {
-    let mut theirs = known.split(' ');
-    let mut words = Vec::new();
+fn unpack_line<'k>(mut known: impl Iterator<Item = &'k [u8]>, reader: &mut Reader<'_>) -> Result<String, Garbled> {
+    let mut line = Vec::with_capacity(LINE);
     while !reader.is_empty() {
         for _ in 0..reader.number()? {
-            words.push(theirs.next().ok_or(Garbled)?);
+            line.extend_from_slice(known.next().ok_or(Garbled)?);
+            line.push(b' ');
         }
         if !reader.is_empty() {
-            let others = reader.text()?;
-            others.split(' ').for_each(|_| {
-                theirs.next();
-            });
-            words.push(others);
+            let others = reader.bytes()?;
+            line.extend_from_slice(others);
+            line.push(b' ');
+            for _ in words(others) {
+                known.next();
+            }
         }
     }
-    Ok(words.join(" "))
+    line.pop();
+    String::from_utf8(line).map_err(|_| Garbled)
+}
+
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b' ')
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use expr::files::Files;
 use expr::{Condition, FieldId, Mention};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use model::Event;
+use model::bytes::alike;
 
 use crate::scenario::Needs;
 
@@ -277,7 +278,7 @@ impl Recent {
         }
         let hash = hasher.hash_one(text);
         let (near, known, bits) = &mut self.0[hash as usize % RECENT];
-        if *near != hash || known != text {
+        if *near != hash || !alike(known.as_bytes(), text.as_bytes()) {
             *near = hash;
             text.clone_into(known);
             bits.0.clear();
