@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind, packed};
 use memchr::memmem;
 use regex_syntax::hir::{Class, Hir, HirKind};
 
@@ -69,7 +69,16 @@ pub(crate) struct Chorus {
     /// Patterns of which nothing is known.
     always: u64,
     texts: Vec<Vec<u8>>,
-    finder: OnceLock<Option<AhoCorasick>>,
+    finder: OnceLock<Option<Spotter>>,
+}
+
+/// Finds which of some texts occur.
+#[derive(Debug)]
+enum Spotter {
+    /// Many bytes at a time; tells the longest text that begins in a place, and with it those that it begins with.
+    Vector(packed::Searcher),
+    /// Byte by byte, on any machine and for any number of texts.
+    Automaton(Box<AhoCorasick>),
 }
 
 impl Chorus {
@@ -96,18 +105,50 @@ impl Chorus {
                 }
             }
         }
+        // Where a text occurs, so do those that it begins with.
+        let begins = |text: &Vec<u8>| {
+            let shorter = chorus.texts.iter().zip(&chorus.owners).filter(|(other, _)| text.starts_with(other));
+            shorter.fold(0, |owners, (_, others)| owners | others)
+        };
+        chorus.owners = chorus.texts.iter().map(begins).collect();
         chorus
     }
 
     /// The patterns that may match `text`, a bit for each.
     pub(crate) fn possible(&self, text: &str) -> u64 {
-        let build = || {
-            let kind = Some(AhoCorasickKind::DFA);
-            AhoCorasick::builder().kind(kind).match_kind(MatchKind::Standard).build(&self.texts).ok()
-        };
-        let Some(finder) = self.finder.get_or_init(build) else { return u64::MAX };
-        let found = finder.find_overlapping_iter(text).map(|found| self.owners[found.pattern().as_usize()]);
-        found.fold(self.always, |possible, owners| possible | owners)
+        let Some(spotter) = self.finder.get_or_init(|| Spotter::new(&self.texts)) else { return u64::MAX };
+        let mut possible = self.always;
+        match spotter {
+            Spotter::Vector(searcher) => {
+                let mut from = 0;
+                while let Some(found) = searcher.find_in(text, (from..text.len()).into()) {
+                    possible |= self.owners[found.pattern().as_usize()];
+                    from = found.start() + 1;
+                }
+            }
+            Spotter::Automaton(automaton) => {
+                for found in automaton.find_overlapping_iter(text) {
+                    possible |= self.owners[found.pattern().as_usize()];
+                }
+            }
+        }
+        possible
+    }
+}
+
+impl Spotter {
+    /// `None` where the texts are too much for either.
+    fn new(texts: &[Vec<u8>]) -> Option<Self> {
+        let vector =
+            packed::Config::new().match_kind(packed::MatchKind::LeftmostLongest).builder().extend(texts).build();
+        vector.map(Self::Vector).or_else(|| {
+            let automaton = AhoCorasick::builder()
+                .kind(Some(AhoCorasickKind::DFA))
+                .match_kind(MatchKind::Standard)
+                .build(texts)
+                .ok()?;
+            Some(Self::Automaton(Box::new(automaton)))
+        })
     }
 }
 
@@ -259,6 +300,19 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn one_look_says_of_any_texts_what_each_would_say(
+            texts in prop::collection::vec("[ab]{2,4}c{0,14}", 1..20),
+            text in "([ab]{0,9}c{0,15}){1,6}",
+        ) {
+            let literals: Vec<Literals> =
+                texts.iter().map(|text| Literals::of(&regex_syntax::parse(text).expect(text))).collect();
+            let possible = Chorus::new(literals.iter().map(Some)).possible(&text);
+            for (number, literals) in literals.iter().enumerate() {
+                prop_assert_eq!(possible & 1 << number != 0, literals.may_match(&text), "{} {}", number, text);
+            }
+        }
+
         #[test]
         fn no_match_is_hidden(pattern in "(\\(?[ab]{1,3}[*+?]?\\|?[abc.]{0,2}\\)?){1,4}", text in "[abc]{0,12}") {
             if let (Ok(regex), Ok(hir)) = (regex::Regex::new(&pattern), regex_syntax::parse(&pattern)) {
