@@ -3,6 +3,7 @@
 mod controller;
 mod crash;
 mod engine;
+mod real;
 mod schema;
 mod secure;
 mod support;
