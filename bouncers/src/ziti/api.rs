@@ -44,6 +44,8 @@ const WRITES: u32 = 5;
 /// How long no login is tried after one was refused; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LAST_PAUSE: Duration = Duration::from_mins(15);
+/// How long a controller that did not answer is not asked for circuits.
+const SILENCE: Duration = Duration::from_secs(20);
 /// A difference of clocks that is only rounding.
 const SAME_TIME: SignedDuration = SignedDuration::from_secs(2);
 
@@ -158,6 +160,14 @@ impl ApiError {
 struct Controller {
     base: String,
     credential: Option<Credential>,
+    /// Until when it is not asked for circuits, because it did not answer, and why.
+    silent: Option<(Instant, String)>,
+}
+
+impl Controller {
+    fn new(base: String) -> Self {
+        Self { base, credential: None, silent: None }
+    }
 }
 
 /// The controllers of one network.
@@ -226,8 +236,7 @@ impl Trust {
 impl Api {
     /// The controllers at `bases`, none of them asked yet. `bases` have no slash at the end and are not empty.
     pub fn new(http: Client, login: Box<dyn Login>, bases: &[String]) -> Self {
-        let controller = |base: &String| Controller { base: base.clone(), credential: None };
-        let controllers: Vec<Controller> = bases.iter().map(controller).collect();
+        let controllers: Vec<Controller> = bases.iter().cloned().map(Controller::new).collect();
         let named = controllers.len();
         let writes = Pace::new(WRITES);
         Self { http, login, controllers, named, current: 0, writes, pause: None, ahead: SignedDuration::ZERO }
@@ -369,7 +378,7 @@ impl Api {
         for base in found.iter().filter_map(base_of) {
             if self.controllers.iter().all(|controller| controller.base != base) {
                 info!(controller = base, "another controller of the network");
-                self.controllers.push(Controller { base, credential: None });
+                self.controllers.push(Controller::new(base));
             }
         }
         Ok(())
@@ -381,9 +390,23 @@ impl Api {
         let mut all = Vec::new();
         let mut silent = Vec::new();
         for at in 0..self.controllers.len() {
+            let alone = self.controllers.len() == 1;
+            if let Some((until, reason)) = &self.controllers[at].silent
+                && *until > Instant::now()
+            {
+                silent.push(reason.clone());
+                continue;
+            }
             match self.list_at::<Circuit>(at, &format!("{FABRIC}/circuits"), None).await {
-                Ok(circuits) => all.extend(circuits.into_iter().map(|circuit| (at, circuit))),
-                Err(error) if error.is_passing() && self.controllers.len() > 1 => silent.push(error.to_string()),
+                Ok(circuits) => {
+                    self.controllers[at].silent = None;
+                    all.extend(circuits.into_iter().map(|circuit| (at, circuit)));
+                }
+                // One that is away must not hold up each cut at the others.
+                Err(error) if error.is_passing() && !alone => {
+                    self.controllers[at].silent = Some((Instant::now() + SILENCE, error.to_string()));
+                    silent.push(error.to_string());
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -468,7 +468,9 @@ impl Work {
                 for (at, circuit) in circuits.iter().filter(|(_, circuit)| circuit.is_of(id)) {
                     keep(&mut left, self.api.cut(*at, &circuit.id).await)?;
                 }
-                if let Some(reason) = silent.into_iter().next() {
+                // From 2.0 on the routers close them by themselves.
+                let old = self.network.as_ref().is_none_or(|network| network.major < 2);
+                if let Some(reason) = silent.into_iter().next().filter(|_| old) {
                     left = Some(format!("its circuits may live on: {reason}"));
                 }
             }

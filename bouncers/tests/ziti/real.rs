@@ -21,9 +21,9 @@ use model::Scope;
 use crate::support::in_minutes;
 
 /// How long the network may take to begin.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 /// How long a tunneler may take to find that it may again.
-const BACK: Duration = Duration::from_secs(60);
+const BACK: Duration = Duration::from_mins(1);
 
 /// The program: named, in the search path, or where `.ci/setup ziti` puts it.
 fn program() -> Option<PathBuf> {
