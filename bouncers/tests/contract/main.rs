@@ -3,6 +3,7 @@
 //! Every request is held against the description of its API; faults are injected; what counts in the end is what the
 //! server holds.
 
+mod engine;
 mod lists;
 mod opnsense;
 mod pfsense;
