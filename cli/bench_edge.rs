@@ -290,7 +290,9 @@ pub(crate) fn feed(decisions: u32, global: &Global) -> anyhow::Result<()> {
 
 /// Fetches a list: its tag and how long it is.
 fn fetch(stream: &mut TcpStream, more: &str) -> anyhow::Result<(String, usize)> {
-    write!(stream, "GET /feed/{TOKEN}/cordon.txt HTTP/1.1\r\nHost: cordon\r\n{more}\r\n")?;
+    // in one piece: a second one would wait for the first to be acknowledged
+    let request = format!("GET /feed/{TOKEN}/cordon.txt HTTP/1.1\r\nHost: cordon\r\n{more}\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut buffer = vec![0; 1 << 20];
     let (mut head, mut filled) = (None, 0);
     loop {
