@@ -871,6 +871,23 @@ pub(crate) enum BouncerCommand {
         #[arg(long, value_name = "NAME")]
         target: Option<String>,
     },
+    /// Before a change that could lock you out: unless `cordon bouncer confirm` follows in time, nothing is dropped any more
+    Trial {
+        /// For how long
+        #[arg(value_parser = duration, default_value = "60s", value_name = "DURATION")]
+        within: SignedDuration,
+    },
+    /// Keep what is on trial; say it from a connection that was opened since the change
+    Confirm,
+    /// What `trial` leaves behind to undo the change
+    #[command(hide = true)]
+    RollBack {
+        /// Which trial
+        token: String,
+        /// When
+        #[arg(value_parser = duration)]
+        within: SignedDuration,
+    },
     /// Say how to connect what is to ask or to be told, and check what can be checked
     #[command(subcommand)]
     Setup(Setup),

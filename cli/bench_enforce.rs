@@ -497,7 +497,7 @@ fn other_process(report: &mut Report, global: &Global) -> anyhow::Result<()> {
     let _follower = Ends(follower);
     let (host, receiver) = far(BANS + 1)?;
     // the first one shows that it follows
-    let ban = |n: u32| subject.ask(&["ban", &sender(n).to_string(), "1h", "bench"]).map(|_| ());
+    let ban = |n: u32| subject.ask(&["ban", &sender(n).to_string(), "--for", "1h"]).map(|_| ());
     sleep(Duration::from_secs(2));
     until_dropped(&host, &receiver, sender(BANS), || ban(BANS))?;
     let times: anyhow::Result<Vec<Duration>> =

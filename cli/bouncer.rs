@@ -31,16 +31,19 @@ use crate::args::{Bouncer, BouncerCommand, Format, Global, Setup};
 use crate::config::Config;
 use crate::geo;
 use crate::output::{self, printable};
-use crate::run;
 use crate::setup_lists::{self, Firewall};
 use crate::setup_proxy;
 use crate::setup_ziti;
+use crate::{run, trial};
 
 /// Does what `cordon bouncer` is told.
 pub(crate) fn run(global: &Global, args: &Bouncer) -> anyhow::Result<()> {
     match &args.command {
         None => follow(global, args),
         Some(BouncerCommand::Restore) => restore(global),
+        Some(BouncerCommand::Trial { within }) => trial::begin(global, *within),
+        Some(BouncerCommand::Confirm) => trial::confirm(global),
+        Some(BouncerCommand::RollBack { token, within }) => trial::roll_back(global, token, *within),
         Some(BouncerCommand::Setup(Setup::Traefik(args))) => setup_proxy::run(global, Proxy::Traefik, args),
         Some(BouncerCommand::Setup(Setup::Caddy(args))) => setup_proxy::run(global, Proxy::Caddy, args),
         Some(BouncerCommand::Setup(Setup::Nginx(args))) => setup_proxy::run(global, Proxy::Nginx, args),
@@ -242,12 +245,17 @@ async fn serve(
     Ok(())
 }
 
+/// The table in this host's kernel.
+pub(crate) fn open(config: &Config) -> anyhow::Result<Nftables> {
+    let state = Some(config.state.clone());
+    Ok(Nftables::open(Options { state, ..config.enforcement.nftables() })?)
+}
+
 /// Lets everybody through, or undoes that.
 pub(crate) fn switch(global: &Global, armed: bool) -> anyhow::Result<()> {
     let config = Config::load(global)?;
-    let state = Some(config.state.clone());
+    let table = open(&config)?;
     let config = config.enforcement;
-    let table = Nftables::open(Options { state, ..config.nftables() })?;
     let there = if armed { table.arm()? } else { table.disarm()? };
     if !there {
         bail!("there is no table `inet {}` in this kernel: nothing is enforced here", config.table);

@@ -40,6 +40,7 @@ mod setup_ziti;
 mod shell;
 mod status;
 mod support;
+mod trial;
 mod why;
 
 use std::process::ExitCode;

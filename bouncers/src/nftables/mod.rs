@@ -646,9 +646,11 @@ impl Nftables {
         let large = wanted.len() > AT_ONCE;
         // Sets that hold something keep it when nothing is to go, and those of others cannot be exchanged.
         let adding = manner == Manner::Adding && present.is_some() && !afresh;
-        let staged = large && !adding && !afresh && !self.options.set_only;
         let in_use =
             present.as_ref().is_some_and(|present| present.used.iter().any(|name| layout::named(name).is_some()));
+        // To rules, a set of ranges is empty for a moment when it is flushed and filled, so one in use is exchanged.
+        let ranges = self.layout.range_count() > 0;
+        let staged = (large || (in_use && ranges)) && !adding && !afresh && !self.options.set_only;
         let second = if staged && in_use { !self.layout.second() } else { self.layout.second() };
         let kept = if adding { self.layout.buckets().clone() } else { BTreeSet::new() };
         let origins = &mut self.origins;
@@ -681,12 +683,17 @@ impl Nftables {
                 self.write_singles(&mut batch, &layout, singles.by_ref().take(CHUNK), &origin_of, now);
                 self.transact(batch).await?;
             }
+            for (set, elements) in layout.ranges_held() {
+                let mut batch = Batch::new(&self.options.table);
+                self.write_elements(&mut batch, set, &elements, now);
+                self.transact(batch).await?;
+            }
             batch = Batch::new(&self.options.table);
         }
         if !in_place {
             Self::write_structure(&mut batch, &ruleset, present.as_ref().filter(|_| !afresh), &devices);
         }
-        for (set, elements) in layout.ranges_held() {
+        for (set, elements) in layout.ranges_held().into_iter().filter(|_| !staged) {
             // Ranges of an older state could overlap with ours, so interval sets always begin empty.
             batch.flush(set);
             self.write_elements(&mut batch, set, &elements, now);
@@ -699,10 +706,12 @@ impl Nftables {
         if !large || !adding {
             self.write_singles(&mut batch, &layout, singles.by_ref(), &origin_of, now);
         }
-        self.write_never(&mut batch, never);
+        if afresh || !intact || *never != self.never {
+            self.write_never(&mut batch, never);
+        }
         if let Some(part) = &part {
             // Sets that hold what they should are better left alone: to rules, a set is empty for a moment when it is filled.
-            let loaded = self.loaded.as_ref().filter(|_| in_place).and_then(|loaded| loaded.part.as_ref());
+            let loaded = self.loaded.as_ref().filter(|_| intact && !afresh).and_then(|loaded| loaded.part.as_ref());
             let same = loaded.is_some_and(|loaded| Arc::ptr_eq(loaded, part));
             if !same || self.look_up(part_probes(part, MANY)).await?.contains(&false) {
                 self.parts.fill(&mut batch, part, Timestamp::now());
