@@ -52,6 +52,8 @@ enum Done {
     Arm,
     #[serde(rename = "enforcement.disarm")]
     Disarm,
+    #[serde(rename = "enforcement.acknowledge")]
+    Acknowledge,
     #[serde(rename = "backup")]
     Backup,
     #[serde(rename = "pki.init")]
@@ -71,6 +73,7 @@ pub(crate) async fn note(
     let action = match action {
         Done::Arm => "enforcement.arm",
         Done::Disarm => "enforcement.disarm",
+        Done::Acknowledge => "enforcement.acknowledge",
         Done::Backup => "backup",
         Done::PkiInit => "pki.init",
         Done::PkiIssue => "pki.issue",

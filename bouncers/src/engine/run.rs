@@ -473,7 +473,11 @@ impl<B: Bouncer> Engine<B> {
         match Ledger::open(&path) {
             Ok((ledger, held)) => {
                 self.ledger = Some(ledger);
-                self.left = held.into_iter().filter(|(key, _)| self.wishes.desired.entry(key).is_none()).collect();
+                // what has not ended may be wanted by decisions that were not saved in time: the API will say
+                let now = self.clock.now();
+                let over =
+                    |(key, placed): &(Key, Placed)| placed.until <= now && self.wishes.desired.entry(key).is_none();
+                self.left = held.into_iter().filter(over).collect();
             }
             Err(error) => warn!(file = %path.display(), %error, "cannot use the journal, working without it"),
         }

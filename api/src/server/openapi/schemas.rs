@@ -63,7 +63,8 @@ pub(super) fn all() -> Value {
         }),
     );
     let done = json!({ "enum": [
-        "enforcement.arm", "enforcement.disarm", "backup", "pki.init", "pki.issue", "pki.renew", "pki.revoke",
+        "enforcement.arm", "enforcement.disarm", "enforcement.acknowledge", "backup", "pki.init", "pki.issue", "pki.renew",
+        "pki.revoke",
     ] });
     let note = object(&["action"], json!({ "action": done, "subject": short }));
     let forget = object(&["value"], json!({ "value": { "type": "string", "minLength": 1, "maxLength": 255 } }));
