@@ -34,7 +34,7 @@ impl Lab {
     pub(crate) fn new(addresses: &[IpNet]) -> anyhow::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let victim = Host { namespace: format!("cordon-{}-{number}-victim", std::process::id()) };
+        let victim = Host::named(&format!("cordon-{}-{number}-victim", std::process::id()));
         run("ip", &["netns", "add", &victim.namespace], "")?;
         // from here on, dropping the lab cleans up
         let lab = Self { victim, others: Vec::new() };
@@ -50,7 +50,7 @@ impl Lab {
 
     /// A further host with `addresses`, on the victim's network.
     pub(crate) fn add(&mut self, name: &str, addresses: &[IpNet]) -> anyhow::Result<Host> {
-        let host = Host { namespace: self.victim.namespace.replace("victim", name) };
+        let host = Host::named(&self.victim.namespace.replace("victim", name));
         run("ip", &["netns", "add", &host.namespace], "")?;
         self.others.push(host.clone());
         let port = format!("port{}", self.others.len());
