@@ -18,7 +18,7 @@ use crate::engine::snapshot::{self, Snapshot};
 use crate::engine::span::{Family, join};
 use crate::engine::{Bouncer, Caps, Difference, Extent, Never, Wanted};
 use crate::error::BouncerError;
-use crate::exec::{self, Exec};
+use crate::exec::Exec;
 use crate::feed::{self, Lists};
 use crate::forward::Forward;
 use crate::metrics::Metrics;
@@ -27,7 +27,8 @@ use crate::opnsense::{self, OpnSense};
 use crate::pfsense::{self, Rest, Ssh};
 use crate::proxmox::{self, Proxmox};
 use crate::remote::ListBouncer;
-use crate::webhook::{self, Webhook};
+use crate::told::{self, Told};
+use crate::webhook::Webhook;
 use crate::ziti::Ziti;
 
 /// A target that is ready to be driven. It need not answer yet.
@@ -51,9 +52,9 @@ pub enum Target {
     /// Lists for firewalls and proxies.
     Feed(Box<Lists>),
     /// Signed requests.
-    Webhook(Box<Webhook>),
+    Webhook(Box<Told<Webhook>>),
     /// A program on this host.
-    Exec(Box<Exec>),
+    Exec(Box<Told<Exec>>),
 }
 
 impl Config {
@@ -89,8 +90,7 @@ impl TargetConfig {
             Kind::Ziti(_) => Ziti::CAPS,
             Kind::ForwardAuth(config) => config.caps(),
             Kind::Feed(_) => feed::CAPS,
-            Kind::Webhook(_) => webhook::CAPS,
-            Kind::Exec(_) => exec::CAPS,
+            Kind::Webhook(_) | Kind::Exec(_) => told::CAPS,
         }
     }
 
@@ -163,9 +163,13 @@ impl TargetConfig {
                 self.settings.name
             ))),
             Kind::Webhook(config) => {
-                Ok(Target::Webhook(Box::new(Webhook::open(&self.settings.name, Clone::clone(config))?)))
+                let webhook = Webhook::open(&self.settings.name, Clone::clone(config))?;
+                Ok(Target::Webhook(Box::new(Told::new(webhook))))
             }
-            Kind::Exec(config) => Ok(Target::Exec(Box::new(Exec::open(&self.settings.name, config.clone())))),
+            Kind::Exec(config) => {
+                let program = Exec::open(&self.settings.name, config.clone());
+                Ok(Target::Exec(Box::new(Told::new(program))))
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod pfsense;
 pub mod proxmox;
 pub mod remote;
 pub mod serve;
+pub mod told;
 pub mod webhook;
 pub mod ziti;
 

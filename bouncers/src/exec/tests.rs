@@ -4,14 +4,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::config::RawConfig;
 use super::*;
-use crate::engine::Never;
-use crate::engine::plan::{self, Placement};
+use crate::engine::plan::{self, Placement, Plan};
+use crate::engine::{Bouncer, Extent, Never, Outcome, Wanted};
+use crate::told::Told;
 use crate::webhook::batch::tests::{key, placed};
 
 /// A target that is the script `text`, run in `style`.
-fn target(folder: &Path, style: &str, text: &str) -> Exec {
+fn target(folder: &Path, style: &str, text: &str) -> Told<Exec> {
     let path = folder.join("program");
     std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a writable folder");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a file of ours");
@@ -21,7 +24,7 @@ fn target(folder: &Path, style: &str, text: &str) -> Exec {
         folder.display()
     );
     let raw: RawConfig = serde_saphyr::from_str(&text).expect("valid test YAML");
-    Exec::open("program", raw.check().expect("a valid test configuration"))
+    Told::new(Exec::open("program", raw.check().expect("a valid test configuration")))
 }
 
 fn adding(nets: &[&str]) -> Plan {
@@ -29,7 +32,7 @@ fn adding(nets: &[&str]) -> Plan {
     Plan { changes: nets.iter().map(change).collect() }
 }
 
-async fn outcome(target: &mut Exec, nets: &[&str]) -> String {
+async fn outcome(target: &mut Told<Exec>, nets: &[&str]) -> String {
     match target.apply(&adding(nets), Timestamp::now()).await {
         Ok(Outcome { refused, .. }) if refused.is_empty() => "done".to_owned(),
         Ok(Outcome { refused, .. }) => format!("refused {}: {}", refused.len(), refused[0].1),

@@ -8,7 +8,6 @@ pub mod config;
 pub mod sign;
 pub mod template;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,17 +16,13 @@ use reqwest::{Client, StatusCode};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use tracing::{debug, warn};
-use uuid::Uuid;
 
-use self::batch::{Batch, Change, Part};
+use self::batch::{Batch, Change};
 use self::config::Config;
 use crate::engine::desired::Key;
-use crate::engine::plan::{Placed, Plan};
-use crate::engine::{Bouncer, Caps, Check, Difference, Extent, Outcome, Takes, Wanted};
 use crate::error::BouncerError;
+use crate::told::{Listener, Sequence};
 
-/// What webhooks can do: tell of anything.
-pub const CAPS: Caps = Caps { remediations: Takes::All, scopes: Takes::All, ..Caps::REMOTE };
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long a batch may take, and a part of everything.
@@ -46,9 +41,7 @@ pub struct Webhook {
     name: String,
     config: Config,
     http: Client,
-    seq: AtomicU64,
-    /// Whether the last batch arrived.
-    reached: bool,
+    sequence: Sequence,
 }
 
 /// Why a batch did not go through.
@@ -69,13 +62,7 @@ impl Webhook {
     /// A target called `name`. Nothing is sent yet.
     pub fn open(name: &str, config: Config) -> Result<Self, BouncerError> {
         let http = client(&config).map_err(|reason| BouncerError::Setup(format!("`{name}`: {reason}")))?;
-        // greater than before a restart, however many batches there were
-        let seq = AtomicU64::new(u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0));
-        Ok(Self { name: name.to_owned(), config, http, seq, reached: false })
-    }
-
-    fn batch(&self, changes: Vec<Change>) -> Batch {
-        Batch::new(Uuid::new_v4().to_string(), self.seq.fetch_add(1, Ordering::Relaxed), changes)
+        Ok(Self { name: name.to_owned(), config, http, sequence: Sequence::default() })
     }
 
     /// Sends `batch` until it is answered or there is no use in going on.
@@ -153,13 +140,29 @@ impl Webhook {
             }
         }
     }
+}
+
+impl Listener for Webhook {
+    const NAME: &'static str = "webhook";
+
+    fn scopes(&self) -> &[String] {
+        &self.config.scopes
+    }
+
+    fn batch_size(&self) -> usize {
+        self.config.batch
+    }
+
+    fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
 
     /// Sends `changes` in batches. A batch that is refused is halved until what it is refused for stands alone.
-    async fn tell(&self, changes: Vec<Change>) -> Result<Vec<(Key, String)>, BouncerError> {
+    async fn tell(&mut self, changes: Vec<Change>) -> Result<Vec<(Key, String)>, BouncerError> {
         let mut refused = Vec::new();
         let mut waiting: Vec<Vec<Change>> = changes.chunks(self.config.batch).rev().map(<[Change]>::to_vec).collect();
         while let Some(changes) = waiting.pop() {
-            let mut batch = self.batch(changes);
+            let mut batch = self.sequence.batch(changes);
             match self.deliver(&batch).await {
                 Ok(()) => {}
                 Err(Failure::Passing(error)) => return Err(error),
@@ -179,86 +182,13 @@ impl Webhook {
         Ok(refused)
     }
 
-    /// Sends everything that holds, in parts.
-    async fn tell_all(&self, changes: &[Change]) -> Result<(), BouncerError> {
-        let parts: Vec<&[Change]> = match changes {
-            [] => vec![&[]],
-            changes => changes.chunks(self.config.batch).collect(),
-        };
-        let of = parts.len();
-        for (at, changes) in parts.into_iter().enumerate() {
-            let batch = self.batch(changes.to_vec()).full(Part { index: at + 1, of });
-            self.deliver(&batch).await.map_err(|failure| match failure {
-                Failure::Passing(error) => error,
-                Failure::Refused(reason) => BouncerError::unusable(&self.name, reason),
-            })?;
-        }
-        Ok(())
+    /// Sends one part of everything that holds.
+    async fn tell_part(&mut self, part: &Batch) -> Result<(), BouncerError> {
+        self.deliver(part).await.map_err(|failure| match failure {
+            Failure::Passing(error) => error,
+            Failure::Refused(reason) => BouncerError::unusable(&self.name, reason),
+        })
     }
-}
-
-impl Bouncer for Webhook {
-    fn name(&self) -> &'static str {
-        "webhook"
-    }
-
-    fn caps(&self) -> Caps {
-        CAPS
-    }
-
-    async fn prepare(&mut self) -> Result<(), BouncerError> {
-        Ok(())
-    }
-
-    async fn rebuild(&mut self, wanted: Wanted<'_>, extent: Extent, _: Timestamp) -> Result<Outcome, BouncerError> {
-        self.reached = false;
-        let changes = all(&wanted, &self.config.scopes);
-        let refused = match extent {
-            Extent::Exactly => {
-                self.tell_all(&changes).await?;
-                Vec::new()
-            }
-            Extent::AtLeast => self.tell(changes).await?,
-        };
-        self.reached = true;
-        Ok(Outcome { refused, ..Outcome::default() })
-    }
-
-    async fn apply(&mut self, plan: &Plan, _: Timestamp) -> Result<Outcome, BouncerError> {
-        self.reached = false;
-        let mut changes = batch::changes(plan);
-        changes.retain(|change| is_sent(&change.key, &self.config.scopes));
-        let refused = self.tell(changes).await?;
-        self.reached = true;
-        Ok(Outcome { refused, ..Outcome::default() })
-    }
-
-    async fn check(&mut self, _: Vec<(Key, Placed)>) -> Result<Check, BouncerError> {
-        // what a receiver does with what it is told cannot be seen from here
-        Ok(Check { intact: self.reached, armed: true, asked: 0, missing: 0 })
-    }
-
-    async fn compare(&mut self, _: Wanted<'_>, _: Timestamp) -> Result<Difference, BouncerError> {
-        Ok(Difference::default())
-    }
-
-    async fn teardown(&mut self) -> Result<(), BouncerError> {
-        self.tell_all(&[]).await
-    }
-}
-
-/// Everything that is wanted, in order.
-pub(crate) fn all(wanted: &Wanted<'_>, scopes: &[String]) -> Vec<Change> {
-    let mut keys: Vec<(&Key, &Placed)> = wanted.placed.iter().filter(|(key, _)| is_sent(key, scopes)).collect();
-    keys.sort_unstable_by_key(|&(key, _)| key);
-    keys.into_iter().flat_map(|(key, placed)| batch::additions(key, placed, wanted.why(key).as_ref())).collect()
-}
-
-/// Whether entries of `key` are told: addresses always, other scopes if they are listed or nothing is.
-pub(crate) fn is_sent(key: &Key, scopes: &[String]) -> bool {
-    key.net().is_some()
-        || scopes.is_empty()
-        || scopes.iter().any(|scope| scope.eq_ignore_ascii_case(key.scope().as_str()))
 }
 
 fn resync(text: &[u8]) -> bool {

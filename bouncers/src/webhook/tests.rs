@@ -14,8 +14,9 @@ use tokio::net::TcpListener;
 use super::batch::tests::{key, placed};
 use super::config::RawConfig;
 use super::*;
-use crate::engine::Never;
-use crate::engine::plan::{self, Placement};
+use crate::engine::plan::{self, Placement, Plan};
+use crate::engine::{Bouncer, Extent, Never, Wanted};
+use crate::told::Told;
 
 /// What a receiver was sent, in order.
 #[derive(Debug, Clone)]
@@ -41,7 +42,7 @@ fn with<T>(receiver: &Shared, look: impl FnOnce(&mut Receiver) -> T) -> T {
 }
 
 /// A receiver and a target that sends to it. `rest` is more of the configuration.
-async fn pair(folder: &std::path::Path, rest: &str) -> (Shared, Webhook) {
+async fn pair(folder: &std::path::Path, rest: &str) -> (Shared, Told<Webhook>) {
     let receiver = Shared::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound port");
@@ -79,7 +80,7 @@ async fn pair(folder: &std::path::Path, rest: &str) -> (Shared, Webhook) {
     std::fs::write(folder.join("secret"), "a secret of some length\n").expect("a writable folder");
     let text = format!("url: http://{address}/hook\nsecret_file: {}/secret\n{rest}", folder.display());
     let raw: RawConfig = serde_saphyr::from_str(&text).expect("valid test YAML");
-    let webhook = Webhook::open("hook", raw.check().expect("a valid test configuration")).expect("a client");
+    let webhook = Told::new(Webhook::open("hook", raw.check().expect("a valid test configuration")).expect("a client"));
     (receiver, webhook)
 }
 
@@ -178,7 +179,8 @@ async fn a_receiver_that_is_gone_is_told_without_its_address() {
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
     let text = format!("url: http://127.0.0.1:{port}/?key=hidden\nsecret_file: {}/secret", folder.path().display());
     let raw: RawConfig = serde_saphyr::from_str(&text).expect("valid test YAML");
-    let mut webhook = Webhook::open("hook", raw.check().expect("a valid test configuration")).expect("a client");
+    let mut webhook =
+        Told::new(Webhook::open("hook", raw.check().expect("a valid test configuration")).expect("a client"));
     let error = webhook.apply(&adding(&["203.0.113.9"]), now()).await.expect_err("nobody is there").to_string();
     assert!(error.contains("`hook`") && !error.contains("hidden"), "{error}");
     assert!(webhook.check(Vec::new()).await.is_ok_and(|check| !check.is_good()));
