@@ -122,6 +122,9 @@ impl TargetConfig {
             return Ok(None);
         };
         let Some(path) = &self.settings.snapshot else { return Ok(None) };
+        // What the kernel can do is tried out meanwhile: this host is open until all of it is done.
+        let options = options.clone();
+        let table = tokio::task::spawn_blocking(move || Nftables::open(options));
         let snapshot = snapshot::read(path, &self.settings.name)?;
         let mut desired = self.settings.nothing_desired();
         for add in snapshot.iter().flat_map(Snapshot::chunks) {
@@ -136,7 +139,7 @@ impl TargetConfig {
         }
         let mut gate = Gate::for_target(self.caps(), &self.settings, rails);
         let placed = place_all(&desired, &mut gate, &mut Refusals::default(), now);
-        let mut table = Nftables::open(options.clone())?;
+        let mut table = table.await.map_err(|error| BouncerError::Setup(error.to_string()))??;
         table.enforce(Wanted { placed: &placed, never: &never, desired: Some(&desired) }, Extent::AtLeast, now).await?;
         Ok(Some(placed.len()))
     }

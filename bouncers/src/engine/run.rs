@@ -608,7 +608,8 @@ impl<B: Bouncer> Engine<B> {
             let plan = diff(&keys, &self.wishes.desired, &self.applied, &mut self.gate, &mut self.refused, now);
             say(&self.settings.name, &plan);
         }
-        self.wishes.dirty.clear();
+        // after a large list that is much memory
+        self.wishes.dirty = HashSet::new();
         self.relist = true;
         if extent == Extent::AtLeast {
             for (key, placed) in self.left.drain() {
