@@ -25,10 +25,7 @@ const DATAGRAM: usize = 64 << 10;
 
 /// The addresses of all interfaces, the gateways to the world, and the name servers in `resolv.conf`.
 pub fn own_addresses() -> io::Result<Vec<AllowEntry>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+    let socket = ask_kernel()?;
     let mut own = Vec::new();
     let mut add = |address: IpAddr, what: &str| {
         let net = IpNet::from(address.to_canonical());
@@ -57,8 +54,17 @@ pub fn own_addresses() -> io::Result<Vec<AllowEntry>> {
     Ok(own)
 }
 
+/// A socket that asks the kernel for links, addresses and routes, and does not wait for ever.
+pub(crate) fn ask_kernel() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+    Ok(socket)
+}
+
 /// What `read` finds in the answers to one request. A refusal ends it: there is no such route.
-fn answers(socket: &Socket, read: impl Fn(&Message<'_>) -> Option<IpAddr>) -> io::Result<Vec<IpAddr>> {
+pub(crate) fn answers<T>(socket: &Socket, read: impl Fn(&Message<'_>) -> Option<T>) -> io::Result<Vec<T>> {
     let mut found = Vec::new();
     let mut buffer = Vec::with_capacity(DATAGRAM);
     loop {

@@ -5,16 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::time::Duration;
 
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use rustix::net::sockopt;
 use serde::Serialize;
 
+use crate::engine::host::{answers, ask_kernel};
 use crate::nftables::netlink::{
-    Connection, DUMP, Kind, Message, NLMSG_DONE, NLMSG_ERROR, NetlinkError, REQUEST, attributes, envelope, messages,
-    number32, seal, string,
+    Connection, DUMP, Kind, Message, NetlinkError, REQUEST, attributes, envelope, number32, seal, string,
 };
 
 /// Where packets are looked at besides prerouting.
@@ -91,29 +87,13 @@ fn flowtables(connection: &mut Connection) -> Result<Flowtables, NetlinkError> {
 
 fn links() -> io::Result<Vec<Link>> {
     const GET_LINK: u16 = 18;
-    const PATIENCE: Duration = Duration::from_secs(2);
-    const DATAGRAM: usize = 64 << 10;
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+    let socket = ask_kernel()?;
     let mut request = Vec::new();
     envelope(&mut request, GET_LINK, REQUEST | DUMP, 1);
     request.extend([0; 16]);
     seal(&mut request, 0);
     socket.send(&request, 0)?;
-    let mut links = Vec::new();
-    let mut buffer = Vec::with_capacity(DATAGRAM);
-    loop {
-        buffer.clear();
-        socket.recv(&mut buffer, 0)?;
-        for message in messages(&buffer) {
-            if matches!(message.kind, NLMSG_DONE | NLMSG_ERROR) {
-                return Ok(links);
-            }
-            links.extend(link(&message));
-        }
-    }
+    answers(&socket, link)
 }
 
 fn link(message: &Message<'_>) -> Option<Link> {
